@@ -1,0 +1,23 @@
+//! Subcommands. Each is a file with an `Args` struct (what clap parses) whose `run` does the work.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Subcommand};
+
+mod completions;
+
+/// What `vmmlinux` can do.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Print shell completions
+    Completions(completions::Args),
+}
+
+impl Command {
+    /// Runs the subcommand; the exit code is the process's.
+    pub(crate) fn run(self) -> miette::Result<ExitCode> {
+        match self {
+            Self::Completions(args) => args.run(&mut crate::Cli::command()),
+        }
+    }
+}
