@@ -1,0 +1,11 @@
+//! The device models of OpenBSD's vmd(8), quirks included.
+//!
+//! Every model is a plain struct: it gets its time from a [`clock::Clock`], raises interrupts through an
+//! [`irq::IrqLine`] and answers port accesses through [`bus::PortDevice`]. Nothing here knows about KVM, threads or
+//! sleeping; the `machine` crate wires the models together and runs them. Each quirk of vmd is a named, tested
+//! behaviour with its source in the doc comment.
+
+pub mod bus;
+pub mod clock;
+pub mod irq;
+pub mod pci;

@@ -1,0 +1,71 @@
+//! Facts about OpenBSD's vmd(8) that several rooms share: its generations.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// A generation of vmd(8) and vmm(4), named after the OpenBSD release that brought it.
+///
+/// Releases between 6.8 and 7.7 look the same to a guest and are one generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Generation {
+    /// Up to OpenBSD 7.7: legacy virtio 0.9, hypervisor leaf `OpenBSDVMM58` only.
+    #[serde(rename = "7.7")]
+    V7_7,
+    /// OpenBSD 7.8: virtio 1.x in I/O BARs, a KVM leaf at 0x40000100.
+    #[serde(rename = "7.8")]
+    V7_8,
+    /// OpenBSD 7.9: as 7.8, the KVM leaf only where the host knows its TSC frequency.
+    #[serde(rename = "7.9")]
+    V7_9,
+    /// OpenBSD 8.0: LAPIC, IOAPIC, HPET, ACPI, MSI-X.
+    #[serde(rename = "8.0")]
+    V8_0,
+}
+
+impl Generation {
+    /// All generations, oldest first.
+    pub const ALL: [Self; 4] = [Self::V7_7, Self::V7_8, Self::V7_9, Self::V8_0];
+
+    /// The release's number, as `7.8`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V7_7 => "7.7",
+            Self::V7_8 => "7.8",
+            Self::V7_9 => "7.9",
+            Self::V8_0 => "8.0",
+        }
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A host generation that is none of [`Generation::ALL`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not a generation of vmd; there are 7.7 (and all before it), 7.8, 7.9 and 8.0")]
+pub struct UnknownGeneration(String);
+
+impl FromStr for Generation {
+    type Err = UnknownGeneration;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|g| g.as_str() == s).ok_or_else(|| UnknownGeneration(s.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_others_are_refused() {
+        for generation in Generation::ALL {
+            assert_eq!(generation.to_string().parse(), Ok(generation));
+        }
+        assert!("6.7".parse::<Generation>().unwrap_err().to_string().contains("`6.7`"));
+    }
+}
