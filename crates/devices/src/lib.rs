@@ -7,5 +7,8 @@
 
 pub mod bus;
 pub mod clock;
+pub mod i82093aa;
 pub mod irq;
+pub mod lapic;
+pub mod mmio;
 pub mod pci;
