@@ -1,6 +1,7 @@
 //! The `vmmlinux` command: one file per subcommand in `cmd/`.
 
 mod cmd;
+mod forging;
 
 use std::process::ExitCode;
 

@@ -5,12 +5,15 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Subcommand};
 
 mod completions;
+mod source;
 
 /// What `vmmlinux` can do.
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Print shell completions
     Completions(completions::Args),
+    /// Print the path of a series' patched source tree
+    Source(source::Args),
 }
 
 impl Command {
@@ -18,6 +21,7 @@ impl Command {
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         match self {
             Self::Completions(args) => args.run(&mut crate::Cli::command()),
+            Self::Source(args) => args.run(),
         }
     }
 }

@@ -1,0 +1,121 @@
+//! `kernel/drivers/`: files laid over the tree's `drivers/`, and hooked into its Kconfig and Makefile.
+//!
+//! A driver lives where it would live upstream: `kernel/drivers/virt/vmmci/{Kconfig,Makefile,…}` becomes
+//! `drivers/virt/vmmci/`. Each overlay directory that the tree does not have is a driver: its `Kconfig` is sourced from,
+//! and the directory built by, the directory above it. Files of the tree are never replaced; that is what patches are
+//! for.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use walkdir::WalkDir;
+
+use crate::{
+    cache::write_atomically,
+    error::{Error, Result},
+};
+
+/// The overlay's files, relative to its directory, sorted; none if there is no such directory.
+pub(crate) fn files(overlay: &Path) -> Result<Vec<PathBuf>> {
+    if !overlay.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut files = Vec::new();
+    for entry in WalkDir::new(overlay).sort_by_file_name() {
+        let entry = entry.map_err(|e| Error::io("read", overlay, e.into()))?;
+        if entry.file_type().is_file() {
+            files.push(entry.path().strip_prefix(overlay).expect("below the overlay").to_owned());
+        }
+    }
+    Ok(files)
+}
+
+/// Lays the overlay's files over `tree/drivers` and hooks new directories in.
+pub(crate) fn lay(overlay: &Path, files: &[PathBuf], tree: &Path) -> Result<()> {
+    let drivers = tree.join("drivers");
+    let mut new_dirs: Vec<PathBuf> = Vec::new();
+    for file in files {
+        let target = drivers.join(file);
+        if target.exists() {
+            return Err(Error::Overlay {
+                file: overlay.join(file),
+                problem: format!("the tree has drivers/{} already", file.display()),
+                help: Some("change existing files by a patch in kernel/patches/<series>/".to_owned()),
+            });
+        }
+        // The topmost directory that the tree lacks is the driver's; those below it are its own business.
+        let missing = file.ancestors().skip(1).take_while(|dir| !drivers.join(dir).is_dir()).last();
+        if let Some(dir) = missing {
+            new_dirs.push(dir.to_owned());
+        }
+        let parent = target.parent().expect("a file has a parent");
+        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        fs::copy(overlay.join(file), &target).map_err(|e| Error::io("create", &target, e))?;
+    }
+    new_dirs.dedup();
+    for dir in &new_dirs {
+        hook(overlay, &drivers, dir)?;
+    }
+    Ok(())
+}
+
+/// Names a driver's directory in the Kconfig and Makefile of the directory above it.
+fn hook(overlay: &Path, drivers: &Path, dir: &Path) -> Result<()> {
+    let name = dir.file_name().expect("a directory below drivers").to_string_lossy();
+    let own = drivers.join(dir);
+    let above = own.parent().expect("below drivers");
+    let lacks = |what: &str| Error::Overlay {
+        file: overlay.join(dir),
+        problem: format!("no {what} in it"),
+        help: Some(
+            "a driver's directory needs a Kconfig with its symbols and a Makefile with its objects"
+                .to_owned(),
+        ),
+    };
+    if !own.join("Kconfig").is_file() {
+        return Err(lacks("Kconfig"));
+    }
+    if !own.join("Makefile").is_file() && !own.join("Kbuild").is_file() {
+        return Err(lacks("Makefile"));
+    }
+    let kconfig = above.join("Kconfig");
+    let text = read_hooked(&kconfig, overlay, dir)?;
+    let source = format!("source \"drivers/{}/Kconfig\"", dir.display());
+    write_atomically(&kconfig, insert_source(&text, &source).as_bytes())?;
+    let makefile = above.join("Makefile");
+    let mut text = read_hooked(&makefile, overlay, dir)?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.extend(["obj-y += ", &name, "/\n"]);
+    write_atomically(&makefile, text.as_bytes())
+}
+
+fn read_hooked(path: &Path, overlay: &Path, dir: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|_| Error::Overlay {
+        file: overlay.join(dir),
+        problem: format!("nothing to hook it into: the tree has no {}", path.display()),
+        help: Some(
+            "put the driver below a directory of drivers/ that has a Kconfig and a Makefile".to_owned(),
+        ),
+    })
+}
+
+/// Puts a `source` line after the last one of the Kconfig that is inside its menu, so that the driver is offered under
+/// the same conditions as its neighbours.
+fn insert_source(kconfig: &str, source: &str) -> String {
+    let lines: Vec<&str> = kconfig.lines().collect();
+    let closes = |line: &&str| matches!(line.trim(), "endmenu" | "endif");
+    let end = lines.iter().rposition(closes).unwrap_or(lines.len());
+    let mut out: Vec<&str> = lines[..end].to_vec();
+    while out.last().is_some_and(|line| line.is_empty()) {
+        out.pop();
+    }
+    out.extend(["", source, ""]);
+    out.extend(&lines[end..]);
+    let mut text = out.join("\n").trim_end().to_owned();
+    text.push('\n');
+    text
+}
