@@ -8,6 +8,9 @@ pub trait InterruptController: Send + Sync {
     fn assert_irq(&self, irq: u8);
     /// Lowers line `irq` (0 to 15).
     fn deassert_irq(&self, irq: u8);
+    /// Makes line `irq` (0 to 15) level-triggered (`true`) or edge-triggered, as the PCI bus asks for the lines it
+    /// hands out (`intr_toggle_el` in vmd). A controller that knows no difference does nothing.
+    fn set_level_triggered(&self, _irq: u8, _level: bool) {}
 }
 
 /// A device's end of an interrupt line.

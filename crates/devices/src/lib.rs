@@ -8,7 +8,15 @@
 pub mod bus;
 pub mod clock;
 pub mod i82093aa;
+pub mod i8253;
+pub mod i8259;
 pub mod irq;
 pub mod lapic;
+pub mod mc146818;
+pub mod memory_map;
 pub mod mmio;
+pub mod ns8250;
 pub mod pci;
+
+#[cfg(test)]
+mod testing;
