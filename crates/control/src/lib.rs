@@ -1,0 +1,1 @@
+//! The control protocol of a running machine.

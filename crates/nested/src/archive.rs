@@ -1,0 +1,118 @@
+//! The helper VM's initramfs: an uncompressed newc archive, because unpacking costs emulated time and RAM is cheap.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use cpio::{NewcBuilder, newc};
+
+use crate::{Error, Result};
+
+const DIRECTORY: u32 = 0o040_755;
+const CHARACTER_DEVICE: u32 = 0o020_600;
+
+/// Files over this size are refused: newc's size field has 32 bits and Linux reads it as signed.
+const LARGEST: u64 = i32::MAX as u64;
+
+/// A newc archive under construction.
+pub(crate) struct Archive<W> {
+    to: W,
+    path: PathBuf,
+}
+
+impl<W: Write> Archive<W> {
+    /// An archive that begins with what Linux needs before init runs: `/dev/console`.
+    pub(crate) fn new(to: W, path: &Path) -> Result<Self> {
+        let mut archive = Self { to, path: path.to_owned() };
+        for dir in ["dev", "proc", "sys", "run", "job", "modules"] {
+            archive.entry(NewcBuilder::new(dir).mode(DIRECTORY), &[])?;
+        }
+        archive
+            .entry(NewcBuilder::new("dev/console").mode(CHARACTER_DEVICE).rdev_major(5).rdev_minor(1), &[])?;
+        Ok(archive)
+    }
+
+    /// Adds a file from memory.
+    pub(crate) fn file(&mut self, name: &str, permissions: u32, content: &[u8]) -> Result<()> {
+        if content.len() as u64 > LARGEST {
+            return Err(Error::TooLarge { path: name.into(), size: content.len() as u64 });
+        }
+        self.entry(NewcBuilder::new(name).mode(0o100_000 | permissions), content)
+    }
+
+    /// Adds a file from the disk.
+    pub(crate) fn copy(&mut self, name: &str, from: &Path) -> Result<()> {
+        let mut file = File::open(from).map_err(|e| Error::io("open", from, e))?;
+        let size = file.metadata().map_err(|e| Error::io("read", from, e))?.len();
+        if size > LARGEST {
+            return Err(Error::TooLarge { path: from.to_owned(), size });
+        }
+        let size = size as u32;
+        let mut writer = NewcBuilder::new(name).mode(0o100_400).write(&mut self.to, size);
+        io::copy(&mut file, &mut writer)
+            .and_then(|_| writer.finish())
+            .map_err(|e| Error::io("pack", from, e))?;
+        Ok(())
+    }
+
+    /// Ends the archive and gives back what it was written to.
+    pub(crate) fn finish(self) -> Result<W> {
+        let mut to = newc::trailer(self.to).map_err(|e| Error::io("write", &self.path, e))?;
+        to.flush().map_err(|e| Error::io("write", &self.path, e))?;
+        Ok(to)
+    }
+
+    fn entry(&mut self, entry: NewcBuilder, content: &[u8]) -> Result<()> {
+        let mut writer = entry.write(&mut self.to, content.len() as u32);
+        writer
+            .write_all(content)
+            .and_then(|()| writer.finish().map(drop))
+            .map_err(|e| Error::io("write", &self.path, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use cpio::NewcReader;
+
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = dir.path().join("bzImage");
+        std::fs::write(&kernel, [7; 1001]).unwrap();
+        let mut archive = Archive::new(Vec::new(), Path::new("initramfs")).unwrap();
+        archive.file("init", 0o755, b"program").unwrap();
+        archive.copy("job/kernel", &kernel).unwrap();
+        let bytes = archive.finish().unwrap();
+
+        let mut rest = &bytes[..];
+        let mut found = Vec::new();
+        loop {
+            let mut reader = NewcReader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let (name, mode) = (reader.entry().name().to_owned(), reader.entry().mode());
+            let mut content = Vec::new();
+            reader.read_to_end(&mut content).unwrap();
+            rest = reader.finish().unwrap();
+            found.push((name, mode, content));
+        }
+        assert!(found.iter().any(|(name, mode, _)| name == "dev/console" && *mode == 0o020_600));
+        assert!(found.contains(&("init".to_owned(), 0o100_755, b"program".to_vec())));
+        assert!(found.contains(&("job/kernel".to_owned(), 0o100_400, vec![7; 1001])));
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_named() {
+        let mut archive = Archive::new(Vec::new(), Path::new("initramfs")).unwrap();
+        let error = archive.copy("job/initrd", Path::new("/nonexistent/initrd.img")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/initrd.img"));
+    }
+}

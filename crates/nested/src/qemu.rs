@@ -1,0 +1,276 @@
+//! QEMU as the helper VM's CPU: finding it, judging its version, and its command line.
+
+use std::{
+    env,
+    ffi::OsString,
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::json;
+
+use crate::{Error, Result, run};
+
+/// The first major version whose emulated SVM runs a nested guest right: 7.2 loses bits of its RFLAGS.
+const OLDEST: u32 = 10;
+
+const GET_QEMU: &str = "on Debian: `apt-get install qemu-system-x86` (version 10 or newer; on Debian 12 from \
+                        bookworm-backports). VMMLINUX_QEMU names another program";
+
+/// QEMU, of a version that works.
+#[derive(Debug)]
+pub(crate) struct Qemu {
+    program: PathBuf,
+}
+
+impl Qemu {
+    /// The program that `VMMLINUX_QEMU` names, by default `qemu-system-x86_64`.
+    pub(crate) fn find() -> Result<Self> {
+        let program = env::var_os("VMMLINUX_QEMU").map_or_else(|| "qemu-system-x86_64".into(), PathBuf::from);
+        let output = run::stdout(Command::new(&program).arg("--version"), GET_QEMU)?;
+        check_version(&program, &output)?;
+        Ok(Self { program })
+    }
+
+    /// The command that runs a machine.
+    pub(crate) fn command(&self, machine: &Machine) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(machine.arguments());
+        command
+    }
+
+    /// The error for a command that could not be started.
+    pub(crate) fn missing(command: &Command, source: std::io::Error) -> Error {
+        run::missing(command, GET_QEMU, source)
+    }
+}
+
+fn check_version(program: &Path, output: &str) -> Result<()> {
+    let line = output.lines().next().unwrap_or_default();
+    let unknown = || Error::UnknownQemu { program: program.to_owned(), output: line.to_owned() };
+    let found = line.strip_prefix("QEMU emulator version ").and_then(|rest| rest.split_whitespace().next());
+    let found = found.ok_or_else(unknown)?;
+    let major: u32 = found.split('.').next().and_then(|major| major.parse().ok()).ok_or_else(unknown)?;
+    if major < OLDEST {
+        return Err(Error::OldQemu { program: program.to_owned(), found: found.to_owned(), needed: "10.0" });
+    }
+    Ok(())
+}
+
+/// A disk image's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Every sector at its place.
+    Raw,
+    /// QEMU's copy-on-write format; QEMU decodes it.
+    Qcow2,
+}
+
+/// A disk of the helper VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Drive {
+    pub(crate) path: PathBuf,
+    pub(crate) format: Format,
+    pub(crate) read_only: bool,
+}
+
+/// What is at the host's end of a network interface.
+#[derive(Debug)]
+pub enum Net {
+    /// QEMU's user-space network: NAT to the host's, DHCP and DNS at 10.0.2.0/24.
+    User,
+    /// A tap interface that exists.
+    Tap(String),
+}
+
+/// One wire between the helper VM and this process or a file.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) name: String,
+    pub(crate) end: End,
+}
+
+/// The host's end of a port.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// A connected stream socket that QEMU inherits.
+    Socket(RawFd),
+    /// A file that QEMU writes.
+    File(PathBuf),
+    /// A network: frames with their length in four bytes (big endian) before them, through a pair of sockets that QEMU
+    /// inherits.
+    Net(Net, [RawFd; 2]),
+}
+
+/// The helper VM as QEMU sees it.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: PathBuf,
+    /// MiB.
+    pub(crate) memory: u64,
+    pub(crate) cpus: u32,
+    pub(crate) drives: Vec<Drive>,
+    pub(crate) ports: Vec<Port>,
+}
+
+/// What the helper VM's kernel is told: no calibration loops or mitigations that cost emulated time, messages only of
+/// what fails, and a panic ends QEMU.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 tsc=reliable no_timer_check mitigations=off nokaslr \
+                                random.trust_cpu=on nowatchdog audit=0 panic=-1 rdinit=/init";
+
+impl Machine {
+    fn arguments(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = Vec::new();
+        let mut say = |words: &[&str]| args.extend(words.iter().map(OsString::from));
+        say(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        say(&["-name", "vmmlinux-l1", "-machine", "pc,usb=off,vmport=off,i8042=off,hpet=off"]);
+        say(&["-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt,+nrip-save,+invtsc"]);
+        say(&["-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory)]);
+        say(&["-chardev", "stdio,id=log,signal=off", "-serial", "chardev:log"]);
+        say(&["-append", KERNEL_ARGUMENTS]);
+        for (index, drive) in self.drives.iter().enumerate() {
+            let format = match drive.format {
+                Format::Raw => "raw",
+                Format::Qcow2 => "qcow2",
+            };
+            // As JSON, for file names with commas.
+            let blockdev = json!({
+                "node-name": format!("drive{index}"),
+                "driver": format,
+                "read-only": drive.read_only,
+                "discard": "unmap",
+                "file": { "driver": "file", "filename": drive.path.to_string_lossy() },
+            });
+            say(&["-blockdev", &blockdev.to_string()]);
+            say(&["-device", &format!("virtio-blk-pci,drive=drive{index}")]);
+        }
+        say(&["-device", &format!("virtio-serial-pci,max_ports={}", self.ports.len() + 1)]);
+        for (index, port) in self.ports.iter().enumerate() {
+            let socket = |fd| format!("socket,id=port{index},fd={fd}");
+            match &port.end {
+                End::Socket(fd) => say(&["-chardev", &socket(*fd)]),
+                End::File(path) => say(&["-chardev", &format!("file,id=port{index},path={}", escape(path))]),
+                End::Net(net, [here, there]) => {
+                    say(&["-chardev", &socket(*here)]);
+                    let backend = match net {
+                        Net::User => format!("user,id=net{index}"),
+                        Net::Tap(name) => {
+                            format!(
+                                "tap,id=net{index},script=no,downscript=no,ifname={}",
+                                escape(Path::new(name))
+                            )
+                        }
+                    };
+                    say(&["-netdev", &backend]);
+                    say(&[
+                        "-netdev",
+                        &format!("stream,id=wire{index},server=off,addr.type=fd,addr.str={there}"),
+                    ]);
+                    for end in ["net", "wire"] {
+                        say(&[
+                            "-netdev",
+                            &format!("hubport,id=hub-{end}{index},hubid={index},netdev={end}{index}"),
+                        ]);
+                    }
+                }
+            }
+            let name = &port.name;
+            say(&["-device", &format!("virtserialport,nr={},chardev=port{index},name={name}", index + 1)]);
+        }
+        args.extend([
+            "-kernel".into(),
+            self.kernel.clone().into(),
+            "-initrd".into(),
+            self.initrd.clone().into(),
+        ]);
+        args
+    }
+}
+
+/// A value in a comma-separated list of options.
+fn escape(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_qemus_are_refused_with_what_to_do() {
+        let program = Path::new("qemu-system-x86_64");
+        check_version(program, "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright\n").unwrap();
+        check_version(program, "QEMU emulator version 11.1.50\n").unwrap();
+        let old = check_version(program, "QEMU emulator version 7.2.17 (Debian)\n").unwrap_err();
+        assert_eq!(
+            old.to_string(),
+            "qemu-system-x86_64 is version 7.2.17; the nested machine needs 10.0 or newer"
+        );
+        assert!(miette::Diagnostic::help(&old).unwrap().to_string().contains("bookworm-backports"));
+        for strange in ["", "bash: no such", "QEMU emulator version x"] {
+            assert!(matches!(check_version(program, strange), Err(Error::UnknownQemu { .. })));
+        }
+    }
+
+    fn machine() -> Machine {
+        Machine {
+            kernel: "/cache/vmlinuz".into(),
+            initrd: "/proc/self/fd/9".into(),
+            memory: 800,
+            cpus: 1,
+            drives: vec![
+                Drive { path: "/a,b.img".into(), format: Format::Raw, read_only: false },
+                Drive { path: "/c.iso".into(), format: Format::Qcow2, read_only: true },
+            ],
+            ports: vec![
+                Port { name: "console".to_owned(), end: End::Socket(5) },
+                Port { name: "trace".to_owned(), end: End::File("/t,1".into()) },
+                Port { name: "net0".to_owned(), end: End::Net(Net::User, [6, 7]) },
+            ],
+        }
+    }
+
+    fn values(args: &[OsString], option: &str) -> Vec<String> {
+        let pairs = args.windows(2).filter(|pair| pair[0] == option);
+        pairs.map(|pair| pair[1].to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn drives_survive_odd_names() {
+        let args = machine().arguments();
+        let drives: Vec<serde_json::Value> =
+            values(&args, "-blockdev").iter().map(|json| serde_json::from_str(json).unwrap()).collect();
+        assert_eq!(drives[0]["file"]["filename"], "/a,b.img");
+        assert_eq!(drives[0]["read-only"], false);
+        assert_eq!(drives[1]["driver"], "qcow2");
+        assert_eq!(drives[1]["read-only"], true);
+    }
+
+    #[test]
+    fn each_port_has_a_chardev_and_its_name() {
+        let args = machine().arguments();
+        let chardevs = values(&args, "-chardev");
+        assert!(chardevs.contains(&"socket,id=port0,fd=5".to_owned()));
+        assert!(chardevs.contains(&"file,id=port1,path=/t,,1".to_owned()));
+        assert!(chardevs.contains(&"socket,id=port2,fd=6".to_owned()));
+        let devices = values(&args, "-device");
+        assert!(devices.contains(&"virtserialport,nr=1,chardev=port0,name=console".to_owned()));
+        assert!(devices.contains(&"virtio-serial-pci,max_ports=4".to_owned()));
+    }
+
+    #[test]
+    fn a_network_is_wired_through_a_hub() {
+        let netdevs = values(&machine().arguments(), "-netdev");
+        assert_eq!(
+            netdevs,
+            [
+                "user,id=net2",
+                "stream,id=wire2,server=off,addr.type=fd,addr.str=7",
+                "hubport,id=hub-net2,hubid=2,netdev=net2",
+                "hubport,id=hub-wire2,hubid=2,netdev=wire2",
+            ]
+        );
+    }
+}
