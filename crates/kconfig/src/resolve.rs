@@ -1,0 +1,377 @@
+//! From a selection to a `.config`, by the kernel's own make, and the check that it says what was asked.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+use crate::{
+    DotConfig, DotConfigError, Fragments, Requests, Selection, Symbol, Tree, TreeError, Tristate, Value,
+    expr::Expr,
+};
+
+/// What [`resolve`] works on.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolve<'a> {
+    /// The kernel source tree; nothing is written to it.
+    pub tree: &'a Path,
+    /// The build directory (make's `O=`); created if need be. Its `.config` is replaced only on success.
+    pub build_dir: &'a Path,
+    /// Variables for make's command line, as (`CC`, `gcc-14`): the toolchain decides symbols.
+    pub make_vars: &'a [(String, String)],
+    /// The curated configuration.
+    pub fragments: &'a Fragments,
+    /// What to take from it.
+    pub selection: &'a Selection,
+}
+
+/// A configuration in which every request came true.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The configuration as the kernel's `conf` left it.
+    pub config: DotConfig,
+    /// Where it lies: `.config` in the build directory.
+    pub path: PathBuf,
+    /// What was asked for, with reasons.
+    pub requests: Requests,
+    /// Requests that did not come true but were allowed not to.
+    pub tolerated: Vec<Mismatch>,
+}
+
+/// A request that did not come true.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Diagnostic)]
+#[error("{symbol} was requested as {wanted} and is {got}: {cause}")]
+pub struct Mismatch {
+    /// The symbol.
+    pub symbol: String,
+    /// The value asked for.
+    pub wanted: Value,
+    /// The value that came out.
+    pub got: Value,
+    /// The dependency that stopped it, or what else did.
+    pub cause: String,
+}
+
+/// A configuration that cannot be made.
+#[derive(Debug, Error, Diagnostic)]
+pub enum ResolveError {
+    /// A file of the build directory.
+    #[error("cannot write {}", .path.display())]
+    #[diagnostic(help("the build directory must be writable and its disk not full"))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// make is not there.
+    #[error("cannot run make")]
+    #[diagnostic(help("install make, gcc, flex and bison"))]
+    Spawn(#[source] io::Error),
+    /// make failed.
+    #[error("make {target} failed in {} ({status}):\n{output}", .tree.display())]
+    #[diagnostic(help(
+        "the kernel's configuration needs make, a C compiler, flex and bison, and a complete, clean source tree"
+    ))]
+    Make {
+        /// The source tree.
+        tree: PathBuf,
+        /// The target.
+        target: &'static str,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// The end of what it wrote to standard error.
+        output: String,
+    },
+    /// Requests did not come true.
+    #[error("{} of {requested} requested symbols did not come true", .mismatches.len())]
+    #[diagnostic(help(
+        "correct the fragment, add what the symbol depends on, or give the entry a `may_differ` with the reason"
+    ))]
+    Mismatch {
+        /// Number of requests.
+        requested: usize,
+        /// Those that failed.
+        #[related]
+        mismatches: Vec<Mismatch>,
+    },
+    /// What make wrote cannot be read.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Config(#[from] DotConfigError),
+    /// The tree's Kconfig files cannot be read.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Tree(#[from] TreeError),
+}
+
+/// Resolves a selection. On success `.config` in the build directory holds it; on failure what was there stays.
+pub fn resolve(job: &Resolve<'_>) -> Result<Resolved, ResolveError> {
+    let requests = job.fragments.requests(job.selection);
+    fs::create_dir_all(job.build_dir)
+        .map_err(|source| ResolveError::Write { path: job.build_dir.to_owned(), source })?;
+    // make runs in the tree's directory, whatever the caller's is.
+    let build_dir = fs::canonicalize(job.build_dir)
+        .map_err(|source| ResolveError::Write { path: job.build_dir.to_owned(), source })?;
+
+    let allconfig = build_dir.join(".config.requested");
+    fs::write(&allconfig, requests.to_config())
+        .map_err(|source| ResolveError::Write { path: allconfig.clone(), source })?;
+    let new = build_dir.join(".config.new");
+    for target in ["allnoconfig", "olddefconfig"] {
+        make(job, &build_dir, &allconfig, &new, target)?;
+    }
+    let _ = fs::remove_file(build_dir.join(".config.new.old"));
+    let config = DotConfig::load(&new)?;
+
+    let tolerated = verify(&requests, &config, || Tree::load(job.tree))?;
+    let path = build_dir.join(".config");
+    // An unchanged file keeps its time stamp: the kernel's make looks at it.
+    if fs::read(&path).ok() == fs::read(&new).ok() {
+        let _ = fs::remove_file(&new);
+    } else {
+        fs::rename(&new, &path).map_err(|source| ResolveError::Write { path: path.clone(), source })?;
+    }
+    Ok(Resolved { config, path, requests, tolerated })
+}
+
+fn make(
+    job: &Resolve<'_>,
+    build_dir: &Path,
+    allconfig: &Path,
+    config: &Path,
+    target: &'static str,
+) -> Result<(), ResolveError> {
+    let mut command = Command::new("make");
+    // What the caller's own make or shell exports must not leak in.
+    for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARCH", "KBUILD_OUTPUT"] {
+        command.env_remove(variable);
+    }
+    let output = command
+        .arg("-C")
+        .arg(job.tree)
+        .arg(format!("O={}", build_dir.display()))
+        .args(job.make_vars.iter().map(|(name, value)| format!("{name}={value}")))
+        .arg(target)
+        .env("KCONFIG_ALLCONFIG", allconfig)
+        .env("KCONFIG_CONFIG", config)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(ResolveError::Spawn)?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    tracing::debug!(target, %stderr, "make");
+    if output.status.success() {
+        return Ok(());
+    }
+    let lines: Vec<_> = stderr.lines().collect();
+    Err(ResolveError::Make {
+        tree: job.tree.to_owned(),
+        target,
+        status: output.status,
+        output: lines[lines.len().saturating_sub(20)..].join("\n"),
+    })
+}
+
+/// Compares what came out with what was asked for. Returns what differs and may; the rest is an error.
+///
+/// The tree is read only when something differs, to name the cause.
+pub fn verify(
+    requests: &Requests,
+    config: &DotConfig,
+    tree: impl FnOnce() -> Result<Tree, TreeError>,
+) -> Result<Vec<Mismatch>, ResolveError> {
+    let differs: Vec<_> =
+        requests.iter().filter(|(symbol, request)| config.value(symbol) != &request.value).collect();
+    if differs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tree = tree()?;
+    let (mut tolerated, mut mismatches) = (Vec::new(), Vec::new());
+    for (symbol, request) in differs {
+        let got = config.value(symbol);
+        let mismatch = Mismatch {
+            symbol: symbol.to_owned(),
+            wanted: request.value.clone(),
+            got: got.clone(),
+            cause: cause(&tree, config, symbol, &request.value, got),
+        };
+        match request.may_differ() {
+            Some(_) => tolerated.push(mismatch),
+            None => mismatches.push(mismatch),
+        }
+    }
+    if mismatches.is_empty() {
+        Ok(tolerated)
+    } else {
+        Err(ResolveError::Mismatch { requested: requests.len(), mismatches })
+    }
+}
+
+/// Why a symbol did not get the value asked for.
+fn cause(tree: &Tree, config: &DotConfig, name: &str, wanted: &Value, got: &Value) -> String {
+    let Some(symbol) = tree.symbol(name) else {
+        let nearest = tree.nearest(name).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
+        return format!("no Kconfig file of this kernel defines it{nearest}");
+    };
+    if *wanted < *got && matches!(got, Value::Yes | Value::Module) {
+        let selectors = active_selectors(tree, config, name);
+        if !selectors.is_empty() {
+            return format!("selected by {}", selectors.join(", "));
+        }
+    }
+    let stops = unmet(symbol, config);
+    if !stops.is_empty() {
+        return stops.join("; ");
+    }
+    if *got == Value::No
+        && let Some(chosen) = chosen_instead(tree, config, symbol)
+    {
+        return format!("the choice it belongs to went to {chosen}");
+    }
+    match symbol.definitions.iter().find(|d| d.prompt.is_some()) {
+        None => format!(
+            "it has no prompt, so its value follows from other symbols ({})",
+            symbol.definitions.first().map(|d| d.location.to_string()).unwrap_or_default()
+        ),
+        Some(definition) => match &definition.prompt {
+            Some((_, Some(condition))) if condition.value(config) == Some(Tristate::No) => {
+                format!("its prompt needs {} ({})", with_values(condition, config), definition.location)
+            }
+            _ => format!("the kernel's conf chose {got} ({})", definition.location),
+        },
+    }
+}
+
+/// The dependencies, one sentence per entry of the symbol, that keep it from being set; empty if some entry is free.
+pub(crate) fn unmet(symbol: &Symbol, config: &DotConfig) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for definition in &symbol.definitions {
+        let parts = definition.depends.iter().flat_map(Expr::conjuncts);
+        let stops: Vec<_> = parts
+            .filter(|part| part.value(config) == Some(Tristate::No))
+            .map(|part| with_values(part, config))
+            .collect();
+        if stops.is_empty() {
+            return Vec::new();
+        }
+        sentences.push(format!("depends on {} ({})", stops.join(" and "), definition.location));
+    }
+    sentences
+}
+
+/// The member that the choice of a symbol went to.
+pub(crate) fn chosen_instead<'a>(tree: &'a Tree, config: &DotConfig, symbol: &Symbol) -> Option<&'a str> {
+    let choice = symbol.definitions.iter().find_map(|d| d.choice)?;
+    tree.choice_members(choice).into_iter().find(|member| config.value(member) == &Value::Yes)
+}
+
+/// `A || B [A=n, B=n]`
+pub(crate) fn with_values(expr: &Expr, config: &DotConfig) -> String {
+    let values: Vec<_> =
+        expr.symbols().into_iter().map(|name| format!("{name}={}", config.value(name))).collect();
+    if values.is_empty() { expr.to_string() } else { format!("{expr} [{}]", values.join(", ")) }
+}
+
+/// Symbols that are set and whose `select` of this one holds.
+pub(crate) fn active_selectors(tree: &Tree, config: &DotConfig, name: &str) -> Vec<String> {
+    let Some(symbol) = tree.symbol(name) else { return Vec::new() };
+    let selects = |by: &&String| {
+        config.is_set(by)
+            && tree.symbol(by).is_some_and(|s| {
+                s.definitions.iter().flat_map(|d| &d.selects).any(|(target, condition)| {
+                    target == name && condition.as_ref().is_none_or(|c| c.value(config) != Some(Tristate::No))
+                })
+            })
+    };
+    symbol.asked_by.iter().filter(selects).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::tests::small_tree;
+
+    fn fails(fragment: &str, config: &[(&'static str, Value)]) -> Result<Vec<Mismatch>, String> {
+        let text = format!("workload = \"core\"\n[symbols]\n{fragment}\n");
+        let requests = Fragments::parse(&[("t.toml", text)]).unwrap().requests(&Selection::new("7.3"));
+        let (_dir, tree) = small_tree();
+        let config: DotConfig = config.iter().cloned().collect();
+        verify(&requests, &config, || Ok(tree)).map_err(|error| match error {
+            ResolveError::Mismatch { mismatches, .. } => mismatches[0].to_string(),
+            other => other.to_string(),
+        })
+    }
+
+    #[test]
+    fn an_unknown_symbol_fails_with_its_neighbour() {
+        let message = fails("VIRTIO_PIC = { value = \"y\", why = \"w\" }", &[]).unwrap_err();
+        assert_eq!(
+            message,
+            "VIRTIO_PIC was requested as y and is n: no Kconfig file of this kernel defines it; did you mean VIRTIO_PCI?"
+        );
+    }
+
+    #[test]
+    fn an_unmet_dependency_is_named() {
+        let message =
+            fails("SERIAL = { value = \"y\", why = \"w\" }", &[("EXPERT", Value::Yes), ("DUMB", Value::Yes)]);
+        assert_eq!(
+            message.unwrap_err(),
+            "SERIAL was requested as y and is n: depends on PCI [PCI=n] and !EXPERT || (!DUMB || X86) \
+             [EXPERT=y, DUMB=y, X86=n] (Kconfig:30)"
+        );
+    }
+
+    #[test]
+    fn prompts_choices_and_selects_are_named() {
+        let pci = ("PCI", Value::Yes);
+        let serial = ("SERIAL", Value::Yes);
+        let message = fails(
+            "SERIAL_NR = { value = 1, why = \"w\" }",
+            &[pci.clone(), serial, ("SERIAL_NR", Value::Int(4))],
+        );
+        assert_eq!(
+            message.unwrap_err(),
+            "SERIAL_NR was requested as 1 and is 4: its prompt needs EXPERT [EXPERT=n] (Kconfig:25)"
+        );
+        let message = fails("HZ_100 = { value = \"y\", why = \"w\" }", &[("HZ_250", Value::Yes)]);
+        assert!(message.unwrap_err().ends_with("the choice it belongs to went to HZ_250"));
+        let config = [pci, ("VIRTIO_PCI", Value::Module), ("VIRTIO", Value::Module)];
+        let message = fails("VIRTIO = { value = \"n\", why = \"w\" }", &config);
+        assert!(message.unwrap_err().ends_with("is m: selected by VIRTIO_PCI"));
+        let message = fails("VIRTIO = { value = \"y\", why = \"w\" }", &config);
+        assert!(
+            message
+                .unwrap_err()
+                .ends_with("it has no prompt, so its value follows from other symbols (Kconfig:11)")
+        );
+    }
+
+    #[test]
+    fn a_module_is_not_built_in_and_strings_are_compared() {
+        let config = [("PCI", Value::Yes), ("VIRTIO_PCI", Value::Module), ("NAME", Value::Text("a".into()))];
+        assert!(fails("VIRTIO_PCI = { value = \"y\", why = \"w\" }", &config).is_err());
+        assert_eq!(
+            fails(
+                "VIRTIO_PCI = { value = \"m\", why = \"w\" }\nNAME = { value = \"a\", why = \"w\" }",
+                &config
+            ),
+            Ok(vec![])
+        );
+        assert!(fails("NAME = { value = \"b\", why = \"w\" }", &config).is_err());
+    }
+
+    #[test]
+    fn a_listed_difference_is_tolerated_and_reported() {
+        let entry = "SERIAL = { value = \"y\", why = \"w\", may_differ = \"old compilers\" }";
+        let tolerated = fails(entry, &[]).unwrap();
+        assert_eq!(tolerated.len(), 1);
+        assert_eq!(tolerated[0].symbol, "SERIAL");
+    }
+}
