@@ -17,6 +17,7 @@ pub mod memory_map;
 pub mod mmio;
 pub mod ns8250;
 pub mod pci;
+pub mod virtio;
 
 #[cfg(test)]
 mod testing;

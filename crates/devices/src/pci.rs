@@ -153,7 +153,9 @@ impl PciBus {
     /// The slot of the first function whose subsystem ID is `subsystem`, host bridge included
     /// (`pci_find_first_device`; the boot order names devices by it).
     pub fn find_subsystem(&self, subsystem: u16) -> Option<usize> {
-        self.spaces[..=self.slots.len()].iter().position(|space| space[0x2c / 4] >> 16 == subsystem.into())
+        self.spaces[..=self.slots.len()]
+            .iter()
+            .position(|space| space[0x2c / 4] >> 16 == u32::from(subsystem))
     }
 
     /// Puts the bus and all functions into the state of a machine that was just switched on. The lines are made

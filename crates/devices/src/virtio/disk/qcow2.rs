@@ -1,0 +1,207 @@
+//! qcow2 images: vmd's vioqcow2.
+//!
+//! The format is imago's, a crate by one of the format's maintainers, in its synchronous flavour. What is ours is what
+//! vmd would refuse to open, and that base images are found as vmd finds them and never opened for writing.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io,
+    os::unix::{ffi::OsStrExt, fs::FileExt},
+    path::{Path, PathBuf},
+};
+
+use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, qcow2::Qcow2};
+
+use super::{Disk, DiskError, QCOW2_MAGIC};
+
+/// Length of the part of the header that vmd reads.
+const HEADER: usize = 104;
+/// Incompatible features that vmd knows: dirty and corrupt.
+const KNOWN_FEATURES: u64 = 0b11;
+/// How many images vmd stacks on each other at most (`VM_MAX_BASE_PER_DISK`).
+const MAX_DEPTH: usize = 4;
+/// The longest base name vmd takes (`PATH_MAX` on OpenBSD, less the terminator).
+const MAX_BASE_NAME: u32 = 1022;
+
+type Image = FormatAccess<imago::file::File>;
+
+/// A qcow2 image with its base images.
+#[derive(Debug)]
+pub struct Qcow2Disk {
+    image: Image,
+}
+
+impl Qcow2Disk {
+    /// Opens the image at `path`, which `file` has open for reading at least.
+    pub fn open(path: &Path, file: &File, writable: bool) -> Result<Self, DiskError> {
+        Ok(Self { image: open(path, file, writable, None, 1)? })
+    }
+}
+
+fn open(
+    path: &Path,
+    file: &File,
+    writable: bool,
+    upper_cluster_bits: Option<u32>,
+    depth: usize,
+) -> Result<Image, DiskError> {
+    let failed = |source| DiskError::Qcow2 { path: path.to_owned(), source };
+    let refused = |reason: String| DiskError::Refused { path: path.to_owned(), reason };
+
+    let header = Header::read(file).map_err(failed)?;
+    header.check().map_err(refused)?;
+    if upper_cluster_bits.is_some_and(|bits| bits != header.cluster_bits) {
+        return Err(refused("its clusters are not as large as those of the image above it".into()));
+    }
+    let base = match header.base(path, file).map_err(failed)? {
+        None => None,
+        Some(_) if depth == MAX_DEPTH => {
+            return Err(refused(format!("more than {MAX_DEPTH} images on top of each other")));
+        }
+        Some(base) => {
+            let lower = File::open(&base).map_err(|source| DiskError::Open { path: base.clone(), source })?;
+            Some(open(&base, &lower, false, Some(header.cluster_bits), depth + 1)?)
+        }
+    };
+    let image = Qcow2::<imago::file::File>::builder_path(path)
+        .write(writable)
+        .backing(base)
+        .open(DenyOnlyImplicit::new(path, writable))
+        .map_err(failed)?;
+    Ok(FormatAccess::new(image))
+}
+
+/// Opens the image itself for imago, and nothing that the image names.
+struct DenyOnlyImplicit<'a> {
+    path: &'a Path,
+    writable: bool,
+    opened: bool,
+}
+
+impl<'a> DenyOnlyImplicit<'a> {
+    const fn new(path: &'a Path, writable: bool) -> Self {
+        Self { path, writable, opened: false }
+    }
+}
+
+impl imago::format::gate::ImplicitOpenGate<imago::file::File> for DenyOnlyImplicit<'_> {
+    fn open_format<F: FormatDriverBuilder<imago::file::File>>(&mut self, builder: F) -> io::Result<Image> {
+        DenyImplicitOpenGate::default().open_format(builder)
+    }
+
+    fn open_storage(&mut self, options: imago::storage::StorageOpenOptions) -> io::Result<imago::file::File> {
+        use imago::storage::Storage;
+        if self.opened {
+            return DenyImplicitOpenGate::default().open_storage(options);
+        }
+        self.opened = true;
+        imago::file::File::open(options.filename(self.path).write(self.writable))
+    }
+}
+
+/// What vmd reads of an image's header.
+struct Header {
+    bytes: [u8; HEADER],
+    version: u32,
+    base_offset: u64,
+    base_length: u32,
+    cluster_bits: u32,
+    encryption: u32,
+    incompatible: u64,
+    refcount_order: u32,
+}
+
+impl Header {
+    fn read(file: &File) -> io::Result<Self> {
+        let mut bytes = [0; HEADER];
+        file.read_exact_at(&mut bytes, 0)?;
+        let u32_at = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let u64_at = |at: usize| u64::from(u32_at(at)) << 32 | u64::from(u32_at(at + 4));
+        Ok(Self {
+            version: u32_at(4),
+            base_offset: u64_at(8),
+            base_length: u32_at(16),
+            cluster_bits: u32_at(20),
+            encryption: u32_at(32),
+            incompatible: u64_at(72),
+            refcount_order: u32_at(96),
+            bytes,
+        })
+    }
+
+    /// Whether vmd takes the image (`qc2_open` in vioqcow2.c).
+    ///
+    /// It reads the fields that version 3 added from version 2 images too, whose headers end before them. There, QEMU
+    /// has extensions that end in zeroes, and vmd finds a refcount width of one bit: such images are refused although
+    /// version 2 passes the check for the version.
+    fn check(&self) -> Result<(), String> {
+        if self.bytes[..4] != QCOW2_MAGIC {
+            return Err("it does not start with qcow2's magic number".into());
+        }
+        if self.incompatible & !KNOWN_FEATURES != 0 {
+            let unknown = self.incompatible & !KNOWN_FEATURES;
+            return Err(format!("it has incompatible features {unknown:#x} that vmd does not know"));
+        }
+        if self.refcount_order != 4 {
+            let version2 = if self.version == 2 { " (as every version 2 image)" } else { "" };
+            return Err(format!("its refcounts are not 16 bits wide{version2}"));
+        }
+        if !matches!(self.version, 2 | 3) {
+            return Err(format!("version {} is unknown", self.version));
+        }
+        if self.encryption != 0 {
+            return Err("it is encrypted".into());
+        }
+        if self.base_length > MAX_BASE_NAME {
+            return Err("the name of its base image is too long".into());
+        }
+        Ok(())
+    }
+
+    /// The base image, relative to the image that names it.
+    fn base(&self, path: &Path, file: &File) -> io::Result<Option<PathBuf>> {
+        if self.base_length == 0 {
+            return Ok(None);
+        }
+        let mut name = vec![0; self.base_length as usize];
+        file.read_exact_at(&mut name, self.base_offset)?;
+        let name = Path::new(OsStr::from_bytes(&name));
+        Ok(Some(path.parent().map_or_else(|| name.to_owned(), |directory| directory.join(name))))
+    }
+}
+
+impl Disk for Qcow2Disk {
+    fn size(&self) -> u64 {
+        self.image.size()
+    }
+
+    /// Unlike from a raw image, not a byte is read by a request that leads beyond the end (`qc2_pread`).
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if !self.holds(offset, buffer.len()) {
+            return Ok(0);
+        }
+        let length = buffer.len();
+        self.image.read(buffer, offset)?;
+        Ok(length)
+    }
+
+    fn write_at(&mut self, buffer: &[u8], offset: u64) -> io::Result<usize> {
+        if !self.holds(offset, buffer.len()) {
+            return Ok(0);
+        }
+        self.image.write(buffer, offset)?;
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.image.flush()?;
+        self.image.sync()
+    }
+}
+
+impl Qcow2Disk {
+    fn holds(&self, offset: u64, length: usize) -> bool {
+        offset.checked_add(length as u64).is_some_and(|end| end <= self.size())
+    }
+}

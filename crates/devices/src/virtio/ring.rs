@@ -1,0 +1,159 @@
+//! Split virtqueues, walked as vmd walks them.
+//!
+//! virtio-queue's descriptors are used, its iterators are not: vmd keeps its place by the index that is in guest
+//! memory, masks indices instead of checking them, accepts any even queue size and never looks for indirect
+//! descriptors, and what happens to a malformed queue follows from that.
+
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use super::{Fault, GuestRam, Kind};
+
+/// Size of a descriptor, in bytes.
+const DESCRIPTOR: u64 = size_of::<Descriptor>() as u64;
+/// Alignment of a legacy queue's used ring, and the unit of its address.
+pub(super) const LEGACY_PAGE: u64 = 4096;
+
+/// The state of a queue (vmd's `virtio_vq_info`).
+#[derive(Clone, Debug, Default)]
+pub(super) struct Queue {
+    /// Guest physical address as last written.
+    pub(super) gpa: u64,
+    /// Where vmd has it mapped; `None` before the first valid address. A device reset does not forget it.
+    pub(super) mapped: Option<u64>,
+    /// Number of entries.
+    pub(super) size: u32,
+    /// From the descriptor table to the available ring, modulo 2^32.
+    pub(super) avail_offset: u32,
+    /// From the descriptor table to the used ring, modulo 2^32.
+    pub(super) used_offset: u32,
+    /// The entry of the available ring to be taken next.
+    pub(super) last_avail: u16,
+    /// Whether the driver enabled it; always set on the legacy transport.
+    pub(super) enabled: bool,
+}
+
+impl Queue {
+    /// A queue of the legacy layout: the rings follow the table, the used ring on its own page.
+    pub(super) fn legacy(size: u16) -> Self {
+        let mut queue = Self { size: size.into(), enabled: true, ..Self::default() };
+        queue.lay_out_legacy();
+        queue
+    }
+
+    /// A queue of virtio 1.x, disabled and without addresses.
+    pub(super) fn modern(size: u16) -> Self {
+        Self { size: size.into(), ..Self::default() }
+    }
+
+    /// Puts the rings where the legacy layout has them.
+    pub(super) fn lay_out_legacy(&mut self) {
+        let table = u64::from(self.size) * DESCRIPTOR;
+        self.avail_offset = table as u32;
+        self.used_offset = (table + 2 * (2 + u64::from(self.size))).next_multiple_of(LEGACY_PAGE) as u32;
+    }
+
+    /// Maps [`Queue::gpa`], of which vmd checks as many bytes as a queue of the legacy layout would have.
+    pub(super) fn map(&mut self, ram: &GuestRam, device: Kind, queue: u16) -> Result<(), Fault> {
+        let size = u64::from(self.size);
+        let bytes = (size * DESCRIPTOR + 2 * (2 + size)).next_multiple_of(LEGACY_PAGE)
+            + (4 + 8 * size).next_multiple_of(LEGACY_PAGE);
+        if !in_one_region(ram, self.gpa, bytes) {
+            return Err(Fault::RingOutsideRam { device, queue, address: self.gpa });
+        }
+        self.mapped = Some(self.gpa);
+        Ok(())
+    }
+
+    /// What an index is reduced by: size − 1, of whatever size the driver chose.
+    pub(super) const fn mask(&self) -> u16 {
+        self.size.wrapping_sub(1) as u16
+    }
+}
+
+/// Whether `length` bytes at `address` lie in one piece of guest RAM, which is what vmd asks for before it uses a
+/// buffer (`hvaddr_mem` in vm.c).
+pub(super) fn in_one_region(ram: &GuestRam, address: u64, length: u64) -> bool {
+    use vm_memory::GuestMemoryRegion;
+    ram.find_region(GuestAddress(address)).is_some_and(|region| {
+        let offset = address - region.start_addr().0;
+        length <= region.len() - offset
+    })
+}
+
+/// A mapped queue while it is being processed.
+pub(super) struct Ring<'a> {
+    ram: &'a GuestRam,
+    device: Kind,
+    queue: u16,
+    table: u64,
+    avail: u64,
+    used: u64,
+    mask: u16,
+}
+
+impl<'a> Ring<'a> {
+    /// The rings of `state`, which is `device`'s queue number `queue`.
+    pub(super) fn new(ram: &'a GuestRam, device: Kind, queue: u16, state: &Queue) -> Result<Self, Fault> {
+        let table = state.mapped.ok_or(Fault::NullRing { device, queue })?;
+        Ok(Self {
+            ram,
+            device,
+            queue,
+            table,
+            avail: table.wrapping_add(state.avail_offset.into()),
+            used: table.wrapping_add(state.used_offset.into()),
+            mask: state.mask(),
+        })
+    }
+
+    fn outside(&self, address: u64) -> Fault {
+        Fault::RingOutsideRam { device: self.device, queue: self.queue, address }
+    }
+
+    fn read<T: vm_memory::ByteValued>(&self, address: u64) -> Result<T, Fault> {
+        self.ram.read_obj(GuestAddress(address)).map_err(|_| self.outside(address))
+    }
+
+    fn write<T: vm_memory::ByteValued>(&self, address: u64, value: T) -> Result<(), Fault> {
+        self.ram.write_obj(value, GuestAddress(address)).map_err(|_| self.outside(address))
+    }
+
+    /// The entry `index` of the descriptor table, which is not masked here: vmd does it in some places only.
+    pub(super) fn descriptor(&self, index: u16) -> Result<Descriptor, Fault> {
+        self.read(self.table.wrapping_add(u64::from(index) * DESCRIPTOR))
+    }
+
+    /// The descriptor that `descriptor` names as its next, whether or not its NEXT flag is set.
+    pub(super) fn next(&self, descriptor: &Descriptor) -> Result<Descriptor, Fault> {
+        self.descriptor(descriptor.next() & self.mask)
+    }
+
+    /// Where the driver will put its next request.
+    pub(super) fn avail_index(&self) -> Result<u16, Fault> {
+        let index = self.read(self.avail.wrapping_add(2))?;
+        fence(Ordering::Acquire);
+        Ok(index)
+    }
+
+    /// The head of request `index`, masked to the ring.
+    pub(super) fn avail_entry(&self, index: u16) -> Result<u16, Fault> {
+        self.read(self.avail.wrapping_add(4 + 2 * u64::from(index & self.mask)))
+    }
+
+    /// Gives `head` back with `length`, at the place that the used index in guest memory names.
+    pub(super) fn push_used(&self, head: u16, length: u32) -> Result<(), Fault> {
+        let index: u16 = self.read(self.used.wrapping_add(2))?;
+        let slot = self.used.wrapping_add(4 + 8 * u64::from(index & self.mask));
+        self.write(slot, u64::from(length) << 32 | u64::from(head))?;
+        fence(Ordering::Release);
+        self.write(self.used.wrapping_add(2), index.wrapping_add(1))
+    }
+
+    /// The ring's index mask.
+    pub(super) const fn mask(&self) -> u16 {
+        self.mask
+    }
+}

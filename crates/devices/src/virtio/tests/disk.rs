@@ -1,0 +1,146 @@
+//! Disk images.
+
+use std::{fs, io::Write, os::unix::fs::FileExt, path::Path};
+
+use imago::{FormatCreateBuilder, Storage, StorageCreateOptions, file::File, qcow2::Qcow2};
+
+use crate::virtio::disk::{self, DiskError, Format};
+
+/// Makes a qcow2 image of 1 MiB with clusters of 64 KiB, on top of `base` if there is one.
+fn create(path: &Path, base: Option<&str>, refcount_bits: usize) {
+    let file = File::create_open(StorageCreateOptions::new().filename(path)).unwrap();
+    let mut builder = Qcow2::<File>::create_builder(file).size(1 << 20).refcount_width(refcount_bits);
+    if let Some(base) = base {
+        builder = builder.backing(base.to_owned(), "qcow2".to_owned());
+    }
+    builder.create().unwrap();
+}
+
+/// Overwrites part of an image's header.
+fn patch(path: &Path, offset: u64, bytes: &[u8]) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
+}
+
+fn refusal(path: &Path) -> String {
+    match disk::open(path, None, true) {
+        Err(DiskError::Refused { reason, path: named }) => {
+            assert_eq!(named, path);
+            reason
+        }
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[test]
+fn qcow2_images_are_read_and_written_over_their_base() {
+    let directory = tempfile::tempdir().unwrap();
+    let (base, top) = (directory.path().join("base.qcow2"), directory.path().join("top.qcow2"));
+    create(&base, None, 16);
+    let mut disk = disk::open(&base, None, true).unwrap();
+    assert_eq!(disk.size(), 1 << 20);
+    assert_eq!(disk.write_at(&[7; 1024], 512).unwrap(), 1024);
+    disk.flush().unwrap();
+    drop(disk);
+    let before = fs::read(&base).unwrap();
+
+    create(&top, Some("base.qcow2"), 16);
+    let mut disk = disk::open(&top, Some(Format::Qcow2), true).unwrap();
+    let mut sectors = [0; 2048];
+    assert_eq!(disk.read_at(&mut sectors, 0).unwrap(), 2048);
+    assert_eq!((sectors[511], sectors[512], sectors[1535], sectors[1536]), (0, 7, 7, 0));
+    disk.write_at(&[8; 512], 1024).unwrap();
+    disk.flush().unwrap();
+    assert_eq!(disk.read_at(&mut sectors, (1 << 20) - 1024).unwrap(), 0, "beyond the end: nothing at all");
+    assert_eq!(disk.write_at(&sectors, (1 << 20) - 1024).unwrap(), 0);
+    drop(disk);
+    assert!(fs::read(&base).unwrap() == before, "the base has not been written to");
+
+    let mut disk = disk::open(&top, None, false).unwrap();
+    disk.read_at(&mut sectors, 0).unwrap();
+    assert_eq!((sectors[1023], sectors[1024], sectors[1536]), (7, 8, 0));
+    assert!(disk.write_at(&[1; 512], 0).is_err());
+}
+
+#[test]
+fn a_missing_base_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let top = directory.path().join("top.qcow2");
+    create(&top, Some("gone.qcow2"), 16);
+    match disk::open(&top, None, true) {
+        Err(DiskError::Open { path, .. }) => assert_eq!(path, directory.path().join("gone.qcow2")),
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[test]
+fn a_raw_base_is_refused_so_that_an_image_cannot_lay_other_files_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let top = directory.path().join("top.qcow2");
+    fs::write(directory.path().join("secret"), [0; 4096]).unwrap();
+    create(&top, Some("secret"), 16);
+    match disk::open(&top, None, true) {
+        Err(DiskError::Refused { path, reason }) => {
+            assert_eq!(path, directory.path().join("secret"));
+            assert!(reason.contains("magic"), "{reason}");
+        }
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[test]
+fn qcow2_images_that_vmd_refuses_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image.qcow2");
+    let create = |refcount_bits| {
+        let _ = fs::remove_file(&image);
+        create(&image, None, refcount_bits);
+    };
+    create(8);
+    assert!(refusal(&image).contains("16 bits wide"));
+
+    create(16);
+    // A version 2 header ends before the refcount width; extensions, here none, follow.
+    patch(&image, 4, &2u32.to_be_bytes());
+    patch(&image, 72, &[0; 32]);
+    assert!(refusal(&image).contains("as every version 2 image"));
+
+    create(16);
+    patch(&image, 72, &0x10u64.to_be_bytes());
+    assert!(refusal(&image).contains("features 0x10"));
+
+    create(16);
+    patch(&image, 32, &1u32.to_be_bytes());
+    assert!(refusal(&image).contains("encrypted"));
+
+    create(16);
+    patch(&image, 4, &4u32.to_be_bytes());
+    assert!(refusal(&image).contains("version 4"));
+}
+
+#[test]
+fn images_that_stand_on_themselves_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image.qcow2");
+    create(&image, Some("image.qcow2"), 16);
+    assert!(refusal(&image).contains("more than 4 images"));
+}
+
+#[test]
+fn a_file_with_half_a_qcow2_header_is_an_error_that_names_it() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"QFI\xfb half a header").unwrap();
+    match disk::open(file.path(), None, true) {
+        Err(error @ DiskError::Qcow2 { .. }) => {
+            assert!(error.to_string().contains(file.path().to_str().unwrap()));
+        }
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[test]
+fn formats_have_names() {
+    for format in [Format::Raw, Format::Qcow2] {
+        assert_eq!(format.to_string().parse(), Ok(format));
+    }
+    assert!("vmdk".parse::<Format>().unwrap_err().to_string().contains("`vmdk`"));
+}
