@@ -1,0 +1,199 @@
+//! Where running machines are found: a socket and a lock for each, in a directory that only the user can enter.
+//!
+//! ```text
+//! $XDG_RUNTIME_DIR/vmmlinux/NAME.sock    or /tmp/vmmlinux-UID/NAME.sock
+//! $XDG_RUNTIME_DIR/vmmlinux/NAME.lock    held while the machine runs
+//! ```
+//!
+//! Whoever holds the lock owns the name: a socket whose lock nobody holds was left behind and is removed.
+
+use std::{
+    env,
+    fs::{self, DirBuilder, File},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+    process::geteuid,
+};
+
+use crate::{Error, Result};
+
+/// The longest name of a machine, in bytes: a socket's path has room for 107 in all.
+pub const LONGEST_NAME: usize = 48;
+
+/// Whether a machine can have this name.
+pub fn check_name(name: &str) -> Result<()> {
+    let letter = name.starts_with(|c: char| c.is_ascii_alphabetic());
+    let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+    if letter && rest && name.len() <= LONGEST_NAME {
+        return Ok(());
+    }
+    Err(Error::Name { name: name.to_owned() })
+}
+
+/// The user's directory of control sockets, created if need be.
+pub fn directory() -> Result<PathBuf> {
+    let runtime =
+        env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir());
+    let dir = runtime.map_or_else(
+        || env::temp_dir().join(format!("vmmlinux-{}", geteuid().as_raw())),
+        |runtime| runtime.join("vmmlinux"),
+    );
+    private(&dir)?;
+    Ok(dir)
+}
+
+/// Makes sure that a directory is there and only the user can enter it.
+fn private(dir: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Error::io("create", dir, e)),
+        _ => {}
+    }
+    // Not through symbolic links: in /tmp, anybody could have put one there.
+    let meta = fs::symlink_metadata(dir).map_err(|e| Error::io("examine", dir, e))?;
+    let problem = if !meta.is_dir() {
+        "is not a directory"
+    } else if meta.uid() != geteuid().as_raw() {
+        "belongs to another user"
+    } else if meta.mode() & 0o077 != 0 {
+        "can be entered by others"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unsafe { path: dir.to_owned(), problem })
+}
+
+/// A name that is ours while this lives.
+#[derive(Debug)]
+pub struct Claim {
+    name: String,
+    socket: PathBuf,
+    lock: PathBuf,
+    _held: File,
+}
+
+impl Claim {
+    /// Claims a name in the user's directory.
+    pub fn new(name: &str) -> Result<Self> {
+        Self::in_directory(&directory()?, name)
+    }
+
+    /// Claims a name in a directory of the caller's.
+    pub fn in_directory(dir: &Path, name: &str) -> Result<Self> {
+        check_name(name)?;
+        let (socket, lock) = (socket_path(dir, name), lock_path(dir, name));
+        loop {
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&lock)
+                .map_err(|e| Error::io("create", &lock, e))?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => return Err(Error::Taken { name: name.to_owned() }),
+                result => result.map_err(|e| Error::io("lock", &lock, e))?,
+            }
+            // The file may have been removed, as its last holder went, between our opening and locking it.
+            let held = file.metadata().map_err(|e| Error::io("examine", &lock, e))?;
+            if fs::metadata(&lock).is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino())) {
+                let _ = fs::remove_file(&socket);
+                return Ok(Self { name: name.to_owned(), socket, lock, _held: file });
+            }
+        }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the socket is to be.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.socket);
+        let _ = fs::remove_file(&self.lock);
+    }
+}
+
+/// The names of the machines that run, sorted. What others have left behind is cleared away.
+pub fn running(dir: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".lock").map(str::to_owned))
+        // A claim on a name that is free succeeds, and takes the leavings with it.
+        .filter(|name| matches!(Claim::in_directory(dir, name), Err(Error::Taken { .. })))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Where the socket of the machine of that name is.
+pub(crate) fn socket_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.sock"))
+}
+
+fn lock_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.lock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn names_are_vmctls() {
+        for good in ["a", "alpine", "vm-1.x_y"] {
+            check_name(good).unwrap();
+        }
+        for bad in ["", "1a", ".a", "-f", "a/b", "a b", "ä", &"a".repeat(LONGEST_NAME + 1)] {
+            assert!(matches!(check_name(bad), Err(Error::Name { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_claimed_once_and_free_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = Claim::in_directory(dir.path(), "a").unwrap();
+        assert!(matches!(Claim::in_directory(dir.path(), "a"), Err(Error::Taken { .. })));
+        let _other = Claim::in_directory(dir.path(), "b").unwrap();
+        assert_eq!(running(dir.path()).unwrap(), ["a", "b"]);
+        drop(claim);
+        assert_eq!(running(dir.path()).unwrap(), ["b"]);
+        drop(Claim::in_directory(dir.path(), "a").unwrap());
+    }
+
+    #[test]
+    fn what_a_killed_machine_leaves_is_cleared_away() {
+        let dir = tempfile::tempdir().unwrap();
+        for left in ["dead.sock", "dead.lock"] {
+            fs::write(dir.path().join(left), b"").unwrap();
+        }
+        assert!(running(dir.path()).unwrap().is_empty());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_others_can_enter_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let sockets = dir.path().join("sockets");
+        private(&sockets).unwrap();
+        assert_eq!(fs::metadata(&sockets).unwrap().mode() & 0o777, 0o700);
+        private(&sockets).unwrap();
+        fs::set_permissions(&sockets, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(matches!(private(&sockets), Err(Error::Unsafe { .. })));
+        let link = dir.path().join("link");
+        symlink(dir.path(), &link).unwrap();
+        assert!(matches!(private(&link), Err(Error::Unsafe { .. })));
+    }
+}
