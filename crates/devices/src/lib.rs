@@ -18,6 +18,7 @@ pub mod mmio;
 pub mod ns8250;
 pub mod pci;
 pub mod virtio;
+pub mod vmmci;
 
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,354 @@
+//! The guest's side.
+
+use crate::{Command, Features, register};
+
+/// 32-bit accesses to the device's registers.
+///
+/// A device that is gone reads as all ones; nothing more is expected of an implementation.
+pub trait Registers {
+    /// Reads the register at `offset`.
+    fn read(&self, offset: u16) -> u32;
+    /// Writes the register at `offset`.
+    fn write(&self, offset: u16, value: u32);
+}
+
+impl<R: Registers + ?Sized> Registers for &R {
+    fn read(&self, offset: u16) -> u32 {
+        (**self).read(offset)
+    }
+
+    fn write(&self, offset: u16, value: u32) {
+        (**self).write(offset, value);
+    }
+}
+
+/// A device that is none, or not one that this driver knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeError {
+    /// All registers read as ones: nothing decodes the BAR.
+    Absent,
+    /// The device does not offer acknowledgements, so that nothing could be answered. Its feature bits are given.
+    NoAck(u32),
+    /// The device did not take the features or the status that were written.
+    Refused,
+}
+
+impl core::fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Absent => f.write_str("the device does not answer"),
+            Self::NoAck(features) => {
+                write!(f, "the device offers no acknowledgement (features {features:#x})")
+            }
+            Self::Refused => f.write_str("the device did not take features and status"),
+        }
+    }
+}
+
+impl core::error::Error for ProbeError {}
+
+/// The host's wall clock, to the microsecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostTime {
+    /// Seconds since 1970-01-01 00:00 UTC. The device has 32 bits of them: up to the year 2106.
+    pub seconds: u32,
+    /// Microseconds of the second, 0 to 999,999.
+    pub micros: u32,
+}
+
+/// What the guest has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Go down in order and power off. It is acknowledged already; the host waits 120 s.
+    PowerOff,
+    /// Go down in order and reset. It is acknowledged already; the host waits 120 s. Whether the VM comes back is
+    /// up to the host: `vmctl stop` sends this too.
+    Reboot,
+    /// Set the clock from [`Driver::host_time`], then call [`Driver::clock_is_set`].
+    SetClock,
+}
+
+/// A device that is up and running.
+///
+/// The machine behind it is free to misbehave: garbage and all ones are told apart from commands, repeated or lost
+/// interrupts change nothing, and a command that stays in its register is acted on once.
+#[derive(Debug)]
+pub struct Driver<R: Registers> {
+    registers: R,
+    features: Features,
+    /// The command that was acted on and has not gone away since.
+    seen: Command,
+}
+
+impl<R: Registers> Driver<R> {
+    /// Resets the device, agrees on features, and tells it that the driver is ready.
+    pub fn probe(registers: R) -> Result<Self, ProbeError> {
+        let offered = registers.read(register::DEVICE_FEATURES);
+        if offered == u32::MAX {
+            return Err(ProbeError::Absent);
+        }
+        let features = Features(offered).intersection(Features::ALL);
+        if !features.contains(Features::ACK) {
+            return Err(ProbeError::NoAck(offered));
+        }
+        let status = [register::STATUS_ACKNOWLEDGE, register::STATUS_DRIVER, register::STATUS_DRIVER_OK];
+        registers.write(register::DEVICE_STATUS, 0);
+        registers.write(register::DEVICE_STATUS, status[0]);
+        registers.write(register::DEVICE_STATUS, status[0] | status[1]);
+        registers.write(register::GUEST_FEATURES, features.0);
+        let ready = status[0] | status[1] | status[2];
+        registers.write(register::DEVICE_STATUS, ready);
+        if registers.read(register::GUEST_FEATURES) != features.0
+            || registers.read(register::DEVICE_STATUS) != ready
+        {
+            registers.write(register::DEVICE_STATUS, register::STATUS_FAILED);
+            return Err(ProbeError::Refused);
+        }
+        Ok(Self { registers, features, seen: Command::None })
+    }
+
+    /// The features that both sides have.
+    pub const fn features(&self) -> Features {
+        self.features
+    }
+
+    /// To be called when the line was raised: clears the cause and lowers the line. Tells whether it was this
+    /// device's doing, after which [`Driver::poll`] is due.
+    pub fn interrupt(&self) -> bool {
+        let isr = self.registers.read(register::ISR_STATUS);
+        isr != u32::MAX && isr & register::ISR_CONFIG_CHANGE != 0
+    }
+
+    /// Looks for a command, acknowledges it, and gives what is to be done. Call it after an interrupt, and
+    /// again until it gives `None`; call it every second or so where there is none to be had.
+    pub fn poll(&mut self) -> Option<Action> {
+        let command = Command::from_u32(self.registers.read(register::COMMAND))?;
+        if command == self.seen {
+            return None;
+        }
+        self.seen = command;
+        match command {
+            Command::None => None,
+            Command::Shutdown => {
+                self.acknowledge(command);
+                Some(Action::PowerOff)
+            }
+            Command::Reboot => {
+                self.acknowledge(command);
+                Some(Action::Reboot)
+            }
+            Command::SyncRtc => Some(Action::SetClock),
+        }
+    }
+
+    /// The host's time, if the device has it and answers.
+    pub fn host_time(&self) -> Option<HostTime> {
+        if !self.features.contains(Features::TIME_SYNC) {
+            return None;
+        }
+        let seconds = self.registers.read(register::SECONDS);
+        let micros = self.registers.read(register::MICROS);
+        (micros < 1_000_000).then_some(HostTime { seconds, micros })
+    }
+
+    /// Acknowledges [`Action::SetClock`]: the host may send the next one.
+    ///
+    /// The command is looked at once more before it is answered: this very answer clears whatever is pending, and a
+    /// shutdown that came meanwhile would be lost and the VM killed. If there is one, nothing is written, and
+    /// [`Driver::poll`] gives it.
+    pub fn clock_is_set(&mut self) {
+        if self.registers.read(register::COMMAND) == Command::SyncRtc as u32 {
+            self.acknowledge(Command::SyncRtc);
+            // The device clears the register by itself.
+            self.seen = Command::None;
+        }
+    }
+
+    /// Tells the host that the guest powers off on its own: vmd removes the VM 3 s later. To be called last, just
+    /// before the CPU is halted.
+    pub fn powering_off(&self) {
+        self.registers.write(register::COMMAND, Command::Shutdown as u32);
+    }
+
+    /// Resets the device: no more commands come.
+    pub fn remove(self) -> R {
+        self.registers.write(register::DEVICE_STATUS, 0);
+        self.registers
+    }
+
+    fn acknowledge(&self, command: Command) {
+        self.registers.write(register::COMMAND, command as u32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use core::cell::{Cell, RefCell};
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Registers that are what the test says, and remember what was written to COMMAND.
+    struct Fake {
+        features: u32,
+        guest_features: Cell<u32>,
+        status: Cell<u32>,
+        isr: Cell<u32>,
+        command: Cell<u32>,
+        answers: RefCell<Vec<u32>>,
+    }
+
+    impl Fake {
+        fn new(features: u32) -> Self {
+            Self {
+                features,
+                guest_features: Cell::new(0),
+                status: Cell::new(0),
+                isr: Cell::new(0),
+                command: Cell::new(0),
+                answers: RefCell::default(),
+            }
+        }
+    }
+
+    impl Registers for Fake {
+        fn read(&self, offset: u16) -> u32 {
+            match offset {
+                register::DEVICE_FEATURES => self.features,
+                register::GUEST_FEATURES => self.guest_features.get(),
+                register::DEVICE_STATUS => self.status.get(),
+                register::ISR_STATUS => self.isr.take(),
+                register::COMMAND => self.command.get(),
+                register::SECONDS => 1_795_348_512,
+                register::MICROS => 505_915,
+                _ => 0,
+            }
+        }
+
+        fn write(&self, offset: u16, value: u32) {
+            match offset {
+                register::GUEST_FEATURES => self.guest_features.set(value),
+                register::DEVICE_STATUS => self.status.set(value),
+                register::COMMAND => {
+                    self.answers.borrow_mut().push(value);
+                    if value == 3 {
+                        self.command.set(0);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn the_handshake_leaves_the_device_ready() {
+        let fake = Fake::new(0xffff_0007);
+        let driver = Driver::probe(&fake).unwrap();
+        assert_eq!(driver.features(), Features::ALL);
+        assert_eq!((fake.guest_features.get(), fake.status.get()), (7, 7));
+        driver.remove();
+        assert_eq!(fake.status.get(), 0);
+    }
+
+    /// Takes nothing that is written to it.
+    struct Deaf;
+
+    impl Registers for Deaf {
+        fn read(&self, _: u16) -> u32 {
+            0x707
+        }
+
+        fn write(&self, _: u16, _: u32) {}
+    }
+
+    #[test]
+    fn what_is_no_vmmci_is_refused() {
+        assert_eq!(Driver::probe(&Fake::new(u32::MAX)).err(), Some(ProbeError::Absent));
+        assert_eq!(Driver::probe(&Fake::new(1)).err(), Some(ProbeError::NoAck(1)));
+        assert_eq!(Driver::probe(Deaf).err(), Some(ProbeError::Refused));
+    }
+
+    #[test]
+    fn a_stop_is_acknowledged_at_once_with_what_was_read_and_acted_on_once() {
+        let fake = Fake::new(7);
+        let mut driver = Driver::probe(&fake).unwrap();
+        assert_eq!(driver.poll(), None);
+        fake.command.set(2);
+        assert_eq!(driver.poll(), Some(Action::Reboot));
+        assert_eq!(*fake.answers.borrow(), [2]);
+        assert_eq!(driver.poll(), None, "the command stays in the register");
+        fake.command.set(1);
+        assert_eq!(driver.poll(), Some(Action::PowerOff));
+        assert_eq!(*fake.answers.borrow(), [2, 1]);
+    }
+
+    #[test]
+    fn the_clock_is_acknowledged_after_it_is_set_and_can_be_set_again() {
+        let fake = Fake::new(7);
+        let mut driver = Driver::probe(&fake).unwrap();
+        for _ in 0..3 {
+            fake.command.set(3);
+            assert_eq!(driver.poll(), Some(Action::SetClock));
+            assert_eq!(driver.host_time(), Some(HostTime { seconds: 1_795_348_512, micros: 505_915 }));
+            driver.clock_is_set();
+            assert_eq!(driver.poll(), None);
+        }
+        assert_eq!(*fake.answers.borrow(), [3, 3, 3]);
+    }
+
+    #[test]
+    fn a_stop_that_comes_while_the_clock_is_set_is_not_wiped_out() {
+        let fake = Fake::new(7);
+        let mut driver = Driver::probe(&fake).unwrap();
+        fake.command.set(3);
+        assert_eq!(driver.poll(), Some(Action::SetClock));
+        fake.command.set(2);
+        driver.clock_is_set();
+        assert_eq!(driver.poll(), Some(Action::Reboot));
+        assert_eq!(*fake.answers.borrow(), [2]);
+    }
+
+    #[test]
+    fn interrupts_of_others_and_of_a_device_that_is_gone_are_not_ours() {
+        let fake = Fake::new(7);
+        let driver = Driver::probe(&fake).unwrap();
+        for (isr, ours) in [(0, false), (1, false), (2, true), (3, true), (u32::MAX, false)] {
+            fake.isr.set(isr);
+            assert_eq!(driver.interrupt(), ours, "{isr:#x}");
+        }
+    }
+
+    proptest! {
+        /// Whatever the register shows, only commands are acted on, each answer is what was read, and nothing is
+        /// done twice in a row.
+        #[test]
+        fn garbage_is_never_answered(values in proptest::collection::vec(prop_oneof![0u32..6, any::<u32>()], 0..100)) {
+            let fake = Fake::new(7);
+            let mut driver = Driver::probe(&fake).unwrap();
+            let mut last_acted = 0;
+            for value in values {
+                fake.command.set(value);
+                let action = driver.poll();
+                match action {
+                    Some(Action::PowerOff) => prop_assert_eq!(value, 1),
+                    Some(Action::Reboot) => prop_assert_eq!(value, 2),
+                    Some(Action::SetClock) => prop_assert_eq!(value, 3),
+                    None => prop_assert!(value == 0 || value > 3 || value == last_acted),
+                }
+                if value <= 3 {
+                    last_acted = value;
+                }
+                if action == Some(Action::SetClock) {
+                    driver.clock_is_set();
+                    last_acted = 0;
+                }
+                prop_assert_eq!(driver.poll(), None);
+            }
+            prop_assert!(fake.answers.borrow().iter().all(|answer| (1..4).contains(answer)));
+        }
+    }
+}
