@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Subcommand};
 
 mod completions;
+mod image;
 mod source;
 
 /// What `vmmlinux` can do.
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Make a bootable disk image for vmd(8) from a kernel
+    Image(Box<image::Args>),
     /// Print shell completions
     Completions(completions::Args),
     /// Print the path of a series' patched source tree
@@ -20,6 +23,7 @@ impl Command {
     /// Runs the subcommand; the exit code is the process's.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         match self {
+            Self::Image(args) => args.run(),
             Self::Completions(args) => args.run(&mut crate::Cli::command()),
             Self::Source(args) => args.run(),
         }

@@ -1,0 +1,96 @@
+//! The root partition: ext4, filled as it is made.
+
+use std::{fmt::Write as _, fs, io::Write as _, path::Path, process::Stdio};
+
+use crate::{
+    disk::Region,
+    error::{Error, Result},
+    identity::Identity,
+    tool::{Tools, run},
+};
+
+/// Features by name, so that the result does not depend on this machine's mke2fs.conf, and only those that the
+/// e2fsprogs of every guest understands: the newest (orphan_file, metadata_csum_seed) would keep an older guest from
+/// growing its root.
+const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,\
+                        sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+
+/// Extracts the archive and makes the file system from it in one fakeroot session, which remembers the owners and
+/// the device nodes that an ordinary user's files cannot have.
+const SCRIPT: &str = "set -e\n\
+    tree=$1 archive=$2; shift 2\n\
+    tar --extract --file \"$archive\" --directory \"$tree\" --numeric-owner --same-owner --preserve-permissions \
+        --xattrs --xattrs-include='*' --delay-directory-restore\n\
+    exec mke2fs -d \"$tree\" \"$@\"\n";
+
+/// Makes the file system of the archive's contents in `region` of the disk. `scratch` is a directory for the tree on
+/// its way from the one to the other.
+pub(crate) fn write(
+    tools: &Tools,
+    disk: &Path,
+    region: Region,
+    archive: &Path,
+    scratch: &Path,
+    identity: &Identity,
+) -> Result<()> {
+    let tree = tempfile::tempdir_in(scratch).map_err(Error::io("create a directory in", scratch))?;
+    let conf = scratch.join("mke2fs.conf");
+    fs::write(&conf, "[fs_types]\n\text4 = {\n\t}\n").map_err(Error::io("write", &conf))?;
+
+    let time = identity.time().to_string();
+    let extended = format!(
+        "offset={},hash_seed={},root_owner=0:0,nodiscard,assume_storage_prezeroed=1",
+        region.start,
+        identity.uuid("directory hashes")
+    );
+    let mut command = tools.command("fakeroot")?;
+    command
+        .args(["--", "sh", "-c", SCRIPT, "sh"])
+        .args([tree.path(), archive])
+        .args(["-q", "-F", "-t", "ext4", "-O", FEATURES, "-b", "4096", "-I", "256", "-i", "16384", "-m", "1"])
+        .args(["-L", "root", "-U", &identity.uuid("root file system"), "-E", &extended])
+        .arg(disk)
+        .arg(format!("{}k", region.length / 1024))
+        .env("MKE2FS_CONFIG", &conf)
+        .env("E2FSPROGS_FAKE_TIME", &time);
+    run(&mut command, "mke2fs", "making the root file system", disk)?;
+    set_times(tools, disk, region, &time)
+}
+
+/// Stamps change and access times, which no program can set on the tree's files, in the file system itself.
+fn set_times(tools: &Tools, disk: &Path, region: Region, time: &str) -> Result<()> {
+    let mut place = disk.as_os_str().to_owned();
+    place.push(format!("?offset={}", region.start));
+
+    let mut command = tools.command("debugfs")?;
+    command.args(["-R", "show_super_stats -h"]).arg(&place);
+    let stats = run(&mut command, "debugfs", "reading the root file system", disk)?;
+    let stats = String::from_utf8_lossy(&stats.stdout).into_owned();
+    let count = |key: &str| {
+        let line = stats.lines().find(|line| line.starts_with(key))?;
+        line[key.len()..].trim().parse::<u64>().ok()
+    };
+    // Inodes are handed out in order, from the first group on: those in use are the first ones.
+    let used = match (count("Inode count:"), count("Free inodes:")) {
+        (Some(all), Some(free)) => all - free,
+        _ => return Err(Error::io("read the inode counts of", disk)(std::io::Error::other(stats))),
+    };
+    let mut script = String::new();
+    for inode in std::iter::once(2).chain(11..=used) {
+        for field in ["ctime", "atime"] {
+            let _ = writeln!(script, "set_inode_field <{inode}> {field} @{time}");
+        }
+    }
+    let mut commands =
+        tempfile::NamedTempFile::new().map_err(Error::io("create a file in", &std::env::temp_dir()))?;
+    commands.write_all(script.as_bytes()).map_err(Error::io("write", commands.path()))?;
+    let mut command = tools.command("debugfs")?;
+    command
+        .args(["-w", "-f"])
+        .arg(commands.path())
+        .arg(&place)
+        .env("E2FSPROGS_FAKE_TIME", time)
+        .stdout(Stdio::null());
+    run(&mut command, "debugfs", "stamping the root file system", disk)?;
+    Ok(())
+}

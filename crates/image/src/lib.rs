@@ -1,0 +1,134 @@
+//! Bootable disk images for vmd(8): a kernel and a root file system on a sparse disk, made without root and without
+//! loop devices.
+//!
+//! The disk has an MBR with syslinux's boot code, a FAT partition with syslinux and the kernel, and an ext4 partition
+//! with the root file system, which grows to the end of the disk at the first boot on a larger one.
+//! `build` makes it beside the output path and moves it there when it is whole.
+
+mod boot;
+mod disk;
+mod error;
+mod ext4;
+mod identity;
+mod instructions;
+mod kernel;
+mod rootfs;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod tool;
+mod tree;
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+pub use error::{Error, Result};
+pub use identity::Identity;
+pub use kernel::Kernel;
+pub use settings::{Format, Hostname, Net, Options, RootFs, Size, SshKeys};
+pub use tool::Tools;
+
+use disk::Layout;
+use tool::run;
+
+/// A finished image.
+#[derive(Debug)]
+pub struct Image {
+    /// Where it is.
+    pub path: PathBuf,
+    /// In which format.
+    pub format: Format,
+    /// The size that the guest sees.
+    pub size: Size,
+    /// Bytes that the file takes on this machine's disk.
+    pub allocated: u64,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// The VM's name for vmd.
+    vm: String,
+}
+
+impl Image {
+    /// How to run it on OpenBSD: the stanza of vm.conf(5), the commands of vmctl(8), and how to get it there.
+    pub fn instructions(&self) -> String {
+        instructions::text(self)
+    }
+}
+
+/// Makes the image. `step` is told what is being done, in a few words.
+pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn Fn(&str)) -> Result<Image> {
+    let output = &options.output;
+    if !options.force && fs::symlink_metadata(output).is_ok() {
+        return Err(Error::OutputExists { path: output.clone() });
+    }
+    let mut needed = vec!["debugfs", "fakeroot", "mattrib", "mke2fs", "syslinux", "tar"];
+    needed.extend(rootfs::tools(&options.rootfs));
+    if options.format == Format::Qcow2 {
+        needed.push("qemu-img");
+    }
+    tools.require(&needed)?;
+    let boot_code = disk::boot_code()?;
+
+    let parent = match output.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let scratch = tempfile::Builder::new()
+        .prefix(".vmmlinux-image-")
+        .tempdir_in(parent)
+        .map_err(Error::io("create a directory in", parent))?;
+    let scratch = scratch.path();
+
+    step(&format!("root file system {}", options.rootfs));
+    let archive = scratch.join("root.tar");
+    rootfs::write(tools, options, identity, &archive, scratch)?;
+
+    step("disk");
+    let disk = scratch.join("disk.img");
+    fs::File::create_new(&disk).map_err(Error::io("create", &disk))?;
+    let layout =
+        Layout::new(options.size, boot::space_needed(&options.kernel)?, tree::space_needed(&archive)?)?;
+    disk::partition(&disk, &layout, &boot_code, identity)?;
+    let command_line = boot::command_line(&disk::root_partuuid(identity), options.append.as_deref());
+    boot::write(&disk, layout.boot, &options.kernel, &command_line, identity)?;
+    boot::install_syslinux(tools, &disk, layout.boot, identity)?;
+    ext4::write(tools, &disk, layout.root, &archive, scratch, identity)?;
+
+    let finished = match options.format {
+        Format::Raw => disk,
+        Format::Qcow2 => {
+            step("conversion to qcow2");
+            let qcow2 = scratch.join("disk.qcow2");
+            let mut command = tools.command("qemu-img")?;
+            command.args(["convert", "-f", "raw", "-O", "qcow2"]).args([&disk, &qcow2]);
+            run(&mut command, "qemu-img", "converting the disk", output)?;
+            qcow2
+        }
+    };
+    let allocated = fs::metadata(&finished).map_err(Error::io("read", &finished))?.blocks() * 512;
+    publish(&finished, output, options.force)?;
+    Ok(Image {
+        path: output.clone(),
+        format: options.format,
+        size: options.size,
+        allocated,
+        command_line,
+        vm: options.hostname.as_str().to_owned(),
+    })
+}
+
+/// Moves the finished file to its place; without `force` never over another one, however late that one came.
+fn publish(finished: &Path, output: &Path, force: bool) -> Result<()> {
+    let moved = if force {
+        fs::rename(finished, output)
+    } else {
+        fs::hard_link(finished, output).and_then(|()| fs::remove_file(finished))
+    };
+    moved.map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => Error::OutputExists { path: output.to_owned() },
+        _ => Error::io("write", output)(e),
+    })
+}

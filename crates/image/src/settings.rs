@@ -1,0 +1,380 @@
+//! What the user may choose, checked as it is parsed.
+
+use std::{
+    fmt, fs,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use crate::error::{Error, Result};
+
+const MIB: u64 = 1 << 20;
+
+/// Size of a disk in bytes: whole MiB, as vmctl(8) makes disks, from 1 MiB to 2 TiB (the reach of an MBR's sector
+/// numbers).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(u64);
+
+impl Size {
+    /// `bytes` rounded up to whole MiB.
+    pub fn from_bytes(bytes: u64) -> Self {
+        Self(bytes.div_ceil(MIB) * MIB)
+    }
+
+    /// In bytes.
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Size {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why: &str| Error::setting("size", text, why);
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
+            "" | "B" => 1,
+            "K" => 1 << 10,
+            "M" => MIB,
+            "G" => 1 << 30,
+            "T" => 1 << 40,
+            _ => return Err(bad("the units are K, M, G and T (1024 each), as in 4G")),
+        };
+        let number: u64 = digits.parse().map_err(|_| bad("it starts with a whole number, as in 4G"))?;
+        let bytes = number.checked_mul(unit).filter(|b| *b <= 2 << 40);
+        match bytes {
+            None => Err(bad("a disk with an MBR ends at 2T")),
+            Some(0) => Err(bad("a disk has a size")),
+            Some(bytes) => Ok(Self::from_bytes(bytes)),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_multiple_of(1 << 30) {
+            write!(f, "{}G", self.0 >> 30)
+        } else {
+            write!(f, "{}M", self.0 >> 20)
+        }
+    }
+}
+
+/// Name of the guest: a host name (RFC 1123) that is also a VM name for vmd: starts with a letter, at most 63
+/// letters, digits, dashes and dots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hostname(String);
+
+impl Hostname {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name up to the first dot.
+    pub fn short(&self) -> &str {
+        self.0.split('.').next().unwrap_or(&self.0)
+    }
+}
+
+impl FromStr for Hostname {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why: &str| Error::setting("host name", text, why);
+        if text.len() > 63 {
+            return Err(bad("the limit is 63 characters"));
+        }
+        if !text.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return Err(bad("it starts with a letter, as a VM's name does in vm.conf(5)"));
+        }
+        for label in text.split('.') {
+            if label.is_empty() || label.starts_with('-') || label.ends_with('-') {
+                return Err(bad("each part between dots starts and ends with a letter or digit"));
+            }
+            if !label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+                return Err(bad("it has letters, digits, dashes and dots only"));
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// How the guest's first network interface is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Net {
+    /// DHCP: what a `local interface` of vmd answers itself.
+    Dhcp,
+    /// The interface is left alone.
+    None,
+    /// Fixed IPv4 addresses.
+    Static {
+        /// The guest's address.
+        address: Ipv4Addr,
+        /// Length of its network's prefix, 1 to 32.
+        prefix: u8,
+        /// The default router.
+        gateway: Ipv4Addr,
+        /// The name server; the gateway where none is given.
+        dns: IpAddr,
+    },
+}
+
+impl FromStr for Net {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "dhcp" => return Ok(Self::Dhcp),
+            "none" => return Ok(Self::None),
+            _ => {}
+        }
+        let bad = |why: &str| Error::setting("network", text, why);
+        let form = "it is `dhcp`, `none` or ADDRESS/PREFIX,GATEWAY[,DNS] as in 10.0.0.5/24,10.0.0.1";
+        let mut parts = text.split(',');
+        let (address, prefix) = parts.next().and_then(|p| p.split_once('/')).ok_or_else(|| bad(form))?;
+        let address: Ipv4Addr = address.parse().map_err(|_| bad("the address is not an IPv4 address"))?;
+        let prefix: u8 = prefix
+            .parse()
+            .ok()
+            .filter(|p| (1..=32).contains(p))
+            .ok_or_else(|| bad("the prefix length is 1 to 32"))?;
+        let gateway: Ipv4Addr = parts
+            .next()
+            .ok_or_else(|| bad(form))?
+            .parse()
+            .map_err(|_| bad("the gateway is not an IPv4 address"))?;
+        let dns = match parts.next() {
+            Some(dns) => dns.parse().map_err(|_| bad("the name server is not an IP address"))?,
+            None => IpAddr::V4(gateway),
+        };
+        if parts.next().is_some() {
+            return Err(bad(form));
+        }
+        Ok(Self::Static { address, prefix, gateway, dns })
+    }
+}
+
+/// Keys that may log in as root by SSH, in the form of `authorized_keys`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshKeys(String);
+
+impl SshKeys {
+    /// Reads a public key file or an `authorized_keys` file. Every line must be a key, a comment or empty.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let bad = |why: String| Error::setting("SSH public key file", &path.display().to_string(), why);
+        if text.contains("PRIVATE KEY-----") {
+            return Err(bad("this is a private key; give the file beside it that ends in .pub".into()));
+        }
+        let mut keys = 0;
+        for entry in ssh_key::AuthorizedKeys::new(&text) {
+            keys += 1;
+            entry.map_err(|e| bad(format!("its {keys}. entry is not a public key ({e})")))?;
+        }
+        if keys == 0 {
+            return Err(bad("there is no key in it".into()));
+        }
+        Ok(Self(text))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Which user space the disk holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootFs {
+    /// A static busybox and a handful of scripts: ready in seconds.
+    Minimal,
+    /// A small Debian with systemd.
+    Debian {
+        /// The release's code name, bookworm or later.
+        suite: String,
+    },
+}
+
+impl FromStr for RootFs {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why: &str| Error::setting("root file system", text, why);
+        match text.split_once(':') {
+            None if text == "minimal" => Ok(Self::Minimal),
+            Some(("debian", suite))
+                if suite.starts_with(|c: char| c.is_ascii_lowercase())
+                    && suite.chars().all(|c| c.is_ascii_lowercase() || c == '-') =>
+            {
+                Ok(Self::Debian { suite: suite.to_owned() })
+            }
+            Some(("debian", _)) => Err(bad("the suite is a code name such as trixie")),
+            _ => Err(bad("it is `minimal` or `debian:<suite>`")),
+        }
+    }
+}
+
+impl fmt::Display for RootFs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Minimal => f.write_str("minimal"),
+            Self::Debian { suite } => write!(f, "debian:{suite}"),
+        }
+    }
+}
+
+/// Format of the disk file. vmd reads both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Byte for byte, with holes where nothing is.
+    Raw,
+    /// Only what is used, also after it was copied by a program that knows no holes.
+    Qcow2,
+}
+
+impl Format {
+    /// The usual ending of a file's name.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Raw => "img",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "raw" => Ok(Self::Raw),
+            "qcow2" => Ok(Self::Qcow2),
+            _ => Err(Error::setting("format", text, "it is `raw` or `qcow2`")),
+        }
+    }
+}
+
+/// All of it together.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What boots.
+    pub kernel: crate::Kernel,
+    /// What it starts.
+    pub rootfs: RootFs,
+    /// How large the disk is.
+    pub size: Size,
+    /// The guest's name; also the VM's in what is printed at the end.
+    pub hostname: Hostname,
+    /// Root's password; without one root logs in on the console with none.
+    pub root_password: Option<String>,
+    /// Root's SSH keys.
+    pub ssh_keys: Option<SshKeys>,
+    /// The network.
+    pub net: Net,
+    /// More for the kernel's command line.
+    pub append: Option<String>,
+    /// Format of the file.
+    pub format: Format,
+    /// Where it goes.
+    pub output: PathBuf,
+    /// Replace what is there.
+    pub force: bool,
+    /// A static busybox instead of the system's (for [`RootFs::Minimal`]).
+    pub busybox: Option<PathBuf>,
+    /// A Debian mirror instead of the system's (for [`RootFs::Debian`]).
+    pub mirror: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn why<T: FromStr<Err = Error> + fmt::Debug>(text: &str) -> String {
+        text.parse::<T>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn sizes_are_whole_mebibytes_up_to_the_reach_of_an_mbr() {
+        assert_eq!("4G".parse::<Size>().unwrap().bytes(), 4 << 30);
+        assert_eq!("1500k".parse::<Size>().unwrap().bytes(), 2 << 20);
+        assert_eq!("512M".parse::<Size>().unwrap().to_string(), "512M");
+        assert_eq!("2048M".parse::<Size>().unwrap().to_string(), "2G");
+        assert_eq!("2T".parse::<Size>().unwrap().bytes(), 2 << 40);
+        assert!(why::<Size>("3T").contains("2T"));
+        assert!(why::<Size>("99999999999999999999T").contains("whole number"));
+        assert!(why::<Size>("4X").contains("units"));
+        assert!(why::<Size>("G").contains("whole number"));
+        assert!(why::<Size>("-4G").contains("whole number"));
+        assert!(why::<Size>("0").contains("has a size"));
+    }
+
+    #[test]
+    fn host_names_are_vm_names_too() {
+        for good in ["a", "vm-1", "vm1.example.com"] {
+            assert_eq!(good.parse::<Hostname>().unwrap().as_str(), good);
+        }
+        assert_eq!("vm1.example.com".parse::<Hostname>().unwrap().short(), "vm1");
+        for bad in
+            ["", "1vm", "-a", "a-", "a..b", "a.", "a_b", "a b", "ä", "a\n", "a/b", "$(x)", &"a".repeat(64)]
+        {
+            assert!(bad.parse::<Hostname>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        assert_eq!("dhcp".parse::<Net>().unwrap(), Net::Dhcp);
+        assert_eq!("none".parse::<Net>().unwrap(), Net::None);
+        let Net::Static { prefix, dns, .. } = "10.0.0.5/24,10.0.0.1".parse().unwrap() else { panic!() };
+        assert_eq!((prefix, dns.to_string()), (24, "10.0.0.1".to_owned()));
+        let Net::Static { dns, .. } = "10.0.0.5/24,10.0.0.1,9.9.9.9".parse().unwrap() else { panic!() };
+        assert_eq!(dns.to_string(), "9.9.9.9");
+        for bad in [
+            "",
+            "auto",
+            "10.0.0.5",
+            "10.0.0.5/24",
+            "10.0.0.5/33,10.0.0.1",
+            "10.0.0.5/0,10.0.0.1",
+            "x/24,10.0.0.1",
+            "10.0.0.5/24,x",
+            "10.0.0.5/24,10.0.0.1,x",
+            "10.0.0.5/24,10.0.0.1,9.9.9.9,",
+        ] {
+            assert!(bad.parse::<Net>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn root_file_systems_and_formats() {
+        assert_eq!("minimal".parse::<RootFs>().unwrap(), RootFs::Minimal);
+        assert_eq!("debian:trixie".parse::<RootFs>().unwrap().to_string(), "debian:trixie");
+        for bad in ["", "debian", "debian:", "debian:../x", "debian:--help", "alpine:3"] {
+            assert!(bad.parse::<RootFs>().is_err(), "{bad:?}");
+        }
+        assert_eq!("qcow2".parse::<Format>().unwrap().extension(), "qcow2");
+        assert!("vdi".parse::<Format>().is_err());
+    }
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGB4fYfCEpGuvzTPVrFgjvQ4qM6qyYTT2rTe9JQpTbIL me@example\n";
+
+    #[test]
+    fn ssh_keys_are_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            let path = dir.path().join("key.pub");
+            fs::write(&path, text).unwrap();
+            SshKeys::read(&path).map_err(|e| e.to_string())
+        };
+        assert_eq!(read(KEY).unwrap().as_str(), KEY);
+        assert!(read(&format!("# mine\n\n{KEY}restrict {KEY}")).is_ok());
+        assert!(read("-----BEGIN OPENSSH PRIVATE KEY-----\n").unwrap_err().contains(".pub"));
+        assert!(read("\n# nothing\n").unwrap_err().contains("no key"));
+        assert!(read(&KEY.replace("C3Nz", "XXXX")).unwrap_err().contains("1. entry"));
+        assert!(read(&format!("{KEY}hello\n")).unwrap_err().contains("2. entry"));
+        assert!(matches!(SshKeys::read(&dir.path().join("none")), Err(Error::Io { .. })));
+    }
+}

@@ -1,0 +1,298 @@
+//! Whole images, read back by the programs and libraries that others read them with.
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use fatfs::{FileSystem, FsOptions};
+use fscommon::StreamSlice;
+use mbrman::MBR;
+use tempfile::TempDir;
+
+use super::*;
+use crate::kernel::tests::header_only;
+
+/// A directory to make images in, with a kernel that has a header and nothing else.
+struct Place {
+    directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("bzImage"), header_only("7.3.4")).unwrap();
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            kernel: Kernel::from_build(self.directory.path()).unwrap(),
+            rootfs: RootFs::Minimal,
+            size: "256M".parse().unwrap(),
+            hostname: "vm1".parse().unwrap(),
+            root_password: None,
+            ssh_keys: None,
+            net: Net::Dhcp,
+            append: None,
+            format: Format::Raw,
+            output: self.path("disk.img"),
+            force: false,
+            busybox: None,
+            mirror: None,
+        }
+    }
+
+    /// Everything in the directory but the kernel.
+    fn files(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(self.directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != "bzImage")
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn make(options: &Options) -> Result<Image> {
+    build(options, &Identity::reproducible(1_700_000_000, "test"), &Tools::default(), &|_| {})
+}
+
+fn debugfs(image: &Path, start: u64, request: &str) -> String {
+    let place = format!("{}?offset={start}", image.display());
+    let output = Command::new("/usr/sbin/debugfs").args(["-R", request, &place]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn partitions(image: &Path) -> MBR {
+    MBR::read_from(&mut File::open(image).unwrap(), 512).unwrap()
+}
+
+#[test]
+fn a_minimal_image_reads_back() {
+    let place = Place::new();
+    let image = make(&Options { append: Some("debug".into()), ..place.options() }).unwrap();
+    assert_eq!(place.files(), ["disk.img"]);
+    assert_eq!(fs::metadata(&image.path).unwrap().len(), 256 << 20);
+    assert!(image.allocated < 32 << 20, "{} bytes", image.allocated);
+
+    // The partition table, and the boot code of syslinux's package.
+    let mbr = partitions(&image.path);
+    assert_eq!(mbr.header.bootstrap_code, disk::boot_code().unwrap());
+    assert_eq!((mbr[1].boot, mbr[1].sys), (0x80, 0x0e));
+    assert_eq!((mbr[2].boot, mbr[2].sys), (0x00, 0x83));
+    assert!(mbr[3].is_unused() && mbr[4].is_unused());
+    let signature = u32::from_le_bytes(mbr.header.disk_signature);
+
+    // The boot partition: a boot sector that says where it lies, and the files.
+    let start = u64::from(mbr[1].starting_lba) * 512;
+    let length = u64::from(mbr[1].sectors) * 512;
+    let bytes = fs::read(&image.path).unwrap();
+    let sector = &bytes[start as usize..][..512];
+    assert_eq!(&sector[3..11], b"SYSLINUX");
+    assert_eq!(sector[28..32], mbr[1].starting_lba.to_le_bytes());
+    let slice = StreamSlice::new(std::io::Cursor::new(bytes), start, start + length).unwrap();
+    let volume = FileSystem::new(slice, FsOptions::new()).unwrap();
+    let mut names: Vec<_> = volume.root_dir().iter().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["ldlinux.c32", "ldlinux.sys", "syslinux.cfg", "vmlinuz"]);
+    let read = |name: &str| {
+        let mut content = Vec::new();
+        volume.root_dir().open_file(name).unwrap().read_to_end(&mut content).unwrap();
+        content
+    };
+    assert_eq!(read("vmlinuz"), header_only("7.3.4"));
+    let config = String::from_utf8(read("syslinux.cfg")).unwrap();
+    let root = format!("root=PARTUUID={signature:08x}-02 ");
+    assert!(config.contains(&root), "{config}");
+    assert!(config.contains("console=ttyS0,115200 ") && config.trim_end().ends_with(" debug"), "{config}");
+    assert!(config.contains(&image.command_line));
+
+    // The root partition: sound, and what is in it belongs to root.
+    let start = u64::from(mbr[2].starting_lba) * 512;
+    let check = Command::new("/usr/sbin/e2fsck")
+        .args(["-fn", &format!("{}?offset={start}", image.path.display())])
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{check:?}");
+    assert_eq!(debugfs(&image.path, start, "cat /etc/hostname"), "vm1\n");
+    assert!(debugfs(&image.path, start, "cat /etc/shadow").starts_with("root::"));
+    assert!(debugfs(&image.path, start, "stat /etc/shadow").contains("Mode:  0600"));
+    assert!(debugfs(&image.path, start, "stat /tmp").contains("Mode:  01777"));
+    let console = debugfs(&image.path, start, "stat /dev/console");
+    assert!(console.contains("Type: character special") && console.contains("number: 05:01"), "{console}");
+    let busybox = debugfs(&image.path, start, "stat /usr/bin/busybox");
+    assert!(busybox.contains("Mode:  0755") && busybox.contains("User:     0   Group:     0"), "{busybox}");
+    assert!(debugfs(&image.path, start, "stat /usr/bin/init").contains("Fast link dest: \"busybox\""));
+    for program in ["sfdisk", "partx", "resize2fs"] {
+        assert!(debugfs(&image.path, start, &format!("stat /usr/bin/{program}")).contains("Type: regular"));
+    }
+}
+
+#[test]
+fn the_same_inputs_make_the_same_image() {
+    let place = Place::new();
+    let password = Some("secret".to_owned());
+    let first = Options { root_password: password.clone(), ..place.options() };
+    let second = Options { output: place.path("other.img"), root_password: password, ..place.options() };
+    make(&first).unwrap();
+    // The clock moves on and the scratch directory has another name; neither may show.
+    make(&second).unwrap();
+    assert!(fs::read(&first.output).unwrap() == fs::read(&second.output).unwrap());
+}
+
+#[test]
+fn settings_reach_the_guest() {
+    let place = Place::new();
+    let modules = place.path("modules/lib/modules/7.3.4");
+    fs::create_dir_all(modules.join("kernel")).unwrap();
+    fs::write(modules.join("modules.dep"), "kernel/x.ko:\n").unwrap();
+    fs::write(modules.join("kernel/x.ko"), "module").unwrap();
+    let image = make(&Options {
+        root_password: Some("secret".into()),
+        net: "10.0.0.5/24,10.0.0.1".parse().unwrap(),
+        hostname: "vm2.example.com".parse().unwrap(),
+        ..place.options()
+    })
+    .unwrap();
+    let start = u64::from(partitions(&image.path)[2].starting_lba) * 512;
+    let shadow = debugfs(&image.path, start, "cat /etc/shadow");
+    let hash = shadow.split(':').nth(1).unwrap();
+    assert!(hash.starts_with("$6$"), "{shadow}");
+    sha_crypt::PasswordVerifier::verify_password(&sha_crypt::ShaCrypt::SHA512, b"secret", hash).unwrap();
+    assert!(debugfs(&image.path, start, "cat /etc/vmmlinux/network").contains("ADDRESS=10.0.0.5/24\n"));
+    assert!(debugfs(&image.path, start, "cat /etc/hosts").contains("127.0.1.1\tvm2.example.com vm2\n"));
+    assert_eq!(debugfs(&image.path, start, "cat /usr/lib/modules/7.3.4/kernel/x.ko"), "module");
+}
+
+#[test]
+fn an_existing_file_is_kept_unless_forced() {
+    let place = Place::new();
+    let options = place.options();
+    fs::write(&options.output, "precious").unwrap();
+    assert!(matches!(make(&options), Err(Error::OutputExists { .. })));
+    assert_eq!(fs::read_to_string(&options.output).unwrap(), "precious");
+    assert_eq!(place.files(), ["disk.img"]);
+    make(&Options { force: true, ..options.clone() }).unwrap();
+    assert_eq!(fs::metadata(&options.output).unwrap().len(), 256 << 20);
+}
+
+#[test]
+fn a_file_that_appears_meanwhile_is_kept_too() {
+    let place = Place::new();
+    let options = place.options();
+    let appear = |step: &str| {
+        if step == "disk" {
+            fs::write(&options.output, "precious").unwrap();
+        }
+    };
+    let result = build(&options, &Identity::reproducible(1, "test"), &Tools::default(), &appear);
+    assert!(matches!(result, Err(Error::OutputExists { .. })));
+    assert_eq!(fs::read_to_string(&options.output).unwrap(), "precious");
+    assert_eq!(place.files(), ["disk.img"]);
+}
+
+#[test]
+fn failures_leave_nothing_behind() {
+    let place = Place::new();
+    let options = place.options();
+
+    let small = Options { size: "80M".parse().unwrap(), ..options.clone() };
+    let Err(Error::TooSmall { needed, .. }) = make(&small) else { panic!("fits") };
+    assert!(needed > small.size);
+    assert!(place.files().is_empty(), "{:?}", place.files());
+
+    let dynamic = Options { busybox: Some("/bin/sh".into()), ..options.clone() };
+    assert!(matches!(make(&dynamic), Err(Error::NotStatic { .. })));
+
+    let key = place.path("key.pub");
+    fs::write(&key, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGB4fYfCEpGuvzTPVrFgjvQ4qM6qyYTT2rTe9JQpTbIL me\n")
+        .unwrap();
+    let keys = Some(SshKeys::read(&key).unwrap());
+    fs::remove_file(&key).unwrap();
+    assert!(matches!(make(&Options { ssh_keys: keys, ..options.clone() }), Err(Error::NoSshServer)));
+
+    let lost = Options { output: place.path("nowhere/disk.img"), ..options.clone() };
+    assert!(matches!(make(&lost), Err(Error::Io { .. })));
+    assert!(place.files().is_empty(), "{:?}", place.files());
+
+    // The smallest that was named does.
+    make(&Options { size: needed, ..options }).unwrap();
+}
+
+#[test]
+fn a_program_that_fails_leaves_nothing_behind() {
+    let place = Place::new();
+    let fake = tempfile::tempdir().unwrap();
+    for (name, said) in [("mke2fs", "mke2fs: No space left on device"), ("syslinux", "syslinux: no")] {
+        let program = fake.path().join(name);
+        fs::write(&program, format!("#!/bin/sh\necho '{said}' >&2\nexit 1\n")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&program, mode).unwrap();
+        let directories = [fake.path(), Path::new("/usr/bin"), Path::new("/usr/sbin")];
+        let tools = Tools::in_directories(directories.map(PathBuf::from).to_vec());
+        let result = build(&place.options(), &Identity::reproducible(1, "test"), &tools, &|_| {});
+        match (name, result) {
+            ("mke2fs", Err(Error::NoSpace { .. })) | ("syslinux", Err(Error::ToolFailed { .. })) => {}
+            (_, other) => panic!("{name}: {other:?}"),
+        }
+        assert!(place.files().is_empty(), "{name}: {:?}", place.files());
+        fs::remove_file(&program).unwrap();
+    }
+}
+
+#[test]
+fn each_missing_program_is_named_before_anything_is_made() {
+    let place = Place::new();
+    let options = Options { format: Format::Qcow2, ..place.options() };
+    for missing in
+        ["debugfs", "fakeroot", "mattrib", "mke2fs", "syslinux", "tar", "ldd", "qemu-img", "sfdisk"]
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let present = Tools::default();
+        for name in [
+            "debugfs",
+            "fakeroot",
+            "mattrib",
+            "mke2fs",
+            "syslinux",
+            "tar",
+            "ldd",
+            "sfdisk",
+            "partx",
+            "resize2fs",
+            "qemu-img",
+        ] {
+            if name != missing {
+                std::os::unix::fs::symlink(present.find(name).unwrap(), directory.path().join(name)).unwrap();
+            }
+        }
+        let tools = Tools::in_directories(vec![directory.path().into()]);
+        match build(&options, &Identity::reproducible(1, "test"), &tools, &|_| {}) {
+            Err(Error::MissingTools { tools }) => {
+                assert_eq!(tools.iter().map(|(name, _)| *name).collect::<Vec<_>>(), [missing]);
+            }
+            other => panic!("{missing}: {other:?}"),
+        }
+        assert!(place.files().is_empty());
+    }
+}
+
+#[test]
+fn qcow2_has_the_same_contents() {
+    let place = Place::new();
+    let raw = make(&place.options()).unwrap();
+    let qcow2 = make(&Options { format: Format::Qcow2, output: place.path("disk.qcow2"), ..place.options() })
+        .unwrap();
+    assert_eq!(&fs::read(&qcow2.path).unwrap()[..4], b"QFI\xfb");
+    let compared = Command::new("qemu-img").arg("compare").args([&raw.path, &qcow2.path]).output().unwrap();
+    assert!(compared.status.success(), "{compared:?}");
+    assert!(qcow2.instructions().contains("disk \"/var/vmm/disk.qcow2\" format qcow2\n"));
+}
