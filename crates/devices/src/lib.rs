@@ -7,6 +7,7 @@
 
 pub mod bus;
 pub mod clock;
+pub mod fw_cfg;
 pub mod i82093aa;
 pub mod i8253;
 pub mod i8259;
