@@ -5,6 +5,7 @@
 //! sleeping; the `machine` crate wires the models together and runs them. Each quirk of vmd is a named, tested
 //! behaviour with its source in the doc comment.
 
+pub mod acpi;
 pub mod bus;
 pub mod clock;
 pub mod fw_cfg;
@@ -18,6 +19,7 @@ pub mod memory_map;
 pub mod mmio;
 pub mod ns8250;
 pub mod pci;
+pub mod reset;
 pub mod virtio;
 pub mod vmmci;
 
