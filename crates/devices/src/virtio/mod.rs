@@ -21,7 +21,9 @@ pub mod transport_modern;
 
 pub mod blk;
 pub mod disk;
+pub mod net;
 pub mod rng;
+pub mod scsi;
 
 #[cfg(test)]
 mod driver;

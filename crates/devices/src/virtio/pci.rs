@@ -1,6 +1,6 @@
 //! A virtio device as a PCI function: a model behind a transport.
 
-use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
+use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};
 use vmd::Generation;
 
 use super::{Fault, FaultSlot, GuestRam, Kind, ring, transport_legacy, transport_modern};
@@ -47,6 +47,11 @@ pub trait Model: Send {
 
     /// The driver reset the device.
     fn reset(&mut self) {}
+
+    /// The machine was switched on.
+    fn power_on(&mut self) {
+        self.reset();
+    }
 }
 
 /// The part of a device that its model and its transport share.
@@ -63,6 +68,11 @@ pub struct Io {
 }
 
 impl Io {
+    /// Whether the driver said that it is ready.
+    pub(super) const fn driver_ok(&self) -> bool {
+        self.status & VIRTIO_CONFIG_S_DRIVER_OK as u8 != 0
+    }
+
     /// Whether the device has asked for a reset.
     pub(super) const fn needs_reset(&self) -> bool {
         self.status & VIRTIO_CONFIG_S_NEEDS_RESET as u8 != 0
@@ -124,13 +134,24 @@ impl<M: Model> VirtioPci<M> {
         &mut self.model
     }
 
+    /// Lets the model work outside of an access of the guest, and raises the line if it says so.
+    pub(super) fn work(&mut self, work: impl FnOnce(&mut M, &mut Io) -> Result<bool, Fault>) {
+        if self.faults.get().is_some() {
+            return;
+        }
+        match work(&mut self.model, &mut self.io) {
+            Ok(true) => self.io.irq.assert(),
+            Ok(false) => {}
+            Err(fault) => self.faults.set(fault),
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn replace_ram(&mut self, ram: GuestRam) {
         self.io.ram = ram;
     }
 
     /// The state that the model shares with the transport.
-    #[cfg(test)]
     pub(super) const fn io(&self) -> &Io {
         &self.io
     }
@@ -185,7 +206,7 @@ impl<M: Model> PciFunction for VirtioPci<M> {
     }
 
     fn reset(&mut self) {
-        self.model.reset();
+        self.model.power_on();
         let (io, registers) =
             power_on(&self.model, self.io.generation, self.io.ram.clone(), self.io.irq.clone());
         (self.io, self.registers) = (io, registers);

@@ -138,9 +138,20 @@ impl<'a> Ring<'a> {
         Ok(index)
     }
 
+    /// The driver's flags.
+    pub(super) fn avail_flags(&self) -> Result<u16, Fault> {
+        self.read(self.avail)
+    }
+
     /// The head of request `index`, masked to the ring.
     pub(super) fn avail_entry(&self, index: u16) -> Result<u16, Fault> {
         self.read(self.avail.wrapping_add(4 + 2 * u64::from(index & self.mask)))
+    }
+
+    /// Sets flags of the used ring.
+    pub(super) fn set_used_flags(&self, flags: u16) -> Result<(), Fault> {
+        let old: u16 = self.read(self.used)?;
+        self.write(self.used, old | flags)
     }
 
     /// Gives `head` back with `length`, at the place that the used index in guest memory names.
@@ -155,5 +166,10 @@ impl<'a> Ring<'a> {
     /// The ring's index mask.
     pub(super) const fn mask(&self) -> u16 {
         self.mask
+    }
+
+    /// The fault of a chain without an end.
+    pub(super) fn endless(&self) -> Fault {
+        Fault::EndlessChain { device: self.device, queue: self.queue }
     }
 }

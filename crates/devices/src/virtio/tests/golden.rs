@@ -9,7 +9,13 @@ use super::MemoryDisk;
 use crate::{
     bus::Width,
     pci::PciFunction,
-    virtio::{GuestRam, Model, blk::Blk, driver::Guest, rng::Rng},
+    virtio::{
+        GuestRam, Model,
+        blk::Blk,
+        driver::Guest,
+        net::{Net, NetOptions, Unplugged},
+        rng::Rng,
+    },
 };
 
 /// The access pattern and the output of `golden/tools/v1cfg.c`, which made the recordings.
@@ -116,6 +122,22 @@ fn blk_registers_after_a_driver_has_gone() {
     );
 }
 
+#[test]
+fn net_registers_before_any_driver() {
+    let mut guest = Guest::new(Generation::V7_8, net());
+    guest.set_status(1);
+    assert_eq!(
+        v1cfg(&mut guest, 0x300),
+        recording(include_str!("../../../../../tests/golden/pci/k612.v1cfg.net.txt"))
+    );
+}
+
+/// The recorded NIC.
+fn net() -> Net {
+    let mac = "fe:e1:bb:d1:b3:1b".parse().unwrap();
+    Net::new(Generation::V7_8, NetOptions { mac, locked: false, local: None }, Box::new(Unplugged))
+}
+
 /// Configuration spaces in the order of the slots, as bytes.
 fn spaces(text: &str) -> Vec<Vec<u8>> {
     let mut spaces = Vec::new();
@@ -158,4 +180,8 @@ fn identities_and_capabilities_are_as_recorded() {
     assert_space(&Guest::new(Generation::V7_8, Rng::new()).device, &spaces[1]);
     let blk = Blk::new(Box::new(MemoryDisk::numbered(8)), Generation::V7_8);
     assert_space(&Guest::new(Generation::V7_8, blk).device, &spaces[2]);
+
+    let spaces = self::spaces(include_str!("../../../../../tests/golden/pci/k612.with-net.pci.txt"));
+    assert_eq!(spaces.len(), 5);
+    assert_space(&Guest::new(Generation::V7_8, net()).device, &spaces[2]);
 }

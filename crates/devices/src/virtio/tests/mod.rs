@@ -3,7 +3,9 @@
 mod blk;
 mod disk;
 mod golden;
+mod net;
 mod rng;
+mod scsi;
 mod transport;
 
 use super::disk::Disk;

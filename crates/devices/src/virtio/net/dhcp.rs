@@ -1,0 +1,206 @@
+//! vmd's own DHCP and BOOTP server, which answers on local interfaces before the host sees the request.
+
+use std::net::Ipv4Addr;
+
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Address, Ipv4Packet, UdpPacket,
+};
+
+use super::{ETHERNET_HEADER, LocalLink, MacAddr};
+
+const SERVER_PORT: u16 = 67;
+const CLIENT_PORT: u16 = 68;
+/// Length of a BOOTP message before its options.
+const FIXED: usize = 236;
+/// The shortest BOOTP message.
+const MIN_MESSAGE: usize = 300;
+/// Length of the IP and UDP headers.
+const IP_UDP: usize = 28;
+/// Longest IP packet.
+const MTU: usize = 1500;
+const COOKIE: [u8; 4] = [99, 130, 83, 99];
+
+/// DHCP options.
+mod option {
+    pub(super) const PAD: u8 = 0;
+    pub(super) const SUBNET_MASK: u8 = 1;
+    pub(super) const ROUTER: u8 = 3;
+    pub(super) const NAME_SERVER: u8 = 6;
+    pub(super) const HOST_NAME: u8 = 12;
+    pub(super) const REQUESTED_ADDRESS: u8 = 50;
+    pub(super) const LEASE_TIME: u8 = 51;
+    pub(super) const MESSAGE_TYPE: u8 = 53;
+    pub(super) const SERVER: u8 = 54;
+    pub(super) const END: u8 = 255;
+}
+
+/// DHCP message types.
+mod message {
+    pub(super) const DISCOVER: u8 = 1;
+    pub(super) const OFFER: u8 = 2;
+    pub(super) const REQUEST: u8 = 3;
+    pub(super) const ACK: u8 = 5;
+    pub(super) const NAK: u8 = 6;
+}
+
+/// What vmd wants to know of a request.
+struct Request<'a> {
+    fixed: &'a [u8],
+    /// DHCP's message type; `None` for BOOTP.
+    kind: Option<u8>,
+    wanted: Ipv4Addr,
+}
+
+/// The frame that answers `frame`, if that is a request vmd answers: broadcast or to the host's address, from the
+/// NIC's own, by a client without an address, not relayed, without a boot file's name. A client that renews its lease
+/// has an address, so that such a request goes to the network (`dhcp_request` in dhcp.c).
+pub(super) fn reply(link: &LocalLink, mac: MacAddr, frame: &[u8]) -> Option<Vec<u8>> {
+    if !(MIN_MESSAGE + ETHERNET_HEADER..=MTU + ETHERNET_HEADER).contains(&frame.len()) {
+        return None;
+    }
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    let to = ethernet.dst_addr();
+    if ethernet.ethertype() != EthernetProtocol::Ipv4
+        || ethernet.src_addr().0 != mac.0
+        || !(to.is_broadcast() || to.0 == link.host_mac.0)
+    {
+        return None;
+    }
+    let request = parse(ethernet.payload(), mac)?;
+    Some(build(link, mac, &request))
+}
+
+fn parse(packet: &[u8], mac: MacAddr) -> Option<Request<'_>> {
+    let ip = Ipv4Packet::new_checked(packet).ok()?;
+    if ip.version() != 4 || ip.next_header() != IpProtocol::Udp || !ip.verify_checksum() {
+        return None;
+    }
+    let header = usize::from(ip.header_len());
+    let udp = UdpPacket::new_checked(packet.get(header..)?).ok()?;
+    if udp.src_port() != CLIENT_PORT
+        || udp.dst_port() != SERVER_PORT
+        || !udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into())
+    {
+        return None;
+    }
+    // As vmd does, to the end of the frame and not of the datagram.
+    let (fixed, options) = packet.get(header + 8..)?.split_at_checked(FIXED)?;
+    let no_address = fixed[12..16] == [0; 4];
+    if fixed[..4] != [1, 1, 6, 0] || fixed[28..34] != mac.0 || !no_address || fixed[108] != 0 {
+        return None;
+    }
+    let mut request = Request { fixed, kind: None, wanted: Ipv4Addr::UNSPECIFIED };
+    if options.len() > COOKIE.len() + 3
+        && options.len() < MTU - IP_UDP - FIXED
+        && let Some(options) = options.strip_prefix(&COOKIE)
+    {
+        read_options(options, &mut request);
+    }
+    Some(request)
+}
+
+fn read_options(mut options: &[u8], request: &mut Request<'_>) {
+    while let [code, length, rest @ ..] = options {
+        match *code {
+            option::END => return,
+            option::PAD => {
+                options = &options[1..];
+                continue;
+            }
+            _ => {}
+        }
+        let Some((value, later)) = rest.split_at_checked((*length).into()) else {
+            return;
+        };
+        match (*code, value) {
+            // A type of 0 makes it BOOTP again.
+            (option::MESSAGE_TYPE, &[kind]) => request.kind = (kind != 0).then_some(kind),
+            (option::REQUESTED_ADDRESS, &[a, b, c, d]) => request.wanted = Ipv4Addr::new(a, b, c, d),
+            _ => {}
+        }
+        options = later;
+    }
+}
+
+fn build(link: &LocalLink, mac: MacAddr, request: &Request<'_>) -> Vec<u8> {
+    let mut message = vec![0; FIXED];
+    message[..3].copy_from_slice(&[2, 1, 6]);
+    message[4..8].copy_from_slice(&request.fixed[4..8]);
+    message[16..20].copy_from_slice(&link.guest.octets());
+    message[20..24].copy_from_slice(&link.host.octets());
+    message[28..34].copy_from_slice(&mac.0);
+    if link.netboot.is_some() {
+        const FILE: &[u8] = b"auto_install";
+        message[108..108 + FILE.len()].copy_from_slice(FILE);
+    }
+
+    message.extend(COOKIE);
+    let host = link.host.octets();
+    let mut add = |code: u8, value: &[u8]| {
+        message.extend([code, value.len() as u8]);
+        message.extend(value);
+    };
+    if let Some(kind) = request.kind {
+        let granted = request.wanted.is_unspecified() || request.wanted == link.guest;
+        let answer = match kind {
+            message::DISCOVER => message::OFFER,
+            message::REQUEST if granted => message::ACK,
+            _ => message::NAK,
+        };
+        add(option::MESSAGE_TYPE, &[answer]);
+        add(option::LEASE_TIME, &[0xff; 4]);
+        add(option::SERVER, &host);
+    }
+    add(option::SUBNET_MASK, &[255, 255, 255, 254]);
+    add(option::ROUTER, &host);
+    add(option::NAME_SERVER, &host);
+    if let Some(name) = link.netboot.as_deref().filter(|name| name.len() > 1 && is_host_name(name)) {
+        add(option::HOST_NAME, name.as_bytes());
+    }
+    message.push(option::END);
+    message.resize(message.len().max(MIN_MESSAGE), 0);
+    frame(link, mac, &message)
+}
+
+/// Whether a VM's name can be a host name (`res_hnok(3)`), and short enough for an option.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    name.len() < 256 && name.split('.').all(label)
+}
+
+/// Packs a message into UDP, IP and Ethernet. Its sender's MAC address is the guest's plus one in the last byte, not
+/// the host's.
+fn frame(link: &LocalLink, mac: MacAddr, message: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; ETHERNET_HEADER + IP_UDP + message.len()];
+    let mut sender = mac.0;
+    sender[5] = sender[5].wrapping_add(1);
+    let mut ethernet = EthernetFrame::new_unchecked(&mut bytes);
+    ethernet.set_dst_addr(EthernetAddress(mac.0));
+    ethernet.set_src_addr(EthernetAddress(sender));
+    ethernet.set_ethertype(EthernetProtocol::Ipv4);
+
+    let (from, to): (Ipv4Address, Ipv4Address) = (link.host, link.guest);
+    let mut ip = Ipv4Packet::new_unchecked(ethernet.payload_mut());
+    ip.set_version(4);
+    ip.set_header_len(20);
+    // IPTOS_LOWDELAY.
+    ip.set_dscp(0x10 >> 2);
+    ip.set_total_len((IP_UDP + message.len()) as u16);
+    ip.set_hop_limit(16);
+    ip.set_next_header(IpProtocol::Udp);
+    ip.set_src_addr(from);
+    ip.set_dst_addr(to);
+    ip.fill_checksum();
+
+    let mut udp = UdpPacket::new_unchecked(ip.payload_mut());
+    udp.set_src_port(SERVER_PORT);
+    udp.set_dst_port(CLIENT_PORT);
+    udp.set_len((8 + message.len()) as u16);
+    udp.payload_mut().copy_from_slice(message);
+    udp.fill_checksum(&from.into(), &to.into());
+    bytes
+}
