@@ -8,6 +8,7 @@
 pub mod acpi;
 pub mod bus;
 pub mod clock;
+pub mod cpuid;
 pub mod fw_cfg;
 pub mod i82093aa;
 pub mod i8253;
@@ -19,6 +20,7 @@ pub mod memory_map;
 pub mod mmio;
 pub mod ns8250;
 pub mod pci;
+pub mod pvclock;
 pub mod reset;
 pub mod virtio;
 pub mod vmmci;
