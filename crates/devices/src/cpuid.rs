@@ -259,17 +259,15 @@ impl<'a> GuestCpuid<'a> {
     }
 
     fn features(&self, host: Leaf, state: CpuState) -> Leaf {
-        // From 8.0 on there is a local APIC.
-        let (hidden_in_ecx, hidden_in_edx) = match self.profile.generation {
-            Generation::V8_0 => (ECX1_HIDDEN & !ECX1_X2APIC, EDX1_HIDDEN & !EDX1_APIC),
-            Generation::V7_7 | Generation::V7_8 | Generation::V7_9 => (ECX1_HIDDEN, EDX1_HIDDEN),
-        };
-        let ecx = (host.ecx | ECX1_HYPERVISOR) & !hidden_in_ecx & !ECX1_OSXSAVE;
+        let has_apic = self.profile.generation >= Generation::V8_0;
+        let (x2apic, apic) = if has_apic { (ECX1_X2APIC, EDX1_APIC) } else { (0, 0) };
+        let hidden = ECX1_HIDDEN & !x2apic | ECX1_OSXSAVE;
+        let ecx = (host.ecx | ECX1_HYPERVISOR) & !hidden;
         Leaf {
             eax: host.eax,
             ebx: host.ebx & 0xffff | u32::from(self.profile.vcpu) << 24,
             ecx: if state.osxsave { ecx | ECX1_OSXSAVE } else { ecx },
-            edx: host.edx & !hidden_in_edx,
+            edx: host.edx & !(EDX1_HIDDEN & !apic),
         }
     }
 
