@@ -6,6 +6,7 @@
 //! behaviour with its source in the doc comment.
 
 pub mod acpi;
+pub mod apic;
 pub mod bus;
 pub mod clock;
 pub mod cpuid;

@@ -1,0 +1,336 @@
+//! The interrupt controllers of a machine of 8.0 together: the two 8259s, the IOAPIC and the LAPICs.
+//!
+//! How vmd joins them (`vcpu_assert_irq`, `intr_pending`, `intr_ack` in x86_vm.c, `pci_msi_deliver` in pci.c, September
+//! 2026):
+//!
+//! - Every line goes to the 8259s and to the IOAPIC's pin of the same number. Which of them delivers is up to their
+//!   masks; a guest that unmasks both gets both.
+//! - The LAPIC is asked first, then the 8259s, if LINT0 lets them through or the LAPIC is off.
+//! - An MSI is a fixed, edge-triggered interrupt for the vCPU whose number is in the address. With a logical
+//!   destination, another delivery mode or another address it comes to nothing.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    bus::{PortAccess, PortDevice},
+    clock::{Clock, HostTicks, Timed},
+    i8259::Pic,
+    i82093aa::{self, Ioapic},
+    irq::InterruptController,
+    lapic::{self, GeneralProtection, Lapics, Outcome, Startup},
+    mmio::{MmioAccess, MmioRefused},
+};
+
+const MSI_ADDRESS: u64 = 0xfee0_0000;
+const MSI_ADDRESS_MASK: u64 = 0xffff_ffff_fff0_0000;
+const MSI_LOGICAL: u64 = 1 << 2;
+const MSI_DELIVERY_MODE: u32 = 7 << 8;
+
+/// All controllers, without a lock.
+#[derive(Debug)]
+struct Controllers {
+    pic: Pic,
+    ioapic: Ioapic,
+    lapics: Lapics,
+}
+
+impl Controllers {
+    fn set_line(&mut self, irq: u8, asserted: bool) {
+        if asserted {
+            self.pic.assert_irq(irq);
+        } else {
+            self.pic.deassert_irq(irq);
+        }
+        self.ioapic.set_pin(irq, asserted, &mut self.lapics);
+    }
+
+    fn pending(&self, vcpu: u8) -> bool {
+        self.lapics.is_pending(vcpu) || self.pic.pending() && self.lapics.passes_extint(vcpu)
+    }
+
+    fn acknowledge(&mut self, vcpu: u8) -> Option<u8> {
+        match self.lapics.acknowledge(vcpu) {
+            None if self.lapics.passes_extint(vcpu) => self.pic.acknowledge(),
+            vector => vector,
+        }
+    }
+
+    fn finish(&mut self, outcome: Outcome) -> Vec<(u8, Startup)> {
+        if let Some(vector) = outcome.end_of_interrupt {
+            self.ioapic.end_of_interrupt(vector, &mut self.lapics);
+        }
+        outcome.startup
+    }
+}
+
+/// Tells a vCPU that there is something to deliver, from whichever thread caused it.
+pub type Wake = Box<dyn Fn(u8) + Send + Sync>;
+
+/// The controllers, shared between the vCPUs' threads and the devices'.
+pub struct SharedApic {
+    controllers: Mutex<Controllers>,
+    clock: Arc<dyn Clock>,
+    ticks: HostTicks,
+    wake: Wake,
+}
+
+impl SharedApic {
+    /// The controllers of a machine with `vcpus` vCPUs that was just switched on. `wake` is called, with nothing
+    /// locked, for each vCPU that has an interrupt to take after a line was raised, a message was sent or a timer
+    /// expired: it has to bring that vCPU to look at [`SharedApic::pending`].
+    pub fn new(vcpus: u8, clock: Arc<dyn Clock>, ticks: HostTicks, wake: Wake) -> Self {
+        let controllers = Controllers {
+            pic: Pic::new(),
+            ioapic: Ioapic::new(vcpus),
+            lapics: Lapics::new(vcpus, Arc::clone(&clock), ticks),
+        };
+        Self { controllers: Mutex::new(controllers), clock, ticks, wake }
+    }
+
+    /// Whether there is an interrupt for `vcpu`.
+    pub fn pending(&self, vcpu: u8) -> bool {
+        self.with(|all| all.pending(vcpu))
+    }
+
+    /// Takes the interrupt to deliver to `vcpu` and gives its vector; `None` when nothing is pending.
+    pub fn acknowledge(&self, vcpu: u8) -> Option<u8> {
+        self.with(|all| all.acknowledge(vcpu))
+    }
+
+    /// Handles an access to a port of the 8259s (see [`crate::i8259`]).
+    pub fn access(&self, access: &mut PortAccess) {
+        self.with(|all| all.pic.access(access));
+    }
+
+    /// Handles an access of `vcpu`'s in the IOAPIC's window or the LAPICs' page; `None` if the address is in neither.
+    /// What other vCPUs have to do comes back.
+    pub fn mmio(&self, vcpu: u8, access: &mut MmioAccess) -> Option<Result<Vec<(u8, Startup)>, MmioRefused>> {
+        let within = |base: u64, size: u64| access.address.wrapping_sub(base) < size;
+        if within(lapic::BASE, lapic::SIZE) {
+            return Some(self.with_wake(|all| {
+                let outcome = all.lapics.mmio(vcpu, access)?;
+                Ok(all.finish(outcome))
+            }));
+        }
+        within(i82093aa::BASE, i82093aa::SIZE).then(|| {
+            self.with_wake(|all| all.ioapic.mmio(access, &mut all.lapics));
+            Ok(Vec::new())
+        })
+    }
+
+    /// RDMSR of [`lapic::MSR_APICBASE`] or one of [`lapic::X2APIC_MSRS`].
+    pub fn read_msr(&self, vcpu: u8, msr: u32) -> Result<u64, GeneralProtection> {
+        self.with(|all| all.lapics.read_msr(vcpu, msr))
+    }
+
+    /// WRMSR of [`lapic::MSR_APICBASE`] or one of [`lapic::X2APIC_MSRS`]. What other vCPUs have to do comes back.
+    pub fn write_msr(&self, vcpu: u8, msr: u32, value: u64) -> Result<Vec<(u8, Startup)>, GeneralProtection> {
+        self.with_wake(|all| {
+            let outcome = all.lapics.write_msr(vcpu, msr, value)?;
+            Ok(all.finish(outcome))
+        })
+    }
+
+    /// The guest's CR8, which is the task priority.
+    pub fn cr8(&self, vcpu: u8) -> u8 {
+        self.with(|all| all.lapics.cr8(vcpu))
+    }
+
+    /// The guest has set CR8.
+    pub fn set_cr8(&self, vcpu: u8, value: u8) {
+        self.with(|all| all.lapics.set_cr8(vcpu, value));
+    }
+
+    /// A device has written `data` to `address`: an MSI or MSI-X message.
+    pub fn message(&self, address: u64, data: u32) {
+        if address & MSI_ADDRESS_MASK != MSI_ADDRESS
+            || address & MSI_LOGICAL != 0
+            || data & MSI_DELIVERY_MODE != 0
+        {
+            tracing::debug!("an MSI that vmd drops: {data:#x} to {address:#x}");
+            return;
+        }
+        self.with_wake(|all| all.lapics.request((address >> 12) as u8, data as u8, false));
+    }
+
+    /// Puts all controllers into the state of a machine that was just switched on.
+    pub fn reset(&self) {
+        self.with(|all| {
+            let vcpus = all.lapics.count();
+            *all = Controllers {
+                pic: Pic::new(),
+                ioapic: Ioapic::new(vcpus),
+                lapics: Lapics::new(vcpus, Arc::clone(&self.clock), self.ticks),
+            };
+        });
+    }
+
+    /// When [`SharedApic::expire`] wants to be called, on the clock's monotonic time.
+    pub fn deadline(&self) -> Option<u64> {
+        self.with(|all| all.lapics.deadline())
+    }
+
+    /// Looks at the LAPICs' timers.
+    pub fn expire(&self) {
+        self.with_wake(|all| all.lapics.expire());
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Controllers) -> T) -> T {
+        // Every operation leaves the controllers whole, so a panic elsewhere while they were locked does no harm.
+        f(&mut self.controllers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// [`SharedApic::with`], and then wakes who has something to take.
+    fn with_wake<T>(&self, f: impl FnOnce(&mut Controllers) -> T) -> T {
+        let (result, woken) = self.with(|all| {
+            let result = f(all);
+            let woken =
+                (0..all.lapics.count()).filter(|vcpu| all.pending(*vcpu)).fold(0u64, |m, v| m | 1 << v);
+            (result, woken)
+        });
+        for vcpu in (0..64).filter(|vcpu| woken >> vcpu & 1 != 0) {
+            (self.wake)(vcpu);
+        }
+        result
+    }
+}
+
+impl InterruptController for SharedApic {
+    fn assert_irq(&self, irq: u8) {
+        self.with_wake(|all| all.set_line(irq, true));
+    }
+
+    fn deassert_irq(&self, irq: u8) {
+        self.with(|all| all.set_line(irq, false));
+    }
+
+    fn set_level_triggered(&self, irq: u8, level: bool) {
+        self.with(|all| all.pic.set_level_triggered(irq, level));
+    }
+}
+
+impl fmt::Debug for SharedApic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedApic").field("controllers", &self.controllers).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::{bus::Width, clock::ManualClock};
+
+    struct Machine {
+        apic: SharedApic,
+        wakes: Arc<AtomicU32>,
+    }
+
+    /// A machine whose 8259s deliver from vector 0x20 on.
+    fn machine() -> Machine {
+        let wakes = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&wakes);
+        let wake = Box::new(move |vcpu: u8| {
+            assert_eq!(vcpu, 0);
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let apic = SharedApic::new(1, Arc::new(ManualClock::default()), HostTicks::default(), wake);
+        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1)] {
+            apic.access(&mut PortAccess::output(port, Width::Byte, value));
+        }
+        Machine { apic, wakes }
+    }
+
+    fn set(apic: &SharedApic, address: u64, value: u32) {
+        apic.mmio(0, &mut MmioAccess::write(address, 4, value.into())).unwrap().unwrap();
+    }
+
+    fn redirect(apic: &SharedApic, pin: u32, low: u32) {
+        set(apic, i82093aa::BASE, 0x10 + 2 * pin);
+        set(apic, i82093aa::BASE + 0x10, low);
+    }
+
+    const SVR: u64 = lapic::BASE + 0xf0;
+    const EOI: u64 = lapic::BASE + 0xb0;
+    const LINT0: u64 = lapic::BASE + 0x350;
+
+    #[test]
+    fn the_8259s_are_wired_to_the_processor_until_the_lapic_is_on() {
+        let Machine { apic, wakes } = machine();
+        apic.assert_irq(4);
+        assert_eq!(wakes.load(Ordering::Relaxed), 1);
+        assert_eq!(apic.acknowledge(0), Some(0x24));
+        set(&apic, SVR, 0x1ff);
+        apic.assert_irq(4);
+        assert!(!apic.pending(0), "LINT0 is masked");
+        assert_eq!(wakes.load(Ordering::Relaxed), 1);
+        set(&apic, LINT0, 0x700);
+        assert!(apic.pending(0));
+        assert_eq!(wakes.load(Ordering::Relaxed), 2);
+        assert_eq!(apic.acknowledge(0), Some(0x24));
+    }
+
+    #[test]
+    fn a_line_reaches_both_controllers_and_the_lapic_goes_first() {
+        let Machine { apic, .. } = machine();
+        set(&apic, SVR, 0x1ff);
+        set(&apic, LINT0, 0x700);
+        redirect(&apic, 4, 0x51);
+        apic.assert_irq(4);
+        assert_eq!(apic.acknowledge(0), Some(0x51));
+        assert_eq!(apic.acknowledge(0), Some(0x24));
+        assert_eq!(apic.acknowledge(0), None);
+    }
+
+    #[test]
+    fn the_end_of_a_level_interrupt_brings_it_back_while_the_line_is_up() {
+        let Machine { apic, wakes } = machine();
+        set(&apic, SVR, 0x1ff);
+        redirect(&apic, 9, 1 << 15 | 0x61);
+        apic.assert_irq(9);
+        assert_eq!(apic.acknowledge(0), Some(0x61));
+        let before = wakes.load(Ordering::Relaxed);
+        set(&apic, EOI, 0);
+        assert_eq!(wakes.load(Ordering::Relaxed), before + 1);
+        assert_eq!(apic.acknowledge(0), Some(0x61));
+        apic.deassert_irq(9);
+        set(&apic, EOI, 0);
+        assert_eq!(apic.acknowledge(0), None);
+    }
+
+    #[test]
+    fn messages_are_fixed_and_physical_or_dropped() {
+        let Machine { apic, .. } = machine();
+        set(&apic, SVR, 0x1ff);
+        for (address, data) in [
+            (0xfee0_0004, 0x41),
+            (0xfee0_1000, 0x41),
+            (0xfec0_0000, 0x41),
+            (0x1_fee0_0000, 0x41),
+            (0xfee0_0000, 0x141),
+            (0xfee0_0000, 0x1f),
+        ] {
+            apic.message(address, data);
+            assert!(!apic.pending(0), "{address:#x} {data:#x}");
+        }
+        apic.message(0xfee0_0000, 0x4041);
+        assert_eq!(apic.acknowledge(0), Some(0x41));
+    }
+
+    #[test]
+    fn a_reset_forgets_everything() {
+        let Machine { apic, .. } = machine();
+        set(&apic, SVR, 0x1ff);
+        apic.message(0xfee0_0000, 0x41);
+        apic.reset();
+        assert!(!apic.pending(0));
+        let mut access = MmioAccess::read(SVR, 4);
+        apic.mmio(0, &mut access).unwrap().unwrap();
+        assert_eq!(access.value(), 0);
+        assert!(apic.mmio(0, &mut MmioAccess::read(0xfed0_0000, 4)).is_none());
+    }
+}
