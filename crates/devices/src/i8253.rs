@@ -1,4 +1,4 @@
-//! The 8253 timer and port 0x61, as vmd(8) has them (i8253.c, the same from 7.2 to 7.9).
+//! The 8253 timer and port 0x61, as vmd(8) has them (i8253.c, the same from 7.2 to 7.9; 8.0 repaired some of it).
 //!
 //! vmd counts nothing: a channel has the time at which it was started, and its count is worked out when it is latched.
 //! What a guest notices:
@@ -13,8 +13,13 @@
 //!   late by ([`HostTicks`]); all modes but 0 are periodic.
 //! - Every channel raises IRQ 0, channel 2 as well.
 //! - There is no gate: writes to port 0x61 are ignored.
+//!
+//! From 8.0 on ([`Pit::for_generation`]) the first byte of a count replaces the input latch, the control word begins
+//! with the first byte again and so does the latch command for reading, and only channel 0 raises IRQ 0, as a pulse.
 
 use std::sync::Arc;
+
+use vmd::Generation;
 
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
@@ -106,12 +111,14 @@ impl Channel {
     }
 
     /// Takes a byte of a count; tells whether it was the second one.
-    const fn write(&mut self, byte: u8) -> bool {
+    const fn write(&mut self, byte: u8, repaired: bool) -> bool {
         let done = self.second_write;
         self.second_write = !done;
         if done {
             self.input_latch |= (byte as u16) << 8;
             self.start = if self.input_latch == 0 { 0xffff } else { self.input_latch };
+        } else if repaired {
+            self.input_latch = byte as u16;
         } else {
             self.input_latch |= byte as u16;
         }
@@ -133,6 +140,8 @@ impl Channel {
 
 /// The timer with its three channels.
 pub struct Pit {
+    /// As from 8.0 on.
+    repaired: bool,
     channels: [Channel; 3],
     clock: Arc<dyn Clock>,
     ticks: HostTicks,
@@ -144,7 +153,13 @@ impl Pit {
     pub fn new(clock: Arc<dyn Clock>, ticks: HostTicks, line: IrqLine) -> Self {
         // Only channel 0 gets its start time; the other two count from the host's boot until they are programmed.
         let channels = [Channel::new(clock.monotonic()), Channel::new(0), Channel::new(0)];
-        Self { channels, clock, ticks, line }
+        Self { repaired: false, channels, clock, ticks, line }
+    }
+
+    /// The same timer as `generation` has it; without this it is that of 7.2 to 7.9.
+    #[must_use]
+    pub fn for_generation(self, generation: Generation) -> Self {
+        Self { repaired: generation >= Generation::V8_0, ..self }
     }
 
     /// Stops the timers while the VM is paused (`vmctl pause`).
@@ -171,7 +186,9 @@ impl Pit {
         };
         if value & 0x30 == 0 {
             channel.output_latch = channel.count(now);
+            channel.second_read &= !self.repaired;
         } else {
+            channel.second_write &= !self.repaired;
             // Access modes other than "both bytes" are treated as that one.
             channel.mode = value >> 1 & 7;
         }
@@ -218,7 +235,7 @@ impl PortDevice for Pit {
                 match direction {
                     Direction::In => access.answer(channel.read().into()),
                     Direction::Out => {
-                        if channel.write(value) {
+                        if channel.write(value, self.repaired) {
                             channel.start(self.clock.monotonic(), self.ticks);
                         }
                     }
@@ -236,11 +253,16 @@ impl Timed for Pit {
 
     fn expire(&mut self) {
         let now = self.clock.monotonic();
-        for channel in &mut self.channels {
+        for (n, channel) in self.channels.iter_mut().enumerate() {
             if channel.deadline.is_none_or(|deadline| deadline > now) {
                 continue;
             }
-            self.line.assert();
+            if !self.repaired {
+                self.line.assert();
+            } else if n == 0 {
+                self.line.assert();
+                self.line.deassert();
+            }
             if channel.mode == TERMINAL_COUNT {
                 channel.deadline = None;
                 channel.phase = Phase::Expired;
@@ -509,5 +531,34 @@ mod tests {
                 prop_assert!(pit.deadline().is_none_or(|at| at > clock.monotonic()));
             }
         }
+    }
+
+    #[test]
+    fn from_8_0_on_a_count_replaces_the_one_before_and_only_channel_0_pulses_the_line() {
+        let (pit, clock, lines) = pit();
+        let mut pit = pit.for_generation(Generation::V8_0);
+        outb(&mut pit, 0x43, 0x30);
+        for count in [0x0f0f_u16, 0x1000] {
+            for byte in count.to_le_bytes() {
+                outb(&mut pit, 0x40, byte);
+            }
+        }
+        outb(&mut pit, 0x43, 0x00);
+        assert_eq!([inb(&mut pit, 0x40), inb(&mut pit, 0x40)], [0x00, 0x10], "not 0x1f0f");
+        // Half a count, then a control word: the next byte is a first one again. A latch command after one byte was
+        // read begins with the first byte too.
+        outb(&mut pit, 0x42, 0xaa);
+        outb(&mut pit, 0x43, 0xb0);
+        for byte in [0x34, 0x12] {
+            outb(&mut pit, 0x42, byte);
+        }
+        for _ in 0..2 {
+            outb(&mut pit, 0x43, 0x80);
+            assert_eq!(inb(&mut pit, 0x42), 0x34);
+        }
+        clock.advance(1_000_000_000);
+        pit.expire();
+        assert_eq!(lines.take(), [(0, true), (0, false)], "nothing from channel 2");
+        assert_eq!(inb(&mut pit, PORT_B), 0x20, "which has expired, too");
     }
 }

@@ -1,4 +1,5 @@
-//! The real-time clock and CMOS memory, as vmd(8) has them (mc146818.c, the same from 7.2 to 7.9).
+//! The real-time clock and CMOS memory, as vmd(8) has them (mc146818.c, the same from 7.2 to 7.9; 8.0 repaired the
+//! periodic interrupt).
 //!
 //! - The time is always BCD, 24 hours, UTC, and is written into the registers once a second by a timer of the host;
 //!   register B's other formats are taken and ignored, as is its bit that stops updates.
@@ -7,10 +8,14 @@
 //!   Once started it goes on, with PIE cleared and with register C unread
 //!   (`tests/golden/pit_rtc/experiment-channel1-and-rtc.txt`).
 //! - Register C only ever shows PF.
+//!
+//! From 8.0 on ([`Rtc::for_generation`]) the periodic interrupt follows PIE and the rate as they change, shows as PF
+//! and IRQF, stays off with rate 0, and reading register C lowers the line.
 
 use std::sync::Arc;
 
 use time::OffsetDateTime;
+use vmd::Generation;
 
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
@@ -38,6 +43,8 @@ const CENTURY: u8 = 0x32;
 const REG_B_24_HOURS: u8 = 0x02;
 const REG_B_PIE: u8 = 0x40;
 const REG_C_PF: u8 = 0x40;
+const REG_C_IRQF: u8 = 0x80;
+const RATE: u8 = 0x0f;
 const REG_D_VALID: u8 = 0x80;
 
 const SIZE: usize = 0x60;
@@ -47,6 +54,8 @@ pub type OnClockJump = Box<dyn FnMut() + Send>;
 
 /// The clock and its memory.
 pub struct Rtc {
+    /// As from 8.0 on.
+    repaired: bool,
     registers: [u8; SIZE],
     index: u8,
     /// The time that the registers show, in seconds since 1970.
@@ -76,6 +85,7 @@ impl Rtc {
             registers[usize::from(index)] = value;
         }
         let mut rtc = Self {
+            repaired: false,
             registers,
             index: 0,
             seconds: 0,
@@ -90,6 +100,12 @@ impl Rtc {
         rtc.update();
         rtc.schedule_update();
         rtc
+    }
+
+    /// The same clock as `generation` has it; without this it is that of 7.2 to 7.9.
+    #[must_use]
+    pub fn for_generation(self, generation: Generation) -> Self {
+        Self { repaired: generation >= Generation::V8_0, ..self }
     }
 
     /// Stops the timers while the VM is paused (`vmctl pause`).
@@ -133,12 +149,18 @@ impl Rtc {
 
     /// Starts the periodic interrupt at register A's rate if PIE is set (`rtc_reschedule_per`).
     fn schedule_periodic(&mut self) {
-        if self.registers[usize::from(REG_B)] & REG_B_PIE == 0 {
-            return;
+        let off = self.registers[usize::from(REG_B)] & REG_B_PIE == 0;
+        if self.repaired && (off || self.registers[usize::from(REG_A)] & RATE == 0) {
+            self.periodic_at = None;
+        } else if !off {
+            self.start_periodic();
         }
+    }
+
+    fn start_periodic(&mut self) {
         // 32768 Hz halved by each step from 1 on: steps 1 and 2 are not 256 and 128 Hz as on the chip with a 32 kHz
         // crystal. Step 0, "none", makes vmd divide by zero and fire without end; here it fires with the host's ticks.
-        let step = self.registers[usize::from(REG_A)] & 0x0f;
+        let step = self.registers[usize::from(REG_A)] & RATE;
         let micros = step.checked_sub(1).map_or(0, |shift| 1_000_000 / (32768_u64 >> shift));
         let period = micros * 1000;
         self.period = Some(period);
@@ -149,11 +171,18 @@ impl Rtc {
         match self.index {
             // Setting the clock works until the next update.
             0x00..=0x09 | 0x0e..=0x40 => self.registers[usize::from(self.index)] = value,
-            // vmd means to set the new rate here but compares the register with itself.
-            REG_A => self.registers[usize::from(REG_A)] = value,
+            // Up to 7.9 vmd means to set the new rate here but compares the register with itself.
+            REG_A => {
+                let before = std::mem::replace(&mut self.registers[usize::from(REG_A)], value);
+                if self.repaired && (before ^ value) & RATE != 0 {
+                    self.schedule_periodic();
+                }
+            }
             REG_B => {
-                self.registers[usize::from(REG_B)] = value;
-                self.schedule_periodic();
+                let before = std::mem::replace(&mut self.registers[usize::from(REG_B)], value);
+                if !self.repaired || (before ^ value) & REG_B_PIE != 0 {
+                    self.schedule_periodic();
+                }
             }
             // C, D and what lies above 0x40, memory sizes over 4 GiB among it, cannot be written.
             _ => {}
@@ -164,7 +193,10 @@ impl Rtc {
         let register = &mut self.registers[usize::from(self.index)];
         let value = *register;
         if self.index == REG_C {
-            *register &= !REG_C_PF;
+            *register &= !(REG_C_PF | REG_C_IRQF);
+            if self.repaired {
+                self.line.deassert();
+            }
         }
         value
     }
@@ -204,7 +236,8 @@ impl Timed for Rtc {
         if let (Some(at), Some(period)) = (self.periodic_at, self.period)
             && at <= now
         {
-            self.registers[usize::from(REG_C)] |= REG_C_PF;
+            self.registers[usize::from(REG_C)] |=
+                if self.repaired { REG_C_PF | REG_C_IRQF } else { REG_C_PF };
             self.line.assert();
             self.periodic_at = Some(self.ticks.fires_at(now, period));
         }
@@ -269,6 +302,28 @@ mod tests {
             self.clock.advance(end - self.clock.monotonic());
             self.lines.take().len()
         }
+    }
+
+    #[test]
+    fn from_8_0_on_the_periodic_interrupt_does_as_it_is_told() {
+        let mut m = Machine::new();
+        m.rtc = m.rtc.for_generation(Generation::V8_0);
+        m.write(REG_A, 0x26);
+        m.write(REG_B, 0x02);
+        assert_eq!(m.run(1), 0);
+        m.write(REG_B, 0x42);
+        assert_eq!(m.run(2), 100, "1024 Hz on a 100 Hz host");
+        assert_eq!(m.read(REG_C), REG_C_PF | REG_C_IRQF);
+        assert_eq!(m.lines.take(), [(IRQ, false)]);
+        assert_eq!(m.read(REG_C), 0);
+        m.lines.take();
+        m.write(REG_A, 0x2f);
+        assert_eq!(m.run(10), 19, "2 Hz at once");
+        m.write(REG_A, 0x20);
+        assert_eq!(m.run(10), 0, "rate 0 is none");
+        m.write(REG_A, 0x2f);
+        m.write(REG_B, 0x02);
+        assert_eq!(m.run(10), 0, "PIE is clear");
     }
 
     /// `tests/golden/pit_rtc/k73.pittest.txt`, all registers but A and B, which Linux had set.

@@ -3,6 +3,8 @@
 
 use vmd::Generation;
 
+use crate::acpi;
+
 /// End of the DOS area: 640 KiB (`LOWMEM_KB`).
 pub const LOW_MEMORY_END: u64 = 640 * KIB;
 /// Start of the hole for memory-mapped BARs.
@@ -89,13 +91,24 @@ impl MemoryMap {
         add(0, LOW_MEMORY_END, Kind::Ram);
         add(LOW_MEMORY_END, MIB, Kind::Reserved);
         let rest = size - MIB;
+        // From 8.0 on the ACPI tables lie between RAM and the hole, in memory of their own.
+        let has_acpi = generation >= Generation::V8_0;
         if rest <= firmware_size {
-            // A VM this small loses what it has above 1 MiB, and its firmware starts one byte early.
-            add(firmware - 1, FOUR_GIB - 1, Kind::Reserved);
+            // A VM this small loses what it has above 1 MiB, and up to 7.9 its firmware starts one byte early.
+            if has_acpi {
+                add(acpi::AREA, MMIO_START, Kind::Reserved);
+                add(firmware, FOUR_GIB, Kind::Reserved);
+            } else {
+                add(firmware - 1, FOUR_GIB - 1, Kind::Reserved);
+            }
             return Ok(Self { ranges });
         }
-        let below_mmio = rest.min(MMIO_START - MIB);
+        let ram_end = if has_acpi { acpi::AREA } else { MMIO_START };
+        let below_mmio = rest.min(ram_end - MIB);
         add(MIB, MIB + below_mmio, Kind::Ram);
+        if has_acpi {
+            add(acpi::AREA, MMIO_START, Kind::Reserved);
+        }
         add(MMIO_START, firmware, Kind::Mmio);
         add(firmware, FOUR_GIB, Kind::Reserved);
         if rest > below_mmio {
@@ -199,6 +212,18 @@ mod tests {
     }
 
     #[test]
+    fn from_8_0_on_the_acpi_tables_end_where_the_hole_begins() {
+        for (size, ram_end) in [(512 * MIB, 512 * MIB), (8 << 30, acpi::AREA)] {
+            let map = MemoryMap::new(Generation::V8_0, size).unwrap();
+            assert_eq!(ram(&map)[1], (MIB, ram_end));
+            assert_eq!(map.ranges()[3], Range { start: acpi::AREA, size: 0x1_0000, kind: Kind::Reserved });
+            assert_eq!(map.ranges()[4].start, MMIO_START);
+        }
+        let tiny = MemoryMap::new(Generation::V8_0, 5 * MIB).unwrap();
+        assert_eq!(tiny.ranges()[3], Range { start: 0xffc0_0000, size: 4 * MIB, kind: Kind::Reserved });
+    }
+
+    #[test]
     fn a_tiny_vm_loses_what_it_has_above_1_mib() {
         let map = map(5 * MIB);
         assert_eq!(ram(&map), [(0, 0xa_0000)]);
@@ -213,7 +238,8 @@ mod tests {
                 let map = MemoryMap::new(generation, size).unwrap();
                 assert!(map.ranges().windows(2).all(|pair| pair[0].end() <= pair[1].start));
                 let backed: u64 = map.ranges().iter().filter(|r| r.is_backed()).map(|r| r.size).sum();
-                assert_eq!(backed, size + firmware_room(generation));
+                let tables = if generation == Generation::V8_0 { acpi::AREA_SIZE } else { 0 };
+                assert_eq!(backed, size + firmware_room(generation) + tables);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! COM1, as vmd(8) has it (ns8250.c, the same from 7.2 to 7.9).
+//! COM1, as vmd(8) has it (ns8250.c, the same from 7.2 to 7.9; 8.0 repaired the interrupts).
 //!
 //! It is nearer to an 8250 than to anything later: no FIFO and no scratch register. The `vm-superio` crate's serial
 //! port has neither its interrupt rules nor its pauses, hence this model. What a guest notices:
@@ -11,8 +11,15 @@
 //!   characters as the line would carry in that time: 140 at 115,200 baud. Without it, output is as fast as the guest.
 //! - The modem status register has the line status' bits in its lower half.
 //! - IRQ 4 is raised and never lowered.
+//!
+//! From 8.0 on ([`Uart::for_generation`]) register IIR is worked out anew after every change: a received character
+//! goes before the transmitter, each only if IER has it, and "nothing pending" from power-on. Turning the transmit
+//! interrupt on raises it. The line is lowered when a read of IIR or of the data register, or a write of IER, leaves
+//! nothing pending.
 
 use std::{collections::VecDeque, fmt, io, sync::Arc};
+
+use vmd::Generation;
 
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
@@ -64,6 +71,10 @@ pub enum Input {
 
 /// The serial port.
 pub struct Uart {
+    /// As from 8.0 on.
+    repaired: bool,
+    /// From 8.0 on: the transmitter has something to say.
+    transmitted: bool,
     lcr: u8,
     ier: u8,
     iir: u8,
@@ -93,6 +104,8 @@ impl Uart {
         output: Box<dyn io::Write + Send>,
     ) -> Self {
         Self {
+            repaired: false,
+            transmitted: false,
             lcr: 0,
             ier: 0,
             iir: 0,
@@ -110,6 +123,13 @@ impl Uart {
             ticks,
             line,
         }
+    }
+
+    /// The same port as `generation` has it at power-on; without this it is that of 7.2 to 7.9.
+    #[must_use]
+    pub fn for_generation(self, generation: Generation) -> Self {
+        let repaired = generation >= Generation::V8_0;
+        Self { repaired, iir: if repaired { IIR_NOTHING_PENDING } else { 0 }, ..self }
     }
 
     /// How many more [`Input`]s there is room for.
@@ -162,11 +182,42 @@ impl Uart {
         self.raise_if_pending();
     }
 
+    /// What IIR says from 8.0 on (`ns8250_update_iir`).
+    const fn work_out_iir(&mut self) {
+        self.iir = if self.ier & IER_RECEIVE != 0 && self.lsr & LSR_RECEIVED != 0 {
+            IIR_RECEIVE
+        } else if self.ier & IER_TRANSMIT != 0 && self.transmitted {
+            IIR_TRANSMIT
+        } else {
+            IIR_NOTHING_PENDING
+        };
+    }
+
+    fn lower_if_nothing_pending(&self) {
+        if self.repaired && self.iir & IIR_NOTHING_PENDING != 0 {
+            self.line.deassert();
+        }
+    }
+
     const fn set_pending(&mut self, what: u8) {
+        if self.repaired {
+            if what == IIR_TRANSMIT {
+                self.transmitted = self.ier & IER_TRANSMIT != 0;
+            }
+            self.work_out_iir();
+            return;
+        }
         self.iir = (self.iir | what) & !IIR_NOTHING_PENDING;
     }
 
     const fn clear_pending(&mut self, what: u8) {
+        if self.repaired {
+            if what == IIR_TRANSMIT && self.iir == IIR_TRANSMIT {
+                self.transmitted = false;
+            }
+            self.work_out_iir();
+            return;
+        }
         self.iir &= !what;
         if self.iir == 0 {
             self.iir = IIR_NOTHING_PENDING;
@@ -191,6 +242,10 @@ impl Uart {
         if self.ier & IER_TRANSMIT != 0 {
             if self.burst > 0 && self.sent.is_multiple_of(self.burst) {
                 self.stop_output();
+                if self.repaired {
+                    self.transmitted = false;
+                    self.work_out_iir();
+                }
             } else {
                 self.set_pending(IIR_TRANSMIT);
             }
@@ -206,6 +261,7 @@ impl Uart {
         }
         self.clear_pending(IIR_RECEIVE);
         self.raise_if_pending();
+        self.lower_if_nothing_pending();
         data
     }
 
@@ -216,7 +272,12 @@ impl Uart {
             IER if self.divisor_latched() => self.divisor[1] = value,
             IER => {
                 self.ier = value;
-                if value & IER_TRANSMIT != 0 {
+                if self.repaired {
+                    self.transmitted = value & IER_TRANSMIT != 0;
+                    self.work_out_iir();
+                    self.raise_if_pending();
+                    self.lower_if_nothing_pending();
+                } else if value & IER_TRANSMIT != 0 {
                     // "Nothing pending" stays set beside it.
                     self.iir |= IIR_TRANSMIT;
                 }
@@ -247,6 +308,7 @@ impl Uart {
             IIR => {
                 let iir = self.iir;
                 self.clear_pending(IIR_TRANSMIT);
+                self.lower_if_nothing_pending();
                 iir
             }
             LCR => self.lcr,
@@ -289,7 +351,7 @@ impl Timed for Uart {
         if self.resume_at.is_some_and(|at| at <= self.clock.monotonic()) {
             self.resume_at = None;
             self.set_pending(IIR_TRANSMIT);
-            self.line.assert();
+            self.raise_if_pending();
         }
         self.receive();
     }
@@ -383,6 +445,49 @@ mod tests {
                 }
             }
             panic!("no pause");
+        }
+    }
+
+    #[test]
+    fn from_8_0_on_interrupts_follow_ier_and_the_line_is_lowered() {
+        let mut m = Machine::new();
+        m.uart = m.uart.for_generation(Generation::V8_0);
+        assert_eq!(m.read(IIR), 0x01, "nothing pending from the start");
+        m.write(DATA, b'x');
+        m.type_(b"a");
+        m.lines.take();
+        m.write(IER, IER_TRANSMIT);
+        assert_eq!(m.lines.take(), [(IRQ, true)], "turning it on is enough");
+        assert_eq!(m.read(IIR), IIR_TRANSMIT);
+        assert_eq!(m.lines.take(), [(IRQ, false)]);
+        m.write(IER, IER_TRANSMIT | IER_RECEIVE);
+        assert_eq!(m.read(IIR), IIR_RECEIVE, "the character that came before goes first");
+        assert_eq!(m.lines.take(), [(IRQ, true)]);
+        assert_eq!(m.read(DATA), b'a');
+        assert_eq!(m.lines.take(), [(IRQ, true)], "the transmitter's turn");
+        assert_eq!(m.read(IIR), IIR_TRANSMIT);
+        assert_eq!(m.read(IIR), 0x01);
+        m.write(IER, 0);
+        assert!(m.lines.take().iter().all(|(_, up)| !up));
+    }
+
+    #[test]
+    fn from_8_0_on_a_pause_ends_with_an_interrupt_only_if_it_is_wanted() {
+        for wanted in [true, false] {
+            let mut m = Machine::new();
+            m.uart = m.uart.for_generation(Generation::V8_0);
+            m.write(IER, IER_TRANSMIT);
+            for _ in 0..140 {
+                m.write(DATA, b'x');
+            }
+            assert_eq!(m.read(IIR), 0x01, "paused");
+            if !wanted {
+                m.write(IER, 0);
+            }
+            m.lines.take();
+            m.clock.advance(20 * MS);
+            m.uart.expire();
+            assert_eq!(m.lines.take(), if wanted { vec![(IRQ, true)] } else { vec![] });
         }
     }
 
