@@ -105,6 +105,11 @@ const ECX7_PKU: u32 = 1 << 3;
 const EDX7_SHOWN: u32 = bits(&[10, 20]);
 /// Leaf 4 EAX: all but the numbers of threads and cores.
 const EAX4_SHOWN: u32 = 0x3ff;
+/// vCPUs of a guest of 8.0: this machine has one.
+const VCPUS: u32 = 1;
+const LEAF_TOPOLOGY: u32 = 0x0b;
+const LEAF_TOPOLOGY_V2: u32 = 0x1f;
+const LEAF_TOPOLOGY_AMD: u32 = 0x8000_001e;
 /// Leaf 0x80000001 ECX, taken away: SVM, MONITORX.
 const ECX8_1_HIDDEN: u32 = bits(&[2, 29]);
 /// Leaf 0x80000001 EDX, taken away: RDTSCP.
@@ -143,6 +148,11 @@ const fn bits(numbers: &[u32]) -> u32 {
     value
 }
 
+/// A cache's EAX from 8.0 on: without the host's topology; its type is 0 after the last one, and then all of it is.
+const fn cache(eax: u32) -> u32 {
+    if eax.is_multiple_of(0x20) { 0 } else { eax & EAX4_SHOWN | (VCPUS - 1) << 26 }
+}
+
 /// CPUID of a host, by leaf and sub-leaf.
 pub type HostCpuid<'a> = &'a dyn Fn(u32, u32) -> Leaf;
 
@@ -172,8 +182,14 @@ impl<'a> GuestCpuid<'a> {
         match leaf {
             0x00 => Leaf { eax: level, ..host },
             0x01 => self.features(host, state),
-            0x02 | 0x16 | 0x8000_0002..=0x8000_0006 | LEAF_CACHE_AMD | EXTENDED_MAX => host,
+            LEAF_CACHE | LEAF_CACHE_AMD if self.has_topology() => Leaf { eax: cache(host.eax), ..host },
             LEAF_CACHE => Leaf { eax: host.eax & EAX4_SHOWN, ..host },
+            0x02 | 0x16 | 0x8000_0002..=0x8000_0006 | LEAF_CACHE_AMD | EXTENDED_MAX => host,
+            LEAF_TOPOLOGY | LEAF_TOPOLOGY_V2 if self.has_topology() => self.topology(subleaf),
+            LEAF_TOPOLOGY_AMD if self.has_topology() => {
+                let id = self.profile.vcpu.into();
+                Leaf { eax: id, ebx: id, ..Leaf::ZERO }
+            }
             0x07 if subleaf == 0 => Leaf {
                 eax: 0,
                 ebx: host.ebx & !EBX7_HIDDEN,
@@ -219,6 +235,7 @@ impl<'a> GuestCpuid<'a> {
             let subleaves = match leaf {
                 _ if out_of_range => None,
                 LEAF_CACHE | LEAF_CACHE_AMD => Some(self.caches(leaf)),
+                LEAF_TOPOLOGY | LEAF_TOPOLOGY_V2 if self.has_topology() => Some(3),
                 0x07 => Some(1),
                 LEAF_XSAVE => Some(63),
                 _ => None,
@@ -258,14 +275,29 @@ impl<'a> GuestCpuid<'a> {
         }
     }
 
+    /// Whether vmm has LAPICs, and with them words of its own for how processors, cores and caches are laid out.
+    const fn has_topology(&self) -> bool {
+        matches!(self.profile.generation, Generation::V8_0)
+    }
+
+    /// One thread in each core, all cores in one package; [`VCPUS`] of them.
+    fn topology(&self, level: u32) -> Leaf {
+        let (count, kind) = match level {
+            0 => (1, 1 << 8),
+            1 => (VCPUS, 2 << 8),
+            _ => (0, 0),
+        };
+        Leaf { eax: 0, ebx: count, ecx: kind | level, edx: self.profile.vcpu.into() }
+    }
+
     fn features(&self, host: Leaf, state: CpuState) -> Leaf {
-        let has_apic = self.profile.generation >= Generation::V8_0;
-        let (x2apic, apic) = if has_apic { (ECX1_X2APIC, EDX1_APIC) } else { (0, 0) };
-        let hidden = ECX1_HIDDEN & !x2apic | ECX1_OSXSAVE;
-        let ecx = (host.ecx | ECX1_HYPERVISOR) & !hidden;
+        // x2APIC mode is vmm's own: it needs none of the host's.
+        let (x2apic, apic, count) =
+            if self.has_topology() { (ECX1_X2APIC, EDX1_APIC, VCPUS << 16) } else { (0, 0, 0) };
+        let ecx = (host.ecx | ECX1_HYPERVISOR) & !(ECX1_HIDDEN | ECX1_OSXSAVE) | x2apic;
         Leaf {
             eax: host.eax,
-            ebx: host.ebx & 0xffff | u32::from(self.profile.vcpu) << 24,
+            ebx: host.ebx & 0xffff | count | u32::from(self.profile.vcpu) << 24,
             ecx: if state.osxsave { ecx | ECX1_OSXSAVE } else { ecx },
             edx: host.edx & !(EDX1_HIDDEN & !apic),
         }
@@ -523,7 +555,12 @@ mod tests {
             let leaf = guest.leaf(1, 0, LINUX);
             let apic = generation == Generation::V8_0;
             assert_eq!((leaf.edx & EDX1_APIC != 0, leaf.ecx & ECX1_X2APIC != 0), (apic, apic));
-            assert_eq!(leaf.ebx, 0x0300_0800);
+            assert_eq!(leaf.ebx, if apic { 0x0301_0800 } else { 0x0300_0800 });
+            let topology = if apic { Leaf { eax: 0, ebx: 1, ecx: 0x201, edx: 3 } } else { Leaf::ZERO };
+            let level = 0x15;
+            assert_eq!(guest.level(), level);
+            assert_eq!(guest.leaf(LEAF_TOPOLOGY, 1, LINUX), topology);
+            assert_eq!(guest.leaf(LEAF_TOPOLOGY_AMD, 0, LINUX).eax, if apic { 3 } else { 0 });
         }
     }
 
