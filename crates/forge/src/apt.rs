@@ -84,7 +84,13 @@ impl Apt {
     }
 
     /// Downloads a package into the cache and returns its file.
-    pub(crate) fn download(&self, cache: &Cache, offer: &Offer, progress: &dyn Progress) -> Result<PathBuf> {
+    pub(crate) fn download(
+        &self,
+        cache: &Cache,
+        offer: &Offer,
+        what: &str,
+        progress: &dyn Progress,
+    ) -> Result<PathBuf> {
         if let Some(file) = cache.download(&offer.sha256, &offer.file)? {
             return Ok(file);
         }
@@ -94,7 +100,7 @@ impl Apt {
             offer.version,
             offer.size / 1_000_000
         ));
-        let incoming = cache.incoming()?;
+        let incoming = cache.incoming(what)?;
         let mut apt = self.command("apt-get");
         apt.args(["--quiet=2", "download"])
             .arg(format!("{}={}", offer.package, offer.version))
@@ -115,7 +121,7 @@ impl Apt {
     }
 
     /// A command of apt's that sees only our sources and lists.
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = run::command(program);
         let mut option = |name: &str, value: &Path| {
             command.arg("-o").arg(format!("{name}={}", value.display()));
@@ -134,7 +140,7 @@ impl Apt {
 }
 
 /// Whether Debian version `a` is older than `b`.
-fn version_lt(a: &str, b: &str) -> Result<bool> {
+pub(crate) fn version_lt(a: &str, b: &str) -> Result<bool> {
     Ok(run::output(run::command("dpkg").args(["--compare-versions", a, "lt", b]))?.status.success())
 }
 

@@ -69,12 +69,8 @@ impl Cache {
     }
 
     /// A directory to download into; dropped with all it holds unless [`Cache::keep_download`] takes the file.
-    pub(crate) fn incoming(&self) -> Result<tempfile::TempDir> {
-        let dir = self.dir("downloads")?;
-        tempfile::Builder::new()
-            .prefix(".incoming-")
-            .tempdir_in(&dir)
-            .map_err(|e| Error::io("create a directory in", &dir, e))
+    pub(crate) fn incoming(&self, what: &str) -> Result<tempfile::TempDir> {
+        temp_dir(&self.dir("downloads")?, &format!(".incoming-{what}-"))
     }
 
     /// Moves a verified file into the cache under its hash.
@@ -98,6 +94,21 @@ impl Cache {
         flock(&file, operation).map_err(|e| Error::io("lock", &path, e.into()))?;
         Ok(file)
     }
+}
+
+/// A temporary directory; those of the same prefix are removed first: the caller holds the lock of what it makes, so they
+/// are what a killed run left behind.
+pub(crate) fn temp_dir(parent: &Path, prefix: &str) -> Result<tempfile::TempDir> {
+    let entries = fs::read_dir(parent).map_err(|e| Error::io("read", parent, e))?;
+    for entry in entries.filter_map(std::result::Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            fs::remove_dir_all(entry.path()).map_err(|e| Error::io("remove the stale", entry.path(), e))?;
+        }
+    }
+    tempfile::Builder::new()
+        .prefix(prefix)
+        .tempdir_in(parent)
+        .map_err(|e| Error::io("create a directory in", parent, e))
 }
 
 /// The SHA-256 of a file, in hexadecimal.

@@ -5,6 +5,8 @@ use std::{fmt::Write as _, io, path::PathBuf};
 use miette::Diagnostic;
 use thiserror::Error;
 
+use crate::toolchain::Miss;
+
 /// Why a source could not be fetched, verified, prepared or built.
 #[derive(Debug, Error, Diagnostic)]
 #[non_exhaustive]
@@ -72,6 +74,14 @@ pub enum Error {
         /// What to do about it.
         #[help]
         help: Option<String>,
+    },
+    /// Tools, libraries or space are missing.
+    #[error("this machine cannot build it yet: {} missing", misses.len())]
+    #[diagnostic(help("`vmmlinux setup` installs what can be installed"))]
+    Missing {
+        /// Each with its remedy.
+        #[related]
+        misses: Vec<Miss>,
     },
     /// The source cannot be had from where the series says.
     #[error("cannot get the source of series {series} from {origin}: {problem}")]

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::fs::FlockOperation;
+
 use crate::{
     Forge, Origin,
     apt::{Apt, Offer},
@@ -21,6 +23,8 @@ use crate::{
 ///
 /// A release that an earlier build locked is kept until an update is asked for; the first build takes the newest.
 pub(crate) fn fetch(forge: &Forge, series: &str) -> Result<Locked> {
+    // Two runs do not download the same thing twice, and what a killed one left behind is nobody's.
+    let _fetching = forge.cache.lock(&format!("fetch-{series}"), FlockOperation::LockExclusive)?;
     let locked = forge
         .lock_file()?
         .get(series)
@@ -95,7 +99,7 @@ fn from_debian(forge: &Forge, series: &str, wanted: Option<&Locked>) -> Result<O
         forge.progress.note(&format!("{gone} is no longer on the mirror: taking {newest} instead"));
     }
     let offer = same.unwrap_or(newest);
-    apt.download(&forge.cache, offer, &*forge.progress)?;
+    apt.download(&forge.cache, offer, series, &*forge.progress)?;
     Ok(Some(locked(offer)))
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn fetch(forge: &Forge, series: &str, wanted: Option<&Locked>) -> Res
     if forge.cache.download(&release.sha256, &file)?.is_some() {
         return Ok(locked(&release.sha256));
     }
-    let incoming = forge.cache.incoming()?;
+    let incoming = forge.cache.incoming(series)?;
     let tarball = download(forge, &base, &file, incoming.path())?;
     let signature = download(forge, &base, &format!("linux-{}.tar.sign", release.version), incoming.path())?;
     let found = hash_file(&tarball)?;

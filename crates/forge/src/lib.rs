@@ -14,11 +14,15 @@ mod patch;
 mod progress;
 mod run;
 mod series;
+mod setup;
 mod signature;
+mod toolchain;
+mod tools;
 mod tree;
 mod unpack;
 
 use std::{
+    ffi::OsString,
     fmt,
     path::{Path, PathBuf},
 };
@@ -31,7 +35,10 @@ pub use crate::{
     lock::Locked,
     progress::{Progress, Quiet},
     series::{Key, Series, SeriesFile, find_kernel_dir},
+    setup::Plan,
     signature::Keyring,
+    toolchain::{Miss, Toolchain},
+    tools::{Purpose, TOOLS, Tool},
     tree::{Piece, PreparedTree, Source},
 };
 use crate::{lock::LockFile, tree::Additions};
@@ -67,12 +74,14 @@ pub struct Options {
     pub update: bool,
     /// Take sources from here only; by default from Debian where the system's apt knows it, else from kernel.org.
     pub origin: Option<Origin>,
+    /// Where to find programs, in the form of PATH; by default the environment's.
+    pub path: Option<OsString>,
 }
 
 impl Options {
     /// The usual way of working, with a kernel directory.
     pub fn new(kernel_dir: impl Into<PathBuf>) -> Self {
-        Self { kernel_dir: kernel_dir.into(), offline: false, update: false, origin: None }
+        Self { kernel_dir: kernel_dir.into(), offline: false, update: false, origin: None, path: None }
     }
 }
 

@@ -20,7 +20,7 @@ use walkdir::WalkDir;
 
 use crate::{
     Forge,
-    cache::{Hash, hash_file},
+    cache::{Hash, hash_file, temp_dir},
     error::{Error, Result},
     overlay, patch,
 };
@@ -203,10 +203,8 @@ fn make(
     skip_applied: bool,
 ) -> Result<Marker> {
     let parent = path.parent().expect("a tree lies in the cache");
-    let temp = tempfile::Builder::new()
-        .prefix(".preparing-")
-        .tempdir_in(parent)
-        .map_err(|e| Error::io("create a directory in", parent, e))?;
+    let slot = path.file_name().expect("a tree has a name").display();
+    let temp = temp_dir(parent, &format!(".preparing-{slot}-"))?;
     let tree = temp.path().join("tree");
     link_tree(pristine, &tree)?;
     additions.apply(&tree, version, skip_applied)?;

@@ -10,7 +10,7 @@ use std::{
 use liblzma::{read::XzDecoder, stream::MtStreamBuilder};
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, temp_dir},
     error::{Error, Result},
     progress::Progress,
     run,
@@ -32,10 +32,7 @@ pub(crate) fn pristine(
         return Ok(tree);
     }
     progress.phase(&format!("unpacking {}", archive.file_name().unwrap_or_default().display()));
-    let temp = tempfile::Builder::new()
-        .prefix(".unpacking-")
-        .tempdir_in(&parent)
-        .map_err(|e| Error::io("create a directory in", &parent, e))?;
+    let temp = temp_dir(&parent, &format!(".unpacking-{sha256}-"))?;
     if archive.extension().is_some_and(|e| e == "deb") {
         unpack_deb(archive, temp.path())?;
     } else {

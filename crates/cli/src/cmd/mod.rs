@@ -6,6 +6,7 @@ use clap::{CommandFactory, Subcommand};
 
 mod completions;
 mod image;
+mod setup;
 mod source;
 
 /// What `vmmlinux` can do.
@@ -15,6 +16,8 @@ pub(crate) enum Command {
     Image(Box<image::Args>),
     /// Print shell completions
     Completions(completions::Args),
+    /// Install what this machine lacks for building kernels and images
+    Setup(setup::Args),
     /// Print the path of a series' patched source tree
     Source(source::Args),
 }
@@ -25,6 +28,7 @@ impl Command {
         match self {
             Self::Image(args) => args.run(),
             Self::Completions(args) => args.run(&mut crate::Cli::command()),
+            Self::Setup(args) => args.run(),
             Self::Source(args) => args.run(),
         }
     }

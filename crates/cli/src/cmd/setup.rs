@@ -1,0 +1,101 @@
+//! `vmmlinux setup`: installs what building kernels and images needs and this machine lacks.
+
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use forge::{Plan, Purpose};
+
+use crate::forging::ForgeArgs;
+
+/// Arguments of `vmmlinux setup`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    forging: ForgeArgs,
+    /// Only what this needs (may be repeated) [default: everything but `package`]
+    #[arg(long = "for", value_enum, value_name = "PURPOSE")]
+    purposes: Vec<What>,
+    /// Only say what is missing; the exit status is 1 if something is
+    #[arg(long)]
+    list: bool,
+}
+
+/// What to be ready for.
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    /// Building kernels
+    Build,
+    /// Building kernel packages (`vmmlinux build --package deb`)
+    Package,
+    /// Making disk images
+    Image,
+    /// Booting them
+    Machine,
+}
+
+impl Args {
+    /// Says what is missing and installs it.
+    pub(crate) fn run(self) -> miette::Result<ExitCode> {
+        let mut purposes = Vec::new();
+        for what in if self.purposes.is_empty() {
+            &[What::Build, What::Image, What::Machine][..]
+        } else {
+            &self.purposes
+        } {
+            match what {
+                What::Build => purposes.extend([Purpose::Build, Purpose::Rust]),
+                What::Package => purposes.extend([Purpose::Build, Purpose::Rust, Purpose::Package]),
+                What::Image => purposes.push(Purpose::Image),
+                What::Machine => purposes.push(Purpose::Machine),
+            }
+        }
+        let forge = self.forging.forge()?;
+        let plan = forge.plan(&purposes)?;
+        if plan.is_empty() {
+            println!("nothing is missing");
+            return Ok(ExitCode::SUCCESS);
+        }
+        describe(&plan);
+        if self.list || !plan.debian {
+            return Ok(ExitCode::FAILURE);
+        }
+        forge.install(&plan)?;
+        let left = forge.plan(&purposes)?;
+        if left.is_empty() {
+            println!("nothing is missing any more");
+            return Ok(ExitCode::SUCCESS);
+        }
+        println!("\nstill missing:");
+        describe(&left);
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+fn describe(plan: &Plan) {
+    println!("missing:");
+    for tool in &plan.missing {
+        let min = tool.min.map(|min| format!(" {min} or newer")).unwrap_or_default();
+        println!("  {:<28} {}", format!("{}{min}", tool.name), tool.why);
+    }
+    if !plan.debian {
+        println!(
+            "\nPlease install these with your distribution's tools; only Debian's packages are installed from here."
+        );
+        return;
+    }
+    let list = |names: &std::collections::BTreeSet<&str>| names.iter().copied().collect::<Vec<_>>().join(" ");
+    if !plan.packages.is_empty() {
+        println!("to install: {}", list(&plan.packages));
+    }
+    if !plan.backports.is_empty() {
+        println!("to install from backports: {}", list(&plan.backports));
+    }
+    if plan.bindgen {
+        println!("to build with cargo, into the cache: bindgen-cli");
+    }
+    if plan.rust_src {
+        println!(
+            "to fetch for the installed rustc: rust-src (rustup's component, else Debian's package, into the cache)"
+        );
+    }
+}
