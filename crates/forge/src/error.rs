@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io, path::PathBuf};
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::toolchain::Miss;
+use crate::{build::BoxedDiagnostic, toolchain::Miss};
 
 /// Why a source could not be fetched, verified, prepared or built.
 #[derive(Debug, Error, Diagnostic)]
@@ -165,6 +165,35 @@ pub enum Error {
         output: String,
         /// The kernel release it was tried on.
         version: String,
+    },
+    /// The configuration could not be made; the configuration's own error says why.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Configuration(BoxedDiagnostic),
+    /// make failed.
+    #[error("make failed on {target}\n{output}")]
+    #[diagnostic(help(
+        "{}the command was:\n  {command}\nthe whole log: {}",
+        help.as_ref().map(|h| format!("{h}\n")).unwrap_or_default(), log.display()
+    ))]
+    Make {
+        /// The first target that failed.
+        target: String,
+        /// The command that was to make it.
+        command: String,
+        /// The end of the log, without the commands.
+        output: String,
+        /// The whole log.
+        log: PathBuf,
+        /// What to do, where it is known.
+        help: Option<String>,
+    },
+    /// The user, or the system, asked to stop.
+    #[error("interrupted")]
+    #[diagnostic(help("run the same command again: the build goes on where it stopped. Log: {}", log.display()))]
+    Interrupted {
+        /// The log so far.
+        log: PathBuf,
     },
     /// The overlay would replace a file of the tree or has nowhere to hook in.
     #[error("overlay {file}: {problem}")]

@@ -1,14 +1,17 @@
 //! From source to kernel: fetches a series' source, verifies and unpacks it, applies our patches and drivers, checks the
 //! toolchain, builds, and lays out what was built.
 //!
-//! [`Forge::prepare`] yields a tree to configure or read.
+//! [`Forge::prepare`] yields a tree to configure or read, [`Forge::build`] a kernel.
 
 mod apt;
+mod build;
 mod cache;
 mod error;
 mod fetch;
 mod kernel_org;
 mod lock;
+mod make;
+mod output;
 mod overlay;
 mod patch;
 mod progress;
@@ -20,6 +23,7 @@ mod toolchain;
 mod tools;
 mod tree;
 mod unpack;
+mod user_tree;
 
 use std::{
     ffi::OsString,
@@ -30,9 +34,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use crate::{
+    build::{BoxedDiagnostic, Built, Configuration, Package, Request},
     cache::{Cache, hash_file, write_atomically},
     error::{Error, Result},
     lock::Locked,
+    output::{FileRecord, Manifest},
     progress::{Progress, Quiet},
     series::{Key, Series, SeriesFile, find_kernel_dir},
     setup::Plan,

@@ -1,0 +1,274 @@
+//! What a build leaves in `out/<name>/`: staged under a temporary name, put in place whole.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+use walkdir::WalkDir;
+
+use crate::{
+    Forge,
+    build::{Package, Sizes},
+    cache::{hash_file, temp_dir},
+    error::{Error, Result},
+    make::Make,
+    run,
+    tree::{Piece, Source, put},
+};
+
+/// `manifest.json`: what was built from what.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The name of the output directory.
+    pub name: String,
+    /// The series.
+    pub series: String,
+    /// The release as `uname -r` says it.
+    pub release: String,
+    /// The hash over everything that decides what comes out.
+    pub inputs: String,
+    /// Where the source came from.
+    pub source: Source,
+    /// The patches that were applied.
+    pub patches: Vec<Piece>,
+    /// The drivers that were laid over it.
+    pub overlay: Vec<Piece>,
+    /// The configuration.
+    pub config: Config,
+    /// What each tool calls itself.
+    pub toolchain: BTreeMap<String, String>,
+    /// When it was built and how long that took.
+    pub times: Times,
+    /// Every file of the directory, but for this one and SHA256SUMS.
+    pub files: BTreeMap<String, FileRecord>,
+}
+
+/// A configuration's hashes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// SHA-256 over what was asked for.
+    pub identity: String,
+    /// SHA-256 of the `.config` that came of it.
+    pub sha256: String,
+}
+
+/// When a build began and how long its phases took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    /// UTC, as RFC 3339.
+    pub started: String,
+    /// Toolchain check, download, unpacking and patching; seconds.
+    pub prepare_seconds: f64,
+    /// Configuration; seconds.
+    pub configure_seconds: f64,
+    /// Compilation; seconds.
+    pub compile_seconds: f64,
+}
+
+/// A file of the output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// Bytes.
+    pub size: u64,
+    /// Its SHA-256.
+    pub sha256: String,
+}
+
+const MANIFEST: &str = "manifest.json";
+
+impl Manifest {
+    /// Reads the manifest of an output directory.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(MANIFEST);
+        let text = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        serde_json::from_slice(&text).map_err(|e| Error::Malformed {
+            path,
+            problem: e.to_string(),
+            help: Some("build it again: `vmmlinux build` replaces the directory".to_owned()),
+        })
+    }
+}
+
+/// The place of an output directory.
+#[derive(Debug)]
+pub(crate) struct Place {
+    out: PathBuf,
+    name: String,
+    pub(crate) dir: PathBuf,
+}
+
+impl Place {
+    /// Checks that the name can be a directory's and that nothing of somebody else's is in its place.
+    pub(crate) fn new(out: &Path, name: &str) -> Result<Self> {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+');
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(good) {
+            return Err(Error::Malformed {
+                path: out.join(name),
+                problem: "not a name for an output directory".to_owned(),
+                help: Some("use letters, digits and any of ._-+, not beginning with a dot".to_owned()),
+            });
+        }
+        let dir = out.join(name);
+        if dir.exists() && !dir.join(MANIFEST).is_file() {
+            return Err(Error::Malformed {
+                path: dir,
+                problem: "is there already and was not made by a build: it is not replaced".to_owned(),
+                help: Some("move it away, or choose another --name or --out".to_owned()),
+            });
+        }
+        Ok(Self { out: out.to_owned(), name: name.to_owned(), dir })
+    }
+
+    /// The manifest of what is there, if that was built from the same inputs and all its files are still there.
+    pub(crate) fn up_to_date(&self, inputs: &str) -> Option<Manifest> {
+        let manifest = Manifest::load(&self.dir).ok().filter(|m| m.inputs == inputs)?;
+        let there = |(name, record): (&String, &FileRecord)| {
+            fs::metadata(self.dir.join(name)).is_ok_and(|meta| meta.len() == record.size)
+        };
+        manifest.files.iter().all(there).then_some(manifest)
+    }
+}
+
+/// An output directory in the making.
+#[derive(Debug)]
+pub(crate) struct Staging<'a> {
+    place: &'a Place,
+    temp: TempDir,
+}
+
+/// What was collected.
+pub(crate) struct Collected {
+    pub(crate) release: String,
+    pub(crate) sizes: Sizes,
+}
+
+impl<'a> Staging<'a> {
+    pub(crate) fn new(place: &'a Place) -> Result<Self> {
+        fs::create_dir_all(&place.out).map_err(|e| Error::io("create", &place.out, e))?;
+        let temp = temp_dir(&place.out, &format!(".{}.new-", place.name))?;
+        Ok(Self { place, temp })
+    }
+
+    /// Copies and installs what make has built.
+    pub(crate) fn collect(
+        &self,
+        make: &Make<'_>,
+        package: Option<Package>,
+        forge: &Forge,
+    ) -> Result<Collected> {
+        let dir = self.temp.path();
+        let from = |name: &str| make.objects.join(name);
+        let copy = |from: PathBuf, name: &str| {
+            let to = dir.join(name);
+            fs::copy(&from, &to).map(|_| ()).map_err(|e| Error::io("copy the build's output to", to, e))
+        };
+        copy(from("arch/x86/boot/bzImage"), "bzImage")?;
+        copy(from("vmlinux"), "vmlinux.debug")?;
+        copy(from("System.map"), "System.map")?;
+        copy(from(".config"), "config")?;
+        let llvm = make.vars.iter().any(|(name, _)| name == "LLVM");
+        let mut strip = run::command(if llvm { "llvm-strip" } else { "strip" });
+        run::stdout(
+            strip
+                .env("PATH", &make.toolchain.path)
+                .arg("-o")
+                .arg(dir.join("vmlinux"))
+                .arg(dir.join("vmlinux.debug")),
+        )?;
+        let release_file = from("include/config/kernel.release");
+        let release = fs::read_to_string(&release_file)
+            .map_err(|e| Error::io("read", &release_file, e))?
+            .trim()
+            .to_owned();
+        let config = dir.join("config");
+        let config = fs::read_to_string(&config).map_err(|e| Error::io("read", &config, e))?;
+        if config.lines().any(|line| line == "CONFIG_MODULES=y") {
+            let modules = dir.join("modules");
+            let vars =
+                [("INSTALL_MOD_PATH", modules.display().to_string()), ("INSTALL_MOD_STRIP", "1".to_owned())];
+            make.run(&["modules_install"], &vars, (0, 0), &*forge.progress)?;
+            // It points to the build directory of this machine.
+            let link = modules.join("lib/modules").join(&release).join("build");
+            if fs::symlink_metadata(&link).is_ok() {
+                fs::remove_file(&link).map_err(|e| Error::io("remove", &link, e))?;
+            }
+        }
+        if let Some(package) = package {
+            forge.progress.phase("packaging");
+            pack(make, package, &release, dir, forge)?;
+        }
+        Ok(Collected { release, sizes: records(dir)? })
+    }
+
+    /// Writes the sums and the manifest and puts the directory in its place.
+    pub(crate) fn publish(self, manifest: &Manifest) -> Result<()> {
+        let dir = self.temp.path();
+        let mut sums = String::new();
+        for (name, record) in &manifest.files {
+            let _ = writeln!(sums, "{}  {name}", record.sha256);
+        }
+        let write = |name: &str, text: &[u8]| {
+            let path = dir.join(name);
+            fs::write(&path, text).map_err(|e| Error::io("write", path, e))
+        };
+        write("SHA256SUMS", sums.as_bytes())?;
+        let mut text = serde_json::to_vec_pretty(manifest).expect("a manifest serialises");
+        text.push(b'\n');
+        write(MANIFEST, &text)?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(dir, mode).map_err(|e| Error::io("set the permissions of", dir, e))?;
+        put(dir, &self.place.dir)
+    }
+}
+
+/// Runs the kernel's package target and takes what it made.
+fn pack(make: &Make<'_>, package: Package, release: &str, dir: &Path, forge: &Forge) -> Result<()> {
+    let parent = make.objects.parent().expect("objects lie in a build directory");
+    let extension = match package {
+        Package::Deb => "deb",
+        Package::Tar => "xz",
+    };
+    let is_package = |path: &PathBuf| path.extension().is_some_and(|e| e == extension);
+    // bindeb-pkg leaves its packages beside the build directory, tar packages in it.
+    let place = match package {
+        Package::Deb => parent,
+        Package::Tar => make.objects,
+    };
+    let list = || -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(place).map_err(|e| Error::io("read", place, e))?;
+        Ok(entries.filter_map(|e| Some(e.ok()?.path())).filter(is_package).collect())
+    };
+    for stale in list()? {
+        fs::remove_file(&stale).map_err(|e| Error::io("remove the old", stale, e))?;
+    }
+    let vars = [
+        ("KDEB_PKGVERSION", format!("{}-1", release.replace('_', "-"))),
+        ("KDEB_CHANGELOG_DIST", "unstable".to_owned()),
+        ("DPKG_FLAGS", "-d".to_owned()),
+    ];
+    make.run(&[package.target()], &vars, (0, 0), &*forge.progress)?;
+    for made in list()? {
+        let to = dir.join(made.file_name().expect("a listed file"));
+        fs::copy(&made, &to).map_err(|e| Error::io("copy the package to", to, e))?;
+    }
+    Ok(())
+}
+
+/// Size and hash of every file in a directory, by its path in it.
+fn records(dir: &Path) -> Result<Sizes> {
+    let mut records = Sizes::new();
+    for entry in WalkDir::new(dir).sort_by_file_name() {
+        let entry = entry.map_err(|e| Error::io("read", dir, e.into()))?;
+        if entry.file_type().is_file() {
+            let name = entry.path().strip_prefix(dir).expect("below the directory").display().to_string();
+            let size = entry.metadata().map_err(|e| Error::io("read", entry.path(), e.into()))?.len();
+            records.insert(name, FileRecord { size, sha256: hash_file(entry.path())? });
+        }
+    }
+    Ok(records)
+}
