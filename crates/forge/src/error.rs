@@ -162,7 +162,7 @@ pub enum Error {
         /// Which of the file's hunks, with its `@@` line.
         hunk: String,
         /// All that git said.
-        output: String,
+        output: Box<str>,
         /// The kernel release it was tried on.
         version: String,
     },
@@ -182,7 +182,7 @@ pub enum Error {
         /// The command that was to make it.
         command: String,
         /// The end of the log, without the commands.
-        output: String,
+        output: Box<str>,
         /// The whole log.
         log: PathBuf,
         /// What to do, where it is known.

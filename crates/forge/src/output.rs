@@ -80,6 +80,7 @@ pub struct FileRecord {
 }
 
 const MANIFEST: &str = "manifest.json";
+const SUMS: &str = "SHA256SUMS";
 
 impl Manifest {
     /// Reads the manifest of an output directory.
@@ -150,8 +151,15 @@ pub(crate) struct Collected {
 impl<'a> Staging<'a> {
     pub(crate) fn new(place: &'a Place) -> Result<Self> {
         fs::create_dir_all(&place.out).map_err(|e| Error::io("create", &place.out, e))?;
-        let temp = temp_dir(&place.out, &format!(".{}.new-", place.name))?;
-        Ok(Self { place, temp })
+        let prefix = format!(".{}.new-", place.name);
+        // A run that was killed between taking the place and emptying the old directory left things of the user's there.
+        let entries = fs::read_dir(&place.out).map_err(|e| Error::io("read", &place.out, e))?;
+        for entry in entries.filter_map(std::result::Result::ok) {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                keep_foreign(&entry.path(), &place.dir)?;
+            }
+        }
+        Ok(Self { place, temp: temp_dir(&place.out, &prefix)? })
     }
 
     /// Copies and installs what make has built.
@@ -216,14 +224,34 @@ impl<'a> Staging<'a> {
             let path = dir.join(name);
             fs::write(&path, text).map_err(|e| Error::io("write", path, e))
         };
-        write("SHA256SUMS", sums.as_bytes())?;
+        write(SUMS, sums.as_bytes())?;
         let mut text = serde_json::to_vec_pretty(manifest).expect("a manifest serialises");
         text.push(b'\n');
         write(MANIFEST, &text)?;
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(dir, mode).map_err(|e| Error::io("set the permissions of", dir, e))?;
-        put(dir, &self.place.dir)
+        put(dir, &self.place.dir)?;
+        keep_foreign(dir, &self.place.dir)
     }
+}
+
+/// Moves what a build did not make, such as a disk image, from an old output directory to the new one.
+fn keep_foreign(old: &Path, new: &Path) -> Result<()> {
+    let Ok(manifest) = Manifest::load(old) else { return Ok(()) };
+    let ours = |name: &str| {
+        name == MANIFEST
+            || name == SUMS
+            || manifest.files.keys().any(|file| file.split('/').next() == Some(name))
+    };
+    let entries = fs::read_dir(old).map_err(|e| Error::io("read", old, e))?;
+    for entry in entries.filter_map(std::result::Result::ok) {
+        let name = entry.file_name();
+        let to = new.join(&name);
+        if !ours(&name.to_string_lossy()) && !to.exists() {
+            fs::rename(entry.path(), &to).map_err(|e| Error::io("keep", to, e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs the kernel's package target and takes what it made.

@@ -6,6 +6,7 @@
 //! for.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -35,7 +36,11 @@ pub(crate) fn files(overlay: &Path) -> Result<Vec<PathBuf>> {
 /// Lays the overlay's files over `tree/drivers` and hooks new directories in.
 pub(crate) fn lay(overlay: &Path, files: &[PathBuf], tree: &Path) -> Result<()> {
     let drivers = tree.join("drivers");
-    let mut new_dirs: Vec<PathBuf> = Vec::new();
+    // The topmost directory that the tree lacks is a driver's; those below it are its own business.
+    let missing = |file: &PathBuf| {
+        file.ancestors().skip(1).take_while(|dir| !drivers.join(dir).is_dir()).last().map(Path::to_owned)
+    };
+    let new_dirs: BTreeSet<PathBuf> = files.iter().filter_map(missing).collect();
     for file in files {
         let target = drivers.join(file);
         if target.exists() {
@@ -45,16 +50,10 @@ pub(crate) fn lay(overlay: &Path, files: &[PathBuf], tree: &Path) -> Result<()> 
                 help: Some("change existing files by a patch in kernel/patches/<series>/".to_owned()),
             });
         }
-        // The topmost directory that the tree lacks is the driver's; those below it are its own business.
-        let missing = file.ancestors().skip(1).take_while(|dir| !drivers.join(dir).is_dir()).last();
-        if let Some(dir) = missing {
-            new_dirs.push(dir.to_owned());
-        }
         let parent = target.parent().expect("a file has a parent");
         fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
         fs::copy(overlay.join(file), &target).map_err(|e| Error::io("create", &target, e))?;
     }
-    new_dirs.dedup();
     for dir in &new_dirs {
         hook(overlay, &drivers, dir)?;
     }

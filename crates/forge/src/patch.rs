@@ -48,7 +48,7 @@ pub(crate) fn apply(tree: &Path, patch: &Path, version: &str) -> Result<()> {
         patch: patch.to_owned(),
         file,
         hunk,
-        output: tail(&said, 20),
+        output: tail(&said, 20).into(),
         version: version.to_owned(),
     })
 }

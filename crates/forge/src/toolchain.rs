@@ -120,8 +120,8 @@ impl Toolchain {
             set("LLVM", "1".to_owned());
         }
         if finder.find("ccache").is_some() {
+            // Not HOSTCC: rustc takes that as its linker, which must be one word.
             set("CC", format!("ccache {cc}"));
-            set("HOSTCC", format!("ccache {cc}"));
         }
         if rust {
             record("rustc", &["--version"]);

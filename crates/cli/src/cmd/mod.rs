@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Subcommand};
 
+mod build;
 mod completions;
 mod image;
 mod setup;
@@ -12,6 +13,8 @@ mod source;
 /// What `vmmlinux` can do.
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Build a kernel
+    Build(build::Args),
     /// Make a bootable disk image for vmd(8) from a kernel
     Image(Box<image::Args>),
     /// Print shell completions
@@ -26,6 +29,7 @@ impl Command {
     /// Runs the subcommand; the exit code is the process's.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         match self {
+            Self::Build(args) => args.run(),
             Self::Image(args) => args.run(),
             Self::Completions(args) => args.run(&mut crate::Cli::command()),
             Self::Setup(args) => args.run(),
