@@ -144,18 +144,6 @@ impl SharedApic {
         self.with(|all| all.lapics.set_cr8(vcpu, value));
     }
 
-    /// A device has written `data` to `address`: an MSI or MSI-X message.
-    pub fn message(&self, address: u64, data: u32) {
-        if address & MSI_ADDRESS_MASK != MSI_ADDRESS
-            || address & MSI_LOGICAL != 0
-            || data & MSI_DELIVERY_MODE != 0
-        {
-            tracing::debug!("an MSI that vmd drops: {data:#x} to {address:#x}");
-            return;
-        }
-        self.with_wake(|all| all.lapics.request((address >> 12) as u8, data as u8, false));
-    }
-
     /// Puts all controllers into the state of a machine that was just switched on.
     pub fn reset(&self) {
         self.with(|all| {
@@ -209,6 +197,17 @@ impl InterruptController for SharedApic {
 
     fn set_level_triggered(&self, irq: u8, level: bool) {
         self.with(|all| all.pic.set_level_triggered(irq, level));
+    }
+
+    fn message(&self, address: u64, data: u32) {
+        if address & MSI_ADDRESS_MASK != MSI_ADDRESS
+            || address & MSI_LOGICAL != 0
+            || data & MSI_DELIVERY_MODE != 0
+        {
+            tracing::debug!("an MSI that vmd drops: {data:#x} to {address:#x}");
+            return;
+        }
+        self.with_wake(|all| all.lapics.request((address >> 12) as u8, data as u8, false));
     }
 }
 

@@ -19,6 +19,7 @@ pub mod lapic;
 pub mod mc146818;
 pub mod memory_map;
 pub mod mmio;
+pub mod msi;
 pub mod ns8250;
 pub mod pci;
 pub mod pvclock;

@@ -11,6 +11,9 @@
 //! - Bus and function number are looked at for reads only; a write to any bus or function reaches function 0 of
 //!   bus 0.
 //! - A BAR at 0xf000 decodes nothing.
+//!
+//! 8.0 writes a register's bytes where they belong and keeps BARs aligned, and gives virtio devices MSI, MSI-X and a
+//! second BAR, in memory, for the latter's table ([`crate::msi`]).
 
 use std::{
     array, fmt,
@@ -22,6 +25,8 @@ use vmd::Generation;
 use crate::{
     bus::{Direction, PortAccess, PortDevice, Width},
     irq::{InterruptController, IrqLine},
+    mmio::{self, MmioAccess, MmioRefused},
+    msi::{self, Messages},
 };
 
 /// The address port. Only an access at this very port reaches it.
@@ -44,6 +49,8 @@ const SLOTS: usize = 32;
 const ENABLE: u32 = 1 << 31;
 const NOTHING: u32 = u32::MAX;
 
+/// Index of BAR 1 in a configuration space.
+const MEMORY_BAR: usize = 0x14 / 4;
 const CAPABILITIES: usize = 0x40;
 const ROM_BASE: u8 = 0x30;
 const BARS: std::ops::RangeInclusive<u8> = 0x10..=0x24;
@@ -93,6 +100,12 @@ pub trait PciFunction: Send {
         Vec::new()
     }
 
+    /// Number of its MSI-X vectors, from 8.0 on; 0 for neither MSI nor MSI-X. Both come before
+    /// [`PciFunction::capabilities`] in the list.
+    fn vectors(&self) -> u16 {
+        0
+    }
+
     /// Handles an access at `offset` (0 to 0xfff) in its I/O BAR.
     fn bar_access(&mut self, offset: u16, access: &mut PortAccess);
 
@@ -116,6 +129,7 @@ type Space = [u32; 64];
 
 struct Slot {
     irq: u8,
+    messages: Arc<Messages>,
     function: Arc<Mutex<dyn PciFunction>>,
 }
 
@@ -144,8 +158,10 @@ impl PciBus {
         build: impl FnOnce(IrqLine) -> F,
     ) -> Result<Arc<Mutex<F>>, BusFull> {
         let irq = *IRQS.get(self.slots.len()).ok_or(BusFull)?;
-        let function = Arc::new(Mutex::new(build(IrqLine::new(Arc::clone(&self.controller), irq))));
-        self.slots.push(Slot { irq, function: Arc::clone(&function) as _ });
+        let messages = Arc::new(Messages::new(Arc::clone(&self.controller)));
+        let line = IrqLine::new(Arc::clone(&self.controller), irq).with_messages(Arc::clone(&messages));
+        let function = Arc::new(Mutex::new(build(line)));
+        self.slots.push(Slot { irq, messages, function: Arc::clone(&function) as _ });
         self.power_on(self.slots.len() - 1);
         Ok(function)
     }
@@ -172,11 +188,21 @@ impl PciBus {
 
     /// Fills the configuration space of the `n`th function.
     fn power_on(&mut self, n: usize) {
-        let Slot { irq, function } = &self.slots[n];
+        let Slot { irq, messages, function } = &self.slots[n];
         self.controller.set_level_triggered(*irq, true);
         let bar = IO_START + BAR_SIZE * n as u16;
         let function = lock(function);
-        self.spaces[n + 1] = space(function.identity(), Some((bar, *irq)), &function.capabilities());
+        let vectors = function.vectors();
+        messages.power_on(vectors);
+        let mut capabilities = function.capabilities();
+        if vectors > 0 {
+            capabilities.splice(0..0, msi::capabilities(vectors));
+        }
+        self.spaces[n + 1] = space(function.identity(), Some((bar, *irq)), &capabilities);
+        if vectors > 0 {
+            let before = self.slots[..n].iter().filter(|slot| slot.messages.vectors() > 0).count() as u32;
+            self.spaces[n + 1][MEMORY_BAR] = mmio::WINDOW_BASE as u32 + before * msi::BAR_SIZE;
+        }
     }
 
     fn config_address(&mut self, access: &mut PortAccess) {
@@ -202,6 +228,10 @@ impl PciBus {
         }
         let register = (self.address & 0xfc) as u8;
         let byte = (access.port - CONFIG_DATA) as u8;
+        if self.generation >= Generation::V8_0 {
+            self.config_data_8_0(device, register, byte, access);
+            return;
+        }
         let value = &mut self.spaces[device][usize::from(register / 4)];
         match access.direction {
             Direction::Out => {
@@ -213,6 +243,75 @@ impl PciBus {
                 access.answer(if function_0 { read_register(*value, byte, access.width) } else { NOTHING });
             }
         }
+    }
+
+    fn config_data_8_0(&mut self, device: usize, register: u8, byte: u8, access: &mut PortAccess) {
+        let function_0 = self.address & 0x00ff_0700 == 0;
+        if !function_0 || usize::from(byte) + access.width.bytes() > 4 {
+            if access.direction == Direction::In {
+                access.answer(NOTHING);
+            }
+            return;
+        }
+        let space = &mut self.spaces[device];
+        let value = space[usize::from(register / 4)];
+        if access.direction == Direction::In {
+            access.answer(value >> (8 * byte));
+            return;
+        }
+        let messages = device.checked_sub(1).map(|n| &self.slots[n].messages);
+        let vectors = messages.map_or(0, |messages| messages.vectors());
+        let mask = access.width.mask() << (8 * byte);
+        let written = value & !mask | access.eax << (8 * byte) & mask;
+        // All ones, written at once, ask for a BAR's size; its address bits are kept otherwise.
+        let sizing = access.width == Width::Dword && access.eax == u32::MAX;
+        let bar = |size: u32| if sizing { !(size - 1) } else { written & !(size - 1) };
+        let written = match register {
+            ROM_BASE => value,
+            0x10 if messages.is_some() => bar(BAR_SIZE.into()) | 1,
+            0x14 if vectors > 0 => bar(msi::BAR_SIZE),
+            0x10..=0x24 => 0,
+            msi::MSI if vectors > 0 => {
+                if written & msi::MSI_ENABLE != 0 {
+                    space[usize::from(msi::MSIX / 4)] &= !msi::MSIX_ENABLE;
+                }
+                value & !msi::MSI_ENABLE | written & msi::MSI_ENABLE
+            }
+            // MSI's data: 16 bits.
+            0x4c if vectors > 0 => written & 0xffff,
+            msi::MSIX if vectors > 0 => {
+                const WRITABLE: u32 = msi::MSIX_ENABLE | msi::MSIX_MASK;
+                if written & msi::MSIX_ENABLE != 0 {
+                    space[usize::from(msi::MSI / 4)] &= !msi::MSI_ENABLE;
+                }
+                value & !WRITABLE | written & WRITABLE
+            }
+            // Where the table and the pending bits are.
+            0x5c | 0x60 if vectors > 0 => value,
+            _ => written,
+        };
+        space[usize::from(register / 4)] = written;
+        if let Some(messages) = messages.filter(|_| vectors > 0) {
+            let at = |offset: u8| space[usize::from((msi::MSI + offset) / 4)];
+            let address = u64::from(at(4)) | u64::from(at(8)) << 32;
+            let message = (at(0) & msi::MSI_ENABLE != 0).then_some((address, at(12)));
+            messages.configure(message, space[usize::from(msi::MSIX / 4)]);
+        }
+    }
+
+    /// An access in the memory window that no other device claims: to a table of MSI-X vectors, or to nothing, which
+    /// reads as ones.
+    pub fn mmio(&mut self, access: &mut MmioAccess) -> Result<(), MmioRefused> {
+        for (slot, space) in self.slots.iter().zip(&self.spaces[1..]) {
+            let offset = access.address.wrapping_sub((space[MEMORY_BAR] & !0xf).into());
+            if slot.messages.vectors() > 0 && offset < msi::BAR_SIZE.into() {
+                return slot.messages.mmio(offset as u32, access);
+            }
+        }
+        if access.direction == Direction::In {
+            access.answer_ones();
+        }
+        Ok(())
     }
 
     fn io(&mut self, access: &mut PortAccess) {
@@ -326,6 +425,7 @@ mod tests {
     struct Recorder {
         identity: Identity,
         capabilities: Vec<Vec<u8>>,
+        vectors: u16,
         seen: Vec<u16>,
     }
 
@@ -336,6 +436,10 @@ mod tests {
 
         fn capabilities(&self) -> Vec<Vec<u8>> {
             self.capabilities.clone()
+        }
+
+        fn vectors(&self) -> u16 {
+            self.vectors
         }
 
         fn bar_access(&mut self, offset: u16, access: &mut PortAccess) {
@@ -374,6 +478,7 @@ mod tests {
                 subsystem: id,
             },
             capabilities,
+            vectors: 0,
             seen: Vec::new(),
         }
     }
@@ -402,6 +507,7 @@ mod tests {
                 subsystem: 0xffff,
             },
             capabilities: Vec::new(),
+            vectors: 0,
             seen: Vec::new(),
         }
     }
@@ -503,6 +609,59 @@ mod tests {
             boot(&mut bus, device, None, (1..4).contains(&device));
             assert_eq!(dump(&mut bus, device), golden[usize::from(device)], "device {device}");
         }
+    }
+
+    /// Two virtio devices of 8.0.
+    fn bus_8_0() -> PciBus {
+        bus_of(Generation::V8_0, vec![Recorder { vectors: 2, ..rng() }, Recorder { vectors: 2, ..blk() }])
+    }
+
+    #[test]
+    fn msi_and_msix_come_first_and_only_one_is_on() {
+        let mut bus = bus_8_0();
+        let mut byte = |offset| read(&mut bus, 1, offset, Width::Byte) as u8;
+        let (mut at, mut ids) = (byte(0x34), Vec::new());
+        while at != 0 {
+            ids.push((at, byte(at)));
+            at = byte(at + 1);
+        }
+        assert_eq!(ids[..3], [(msi::MSI, 5), (msi::MSIX, 0x11), (0x70, 9)]);
+        write(&mut bus, 1, 0x42, Width::Word, 0x0071);
+        assert_eq!(read(&mut bus, 1, 0x40, Width::Dword) >> 16, 0x0081, "nothing but its enable bit");
+        write(&mut bus, 1, 0x5a, Width::Word, 0xffff);
+        assert_eq!(read(&mut bus, 1, 0x58, Width::Dword) >> 16, 0xc001);
+        assert_eq!(read(&mut bus, 1, 0x40, Width::Dword) >> 16, 0x0080);
+        write(&mut bus, 1, 0x5c, Width::Dword, 0);
+        assert_eq!(read(&mut bus, 1, 0x5c, Width::Dword), 1);
+    }
+
+    #[test]
+    fn the_table_is_where_bar_1_says() {
+        let mut bus = bus_8_0();
+        let masked = |bus: &mut PciBus, address| {
+            let mut access = MmioAccess::read(address, 4);
+            bus.mmio(&mut access).unwrap();
+            access.value() as u32
+        };
+        write(&mut bus, 1, 0x14, Width::Dword, u32::MAX);
+        assert_eq!(read(&mut bus, 1, 0x14, Width::Dword), 0xffff_0000);
+        write(&mut bus, 1, 0x14, Width::Dword, 0xf234_5678);
+        assert_eq!(read(&mut bus, 1, 0x14, Width::Dword), 0xf234_0000);
+        assert_eq!(read(&mut bus, 2, 0x14, Width::Dword), 0xf001_0000);
+        assert_eq!([0xf234_000c, 0xf001_000c, 0xf000_000c].map(|at| masked(&mut bus, at)), [1, 1, u32::MAX]);
+    }
+
+    #[test]
+    fn narrow_writes_of_8_0_land_where_they_belong() {
+        let mut bus = bus_8_0();
+        write(&mut bus, 1, 0x3d, Width::Byte, 7);
+        assert_eq!(read(&mut bus, 1, 0x3c, Width::Dword), 0x703);
+        write(&mut bus, 1, 0x06, Width::Word, 0x1234);
+        assert_eq!(read(&mut bus, 1, 0x04, Width::Dword) >> 16, 0x1234);
+        write(&mut bus, 1, 0x10, Width::Dword, u32::MAX);
+        assert_eq!(read(&mut bus, 1, 0x10, Width::Dword), 0xffff_f001);
+        write(&mut bus, 1, 0x10, Width::Dword, 0xc123);
+        assert_eq!(read(&mut bus, 1, 0x10, Width::Dword), 0xc001);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{Fault, FaultSlot, GuestRam, Kind, ring, transport_legacy, transport_
 use crate::{
     bus::{PortAccess, Width},
     irq::IrqLine,
+    msi::NO_VECTOR,
     pci::{Identity, PciFunction},
 };
 
@@ -65,9 +66,28 @@ pub struct Io {
     pub(super) status: u8,
     pub(super) device_features: u64,
     pub(super) driver_features: u64,
+    /// MSI-X vector of configuration changes.
+    pub(super) config_vector: u16,
+    /// MSI-X vectors of the queues.
+    pub(super) queue_vectors: Vec<u16>,
 }
 
 impl Io {
+    /// Interrupts because `queue` was served, or, where the ISR register has it, because of the configuration.
+    pub(super) fn interrupt(&self, queue: u16) {
+        let vector = if self.isr & ISR_CONFIG != 0 {
+            self.config_vector
+        } else {
+            self.queue_vectors.get(usize::from(queue)).copied().unwrap_or(NO_VECTOR)
+        };
+        self.irq.assert_vector(vector);
+    }
+
+    /// Number of MSI-X vectors: one for configuration changes, one for each queue; none up to 7.9.
+    pub(super) fn vectors(&self) -> u16 {
+        if self.generation >= Generation::V8_0 { self.queues.len() as u16 + 1 } else { 0 }
+    }
+
     /// Whether the driver said that it is ready.
     pub(super) const fn driver_ok(&self) -> bool {
         self.status & VIRTIO_CONFIG_S_DRIVER_OK as u8 != 0
@@ -140,7 +160,8 @@ impl<M: Model> VirtioPci<M> {
             return;
         }
         match work(&mut self.model, &mut self.io) {
-            Ok(true) => self.io.irq.assert(),
+            // Only a NIC works by itself, and then it has received.
+            Ok(true) => self.io.interrupt(0),
             Ok(false) => {}
             Err(fault) => self.faults.set(fault),
         }
@@ -171,6 +192,8 @@ fn power_on<M: Model>(model: &M, generation: Generation, ram: GuestRam, irq: Irq
         status: 0,
         device_features: if legacy { features } else { features | transport_modern::VERSION_1 },
         driver_features: 0,
+        config_vector: NO_VECTOR,
+        queue_vectors: vec![NO_VECTOR; M::KIND.queues().into()],
     };
     let registers = if legacy {
         Registers::Legacy(transport_legacy::Registers::default())
@@ -183,6 +206,10 @@ fn power_on<M: Model>(model: &M, generation: Generation, ram: GuestRam, irq: Irq
 impl<M: Model> PciFunction for VirtioPci<M> {
     fn identity(&self) -> Identity {
         M::KIND.identity(self.io.generation)
+    }
+
+    fn vectors(&self) -> u16 {
+        self.io.vectors()
     }
 
     fn capabilities(&self) -> Vec<Vec<u8>> {

@@ -16,12 +16,13 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use vmd::Generation;
 
 use super::{Fault, Io, Kind, Model, ring::Queue};
-use crate::bus::{Direction, PortAccess, Width};
+use crate::{
+    bus::{Direction, PortAccess, Width},
+    msi::NO_VECTOR,
+};
 
 /// The feature bit of virtio 1.x.
 pub(super) const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
-/// What a vector register says where there is no MSI-X.
-const NO_VECTOR: u32 = 0xffff;
 /// The largest queue, IOV_MAX on OpenBSD.
 const QUEUE_SIZE_MAX: u32 = 1024;
 /// Bytes that vmd keeps for each capability, and their distance in configuration space.
@@ -106,6 +107,7 @@ pub(super) struct Registers {
     queue_used: u64,
     /// The 0.9 queue address that vmd keeps for a driver that has not accepted VERSION_1.
     legacy_pfn: u32,
+    queue_vector: Option<u16>,
 }
 
 impl Registers {
@@ -135,8 +137,9 @@ impl Registers {
                 return self.write(io, model, register, access.width, access.eax);
             }
             (Direction::Out, area::NOTIFY) => {
-                if model.notify(access.eax as u16, io)? {
-                    io.irq.assert();
+                let queue = access.eax as u16;
+                if model.notify(queue, io)? {
+                    io.interrupt(queue);
                 }
             }
             // Neither the ISR nor any device configuration can be written.
@@ -151,7 +154,9 @@ impl Registers {
             reg::DEVICE_FEATURE => features(io, io.device_features, self.device_feature_select),
             reg::DRIVER_FEATURE_SELECT => self.driver_feature_select,
             reg::DRIVER_FEATURE => features(io, io.driver_features, self.driver_feature_select),
-            reg::CONFIG_MSIX_VECTOR | reg::QUEUE_MSIX_VECTOR => NO_VECTOR,
+            reg::CONFIG_MSIX_VECTOR => io.config_vector.into(),
+            // From 8.0 on: the one written last, whichever queue is selected.
+            reg::QUEUE_MSIX_VECTOR => self.queue_vector.unwrap_or(NO_VECTOR).into(),
             reg::NUM_QUEUES => io.queues.len() as u32,
             reg::DEVICE_STATUS => io.status.into(),
             // Configurations never change, and all queues are notified at the same place.
@@ -190,6 +195,9 @@ impl Registers {
                     model.reset();
                 }
             }
+            reg::CONFIG_MSIX_VECTOR | reg::QUEUE_MSIX_VECTOR if io.vectors() > 0 && width == Width::Word => {
+                self.set_vector(io, register, eax as u16);
+            }
             reg::QUEUE_SELECT => {
                 self.queue_select = eax as u16;
                 self.load_queue(io);
@@ -224,11 +232,24 @@ impl Registers {
         Ok(())
     }
 
+    /// The driver chooses an MSI-X vector; one that does not exist is none.
+    fn set_vector(&mut self, io: &mut Io, register: u8, vector: u16) {
+        let vector = if vector < io.vectors() { vector } else { NO_VECTOR };
+        if register == reg::CONFIG_MSIX_VECTOR {
+            io.config_vector = vector;
+        } else if let Some(queue) = io.queue_vectors.get_mut(usize::from(self.queue_select)) {
+            *queue = vector;
+            self.queue_vector = Some(vector);
+        }
+    }
+
     /// A reset by the driver. The feature selectors and the queue registers keep what they had; only a NIC lowers its
     /// line.
     fn reset(&mut self, io: &mut Io) {
         io.driver_features = 0;
         io.isr = 0;
+        io.config_vector = NO_VECTOR;
+        io.queue_vectors.fill(NO_VECTOR);
         self.queue_select = 0;
         self.load_queue(io);
         let size = io.kind.queue_size();

@@ -217,3 +217,24 @@ fn power_on_brings_everything_back() {
         assert_eq!(guest.faults.get(), None);
     }
 }
+
+#[test]
+fn vectors_can_be_chosen_from_8_0_on() {
+    let mut guest = Guest::new(Generation::V8_0, Rng::new());
+    assert_eq!(guest.device.vectors(), 2);
+    for (vector, kept) in [(1, 1), (2, 0xffff), (0, 0)] {
+        for register in [0x10, 0x1a] {
+            guest.output(register, Width::Word, vector);
+            assert_eq!(guest.input(register, Width::Word) & 0xffff, kept);
+        }
+    }
+    guest.output(0x10, Width::Byte, 1);
+    assert_eq!(guest.input(0x10, Width::Word) & 0xffff, 0, "only 16 bits at once");
+    guest.set_status(0);
+    assert_eq!(guest.input(0x10, Width::Word) & 0xffff, 0xffff);
+
+    let mut guest = Guest::new(Generation::V7_9, Rng::new());
+    assert_eq!(guest.device.vectors(), 0);
+    guest.output(0x10, Width::Word, 0);
+    assert_eq!(guest.input(0x10, Width::Word) & 0xffff, 0xffff);
+}
