@@ -1,0 +1,268 @@
+//! The board: vmd's device models, and which of them answers which port.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use devices::{
+    bus::{Direction, PortAccess, PortDevice},
+    clock::{Clock, HostTicks, Timed},
+    fw_cfg::FwCfg,
+    i8253::Pit,
+    i8259::SharedPic,
+    irq::{InterruptController, IrqLine},
+    mc146818::Rtc,
+    memory_map::MemoryMap,
+    ns8250::{self, Input, Uart},
+    pci::PciBus,
+    virtio::{
+        Attachment, Fault, FaultSlot, GuestRam, Model, VirtioPci,
+        blk::Blk,
+        disk::{self, Disk},
+        net::Net,
+        rng::Rng,
+        scsi::Scsi,
+    },
+    vmmci::{OnEnd, Vmmci},
+};
+use vmd::Generation;
+
+use crate::{
+    config::{Boot, Config},
+    error::Error,
+    network::Wire,
+    stock_firmware::StockFirmware,
+};
+
+/// What a board is made from.
+pub(crate) struct Parts<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) pic: Arc<SharedPic>,
+    pub(crate) ram: GuestRam,
+    pub(crate) map: MemoryMap,
+    pub(crate) console: Box<dyn io::Write + Send>,
+    pub(crate) wires: &'a [Wire],
+    /// Called when vmd ends the VM.
+    pub(crate) on_end: OnEnd,
+    /// Concessions to firmware that does not know vmd.
+    pub(crate) stock_firmware: Option<StockFirmware>,
+}
+
+/// All devices of a machine that is up to 7.9.
+pub(crate) struct Board {
+    pic: Arc<SharedPic>,
+    pit: Pit,
+    rtc: Rtc,
+    uart: Uart,
+    pci: PciBus,
+    fw_cfg: FwCfg,
+    nics: Vec<Arc<Mutex<VirtioPci<Net>>>>,
+    vmmci: Arc<Mutex<Vmmci>>,
+    faults: FaultSlot,
+    stock_firmware: Option<StockFirmware>,
+}
+
+/// Name of the ports that no device answers.
+const NOBODY: &str = "nobody";
+
+/// A device is left whole by every access, so a panic while it was locked does no harm.
+fn lock<T: ?Sized>(device: &Mutex<T>) -> MutexGuard<'_, T> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Board {
+    /// A board that was just switched on.
+    pub(crate) fn new(parts: Parts<'_>) -> Result<Self, Error> {
+        let Parts { config, clock, pic, ram, map, console, wires, on_end, stock_firmware } = parts;
+        let ticks = HostTicks::new(config.host_hz);
+        let line = |irq| IrqLine::new(Arc::clone(&pic) as Arc<dyn InterruptController>, irq);
+        let faults = FaultSlot::default();
+        let mut slots = Slots {
+            pci: PciBus::new(config.generation, Arc::clone(&pic) as _),
+            generation: config.generation,
+            ram: ram.clone(),
+            faults: faults.clone(),
+        };
+        // vmd's order (`virtio_init` in virtio.c).
+        slots.add(Rng::new())?;
+        let mut nics = Vec::new();
+        for wire in wires {
+            nics.push(slots.add(wire.device(config.generation))?);
+        }
+        for image in &config.disks {
+            let disk = open_disk(disk::open(&image.path, image.format.map(Into::into), true))?;
+            slots.add(Blk::new(disk, config.generation))?;
+        }
+        if let Some(path) = &config.cdrom {
+            let disk = open_disk(disk::open(path, Some(disk::Format::Raw), false))?;
+            slots.add(Scsi::new(disk))?;
+        }
+        let mut pci = slots.pci;
+        let vmmci = pci.add(|line| Vmmci::new(config.generation, Arc::clone(&clock), ticks, line, on_end))?;
+        let boot = match config.boot {
+            Boot::Firmware { device, .. } => device.map(Into::into),
+            Boot::Direct { .. } => None,
+        };
+        let on_clock_jump = Box::new({
+            let vmmci = Arc::clone(&vmmci);
+            move || {
+                lock(&vmmci).sync_rtc();
+            }
+        });
+        Ok(Self {
+            pit: Pit::new(Arc::clone(&clock), ticks, line(0)),
+            rtc: Rtc::new(Arc::clone(&clock), ticks, line(8), map.cmos(), on_clock_jump),
+            uart: Uart::new(clock, ticks, line(ns8250::IRQ), console),
+            // Last, for it describes the PCI functions.
+            fw_cfg: FwCfg::new(ram, &map, &pci, boot),
+            pci,
+            nics,
+            vmmci,
+            faults,
+            pic,
+            stock_firmware,
+        })
+    }
+
+    /// Handles an access by an instruction at linear address `rip`. Returns the name of the device that did.
+    pub(crate) fn access(&mut self, access: &mut PortAccess, rip: u64) -> &'static str {
+        if let Some(firmware) = &mut self.stock_firmware
+            && firmware.access(access, rip)
+        {
+            return "concession to stock firmware";
+        }
+        // What vmd puts into its port map (`init_emulated_hw` in x86_vm.c).
+        match access.port {
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => {
+                self.pic.access(access);
+                "pic"
+            }
+            0x40..=0x43 | 0x61 => {
+                self.pit.access(access);
+                "pit"
+            }
+            0x70 | 0x71 => {
+                self.rtc.access(access);
+                "rtc"
+            }
+            0x3f8..=0x3ff => {
+                self.uart.access(access);
+                "uart"
+            }
+            0x510 | 0x511 | 0x514 | 0x518 => {
+                self.fw_cfg.access(access);
+                "fw_cfg"
+            }
+            0xcf8 | 0xcfc..=0xcff => {
+                self.pci.access(access);
+                "pci"
+            }
+            0x1000..=0xffff => {
+                self.pci.access(access);
+                "virtio"
+            }
+            _ => {
+                if access.direction == Direction::In {
+                    access.answer(u32::MAX);
+                }
+                NOBODY
+            }
+        }
+    }
+
+    /// When [`Board::expire`] wants to be called, on the board's clock.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        let vmmci = lock(&self.vmmci).deadline();
+        [self.pit.deadline(), self.rtc.deadline(), self.uart.deadline(), vmmci].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn expire(&mut self) {
+        self.pit.expire();
+        self.rtc.expire();
+        self.uart.expire();
+        lock(&self.vmmci).expire();
+    }
+
+    /// The malformed request at which a process of vmd would have died, and the VM with it.
+    pub(crate) fn fault(&self) -> Option<&Fault> {
+        self.faults.get()
+    }
+
+    /// Takes console input; gives how many bytes, which may be fewer than offered.
+    pub(crate) fn console_input(&mut self, bytes: &[u8]) -> usize {
+        self.uart.push_input(bytes.iter().map(|&byte| Input::Char(byte)))
+    }
+
+    /// How many bytes of console input there is room for.
+    pub(crate) fn console_room(&self) -> usize {
+        self.uart.input_room()
+    }
+
+    /// Duplicates of what is to be watched for frames, with the number of the interface.
+    pub(crate) fn nic_fds(&self) -> io::Result<Vec<(usize, OwnedFd)>> {
+        let mut fds = Vec::new();
+        for (index, nic) in self.nics.iter().enumerate() {
+            if let Some(fd) = lock(nic).backend_fd() {
+                fds.push((index, fd.try_clone_to_owned()?));
+            }
+        }
+        Ok(fds)
+    }
+
+    /// Gives the guest what has come for interface `index`. Returns false if it has no room: the caller should stop
+    /// to watch for frames and try again a little later.
+    pub(crate) fn nic_input(&mut self, index: usize) -> bool {
+        let mut nic = lock(&self.nics[index]);
+        let ready = nic.can_receive();
+        if ready {
+            nic.receive();
+        }
+        ready
+    }
+
+    /// vmd's control device.
+    pub(crate) fn vmmci(&self) -> MutexGuard<'_, Vmmci> {
+        lock(&self.vmmci)
+    }
+
+    /// Stops the timers (`pause_vm_md` in x86_vm.c).
+    pub(crate) fn pause(&mut self) {
+        self.pit.pause();
+        self.rtc.pause();
+        self.uart.pause();
+    }
+
+    /// Lets the timers go on (`unpause_vm_md`).
+    pub(crate) fn unpause(&mut self) {
+        self.pit.unpause();
+        self.rtc.unpause();
+        self.uart.unpause();
+    }
+}
+
+fn open_disk(disk: Result<Box<dyn Disk>, disk::DiskError>) -> Result<Box<dyn Disk>, Error> {
+    disk.map_err(Error::Disk)
+}
+
+/// The PCI slots while they are filled.
+struct Slots {
+    pci: PciBus,
+    generation: Generation,
+    ram: GuestRam,
+    faults: FaultSlot,
+}
+
+impl Slots {
+    fn add<M: Model + 'static>(&mut self, model: M) -> Result<Arc<Mutex<VirtioPci<M>>>, Error> {
+        let Self { pci, generation, ram, faults } = self;
+        Ok(pci.add(|irq| {
+            let attachment =
+                Attachment { generation: *generation, ram: ram.clone(), irq, faults: faults.clone() };
+            VirtioPci::new(model, attachment)
+        })?)
+    }
+}

@@ -1,0 +1,314 @@
+//! What a guest made the host do: exits by kind, port, MSR, device and phase, and when things happened.
+
+use std::collections::BTreeMap;
+
+use devices::bus::Direction;
+use serde::{Deserialize, Serialize};
+
+use crate::vcpu::Exit;
+
+/// Reads and writes, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accesses {
+    /// INs or RDMSRs.
+    pub reads: u64,
+    /// OUTs or WRMSRs.
+    pub writes: u64,
+}
+
+impl Accesses {
+    /// Both together.
+    pub const fn total(self) -> u64 {
+        self.reads + self.writes
+    }
+
+    const fn count(&mut self, write: bool) {
+        if write {
+            self.writes += 1;
+        } else {
+            self.reads += 1;
+        }
+    }
+}
+
+/// Kinds of exits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitKind {
+    /// IN.
+    In,
+    /// OUT.
+    Out,
+    /// HLT.
+    Halt,
+    /// The guest became ready for an interrupt.
+    InterruptWindow,
+    /// Another thread had something for the guest: an interrupt, an order.
+    Kick,
+    /// RDMSR.
+    ReadMsr,
+    /// WRMSR.
+    WriteMsr,
+    /// What ends a guest: triple fault, access outside its memory, and the like.
+    Fatal,
+}
+
+impl ExitKind {
+    pub(crate) const fn of(exit: &Exit) -> Self {
+        match exit {
+            Exit::Io { direction: Direction::In, .. } => Self::In,
+            Exit::Io { direction: Direction::Out, .. } => Self::Out,
+            Exit::Hlt => Self::Halt,
+            Exit::Window => Self::InterruptWindow,
+            Exit::Interrupted => Self::Kick,
+            Exit::ReadMsr { .. } => Self::ReadMsr,
+            Exit::WriteMsr { .. } => Self::WriteMsr,
+            Exit::Mmio { .. } | Exit::TripleFault | Exit::Broken(_) => Self::Fatal,
+        }
+    }
+}
+
+/// What was running when an exit happened, told by where RIP was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The firmware: in its ROM below 1 MiB or at 4 GiB, or where it has moved itself to at the end of memory, before
+    /// anything else has run.
+    Firmware,
+    /// A boot loader, or a kernel that has not yet reached its final address.
+    Loader,
+    /// The kernel: the upper half of the address space.
+    Kernel,
+    /// A process: the lower half, after the kernel has run.
+    User,
+    /// Nothing: HLT.
+    Idle,
+}
+
+impl Phase {
+    /// The phase of an exit at linear address `rip`, given the one of the exit before.
+    pub(crate) fn next(self, exit: &Exit, rip: u64) -> Self {
+        const ROM: std::ops::Range<u64> = 0xc_0000..0x10_0000;
+        const KERNEL: u64 = 1 << 63;
+        match self {
+            _ if *exit == Exit::Hlt && rip >= KERNEL => Self::Idle,
+            _ if rip >= KERNEL => Self::Kernel,
+            Self::Kernel | Self::User | Self::Idle => Self::User,
+            // A 32-bit kernel runs in the upper half of 4 GiB, which the firmware leaves before a loader runs.
+            _ if ROM.contains(&rip) => Self::Firmware,
+            // SeaBIOS relocates its initialisation to the end of low memory and goes back to the ROM to boot.
+            Self::Firmware if rip >= 0x10_0000 => Self::Firmware,
+            Self::Firmware | Self::Loader => Self::Loader,
+        }
+    }
+}
+
+/// What a guest made the host do, since it was started for the first time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Rate of the TSC in Hz; 0 if the host does not tell.
+    pub tsc_hz: u64,
+    /// The TSC when the guest's first instruction ran, of its latest start.
+    pub started: u64,
+    /// How often it was started: 1 and one for each reset.
+    pub starts: u64,
+    /// TSC ticks from its latest start to the first byte on the console.
+    pub first_byte: Option<u64>,
+    /// TSC ticks from its latest start to the text on the console that means that it is ready.
+    pub ready: Option<u64>,
+    /// TSC ticks from its latest start to the first exit in each phase.
+    pub phase_reached: BTreeMap<Phase, u64>,
+    /// Exits by kind.
+    pub exits: BTreeMap<ExitKind, u64>,
+    /// Exits by phase.
+    pub phases: BTreeMap<Phase, u64>,
+    /// Port accesses by port.
+    pub ports: BTreeMap<u16, Accesses>,
+    /// Port accesses by device.
+    pub devices: BTreeMap<String, Accesses>,
+    /// MSR accesses by MSR.
+    pub msrs: BTreeMap<u32, Accesses>,
+    /// Interrupts injected, by vector.
+    pub interrupts: BTreeMap<u8, u64>,
+    /// Bytes that the guest wrote to the console.
+    pub console_bytes: u64,
+}
+
+impl Statistics {
+    /// All exits.
+    pub fn total_exits(&self) -> u64 {
+        self.exits.values().sum()
+    }
+
+    /// TSC ticks in seconds; `None` if the TSC's rate is not known.
+    pub fn seconds(&self, ticks: u64) -> Option<f64> {
+        #[allow(clippy::cast_precision_loss)]
+        (self.tsc_hz > 0).then(|| ticks as f64 / self.tsc_hz as f64)
+    }
+}
+
+/// Where the vCPU's thread counts. Cheap counters by index; names come when someone looks.
+#[derive(Clone, Debug)]
+pub(crate) struct Counters {
+    statistics: Statistics,
+    phase: Phase,
+    devices: Vec<(&'static str, Accesses)>,
+}
+
+impl Counters {
+    pub(crate) fn new(tsc_hz: u64) -> Self {
+        let statistics = Statistics { tsc_hz, ..Default::default() };
+        Self { statistics, phase: Phase::Firmware, devices: Vec::new() }
+    }
+
+    /// The guest starts, for the first time or again.
+    pub(crate) fn start(&mut self, tsc: u64, firmware: bool) {
+        let s = &mut self.statistics;
+        s.started = tsc;
+        s.starts += 1;
+        s.first_byte = None;
+        s.ready = None;
+        s.phase_reached.clear();
+        self.phase = if firmware { Phase::Firmware } else { Phase::Loader };
+    }
+
+    /// An exit at linear address `rip`.
+    pub(crate) fn exit(&mut self, exit: &Exit, rip: u64, tsc: u64) {
+        let s = &mut self.statistics;
+        *s.exits.entry(ExitKind::of(exit)).or_default() += 1;
+        self.phase = self.phase.next(exit, rip);
+        *s.phases.entry(self.phase).or_default() += 1;
+        s.phase_reached.entry(self.phase).or_insert(tsc.wrapping_sub(s.started));
+        match *exit {
+            Exit::ReadMsr { index } => s.msrs.entry(index).or_default().count(false),
+            Exit::WriteMsr { index, .. } => s.msrs.entry(index).or_default().count(true),
+            _ => {}
+        }
+    }
+
+    /// A port access that `device` answered.
+    pub(crate) fn port(&mut self, port: u16, direction: Direction, device: &'static str) {
+        let write = direction == Direction::Out;
+        self.statistics.ports.entry(port).or_default().count(write);
+        // There are about a dozen names, each the same string every time.
+        let known = self.devices.iter().position(|(name, _)| *name == device);
+        let index = known.unwrap_or_else(|| {
+            self.devices.push((device, Accesses::default()));
+            self.devices.len() - 1
+        });
+        self.devices[index].1.count(write);
+    }
+
+    /// An interrupt was injected.
+    pub(crate) fn interrupt(&mut self, vector: u8) {
+        *self.statistics.interrupts.entry(vector).or_default() += 1;
+    }
+
+    /// The guest wrote a byte to the console, which made it ready or not.
+    pub(crate) fn console_byte(&mut self, tsc: u64, ready: bool) {
+        let s = &mut self.statistics;
+        s.console_bytes += 1;
+        let since = tsc.wrapping_sub(s.started);
+        s.first_byte.get_or_insert(since);
+        if ready {
+            s.ready.get_or_insert(since);
+        }
+    }
+
+    /// What was counted so far.
+    pub(crate) fn snapshot(&self) -> Statistics {
+        let mut statistics = self.statistics.clone();
+        statistics.devices = self.devices.iter().map(|(name, a)| ((*name).to_owned(), *a)).collect();
+        statistics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use devices::bus::Width;
+
+    use super::*;
+
+    const KERNEL_RIP: u64 = 0xffff_ffff_8100_0000;
+
+    fn io(direction: Direction) -> Exit {
+        Exit::Io { port: 0x3f8, width: Width::Byte, direction, count: 1 }
+    }
+
+    #[test]
+    fn phases_follow_a_boot_through_firmware() {
+        let exit = io(Direction::Out);
+        let mut phase = Phase::Firmware;
+        for (rip, expected) in [
+            (0xf_fff0, Phase::Firmware),
+            (0x1ffa_0000, Phase::Firmware),
+            (0xf_1234, Phase::Firmware),
+            (0x7c00, Phase::Loader),
+            (0xe_9000, Phase::Firmware),
+            (0x8_0000, Phase::Loader),
+            (0x10_0200, Phase::Loader),
+            (KERNEL_RIP, Phase::Kernel),
+            (0x40_1000, Phase::User),
+            (KERNEL_RIP, Phase::Kernel),
+        ] {
+            phase = phase.next(&exit, rip);
+            assert_eq!(phase, expected, "{rip:#x}");
+        }
+        assert_eq!(phase.next(&Exit::Hlt, KERNEL_RIP), Phase::Idle);
+        assert_eq!(Phase::Idle.next(&exit, 0x40_1000), Phase::User);
+    }
+
+    #[test]
+    fn a_direct_boot_has_no_firmware_phase() {
+        let mut counters = Counters::new(0);
+        counters.start(100, false);
+        counters.exit(&io(Direction::Out), 0x10_0200, 150);
+        let s = counters.snapshot();
+        assert_eq!(s.phase_reached, BTreeMap::from([(Phase::Loader, 50)]));
+    }
+
+    #[test]
+    fn exits_are_counted_by_everything() {
+        let mut counters = Counters::new(1_000_000_000);
+        counters.start(0, true);
+        counters.exit(&io(Direction::Out), KERNEL_RIP, 10);
+        counters.port(0x3f8, Direction::Out, "uart");
+        counters.exit(&io(Direction::In), KERNEL_RIP, 20);
+        counters.port(0x3fd, Direction::In, "uart");
+        counters.exit(&Exit::ReadMsr { index: 0x277 }, KERNEL_RIP, 30);
+        counters.exit(&Exit::Hlt, KERNEL_RIP, 40);
+        counters.interrupt(0x30);
+        let s = counters.snapshot();
+        assert_eq!(s.total_exits(), 4);
+        assert_eq!(s.devices["uart"], Accesses { reads: 1, writes: 1 });
+        assert_eq!(s.ports[&0x3fd].reads, 1);
+        assert_eq!(s.msrs[&0x277].reads, 1);
+        assert_eq!((s.phases[&Phase::Kernel], s.phases[&Phase::Idle]), (3, 1));
+        assert_eq!(s.interrupts[&0x30], 1);
+        assert_eq!(s.seconds(500_000_000), Some(0.5));
+    }
+
+    #[test]
+    fn a_restart_keeps_the_counts_and_forgets_the_times() {
+        let mut counters = Counters::new(0);
+        counters.start(0, true);
+        counters.exit(&Exit::TripleFault, 0xf_0000, 1);
+        counters.console_byte(5, true);
+        assert_eq!(counters.snapshot().ready, Some(5));
+        counters.start(1000, true);
+        counters.console_byte(1007, false);
+        let s = counters.snapshot();
+        assert_eq!((s.starts, s.exits[&ExitKind::Fatal], s.first_byte, s.ready), (2, 1, Some(7), None));
+    }
+
+    #[test]
+    fn statistics_survive_a_round_trip_through_json() {
+        let mut counters = Counters::new(7);
+        counters.start(0, true);
+        counters.exit(&io(Direction::In), KERNEL_RIP, 1);
+        counters.port(0x61, Direction::In, "pit");
+        let s = counters.snapshot();
+        let text = serde_json::to_string(&s).unwrap();
+        assert_eq!(serde_json::from_str::<Statistics>(&text).unwrap(), s);
+    }
+}

@@ -1,0 +1,79 @@
+//! Every concession that lets Debian's stock SeaBIOS, which knows QEMU and not vmd, boot a guest here. OpenBSD's own
+//! build needs none of them, and no guest sees any.
+//!
+//! - **The host bridge's subsystem.** SeaBIOS takes the machine for QEMU's, and then uses fw_cfg, the serial console
+//!   and virtio disks, when the host bridge's subsystem is 1af4:1100; vmd's says 0b5d:0000, which OpenBSD's build
+//!   knows. Reads of that register by an instruction in the ROM answer 1af4:1100. Reads from anywhere else, and so
+//!   everything that a guest reads, answer what vmd's says.
+
+use devices::bus::{Direction, PortAccess};
+
+/// Configuration address of the host bridge's subsystem register (bus 0, device 0, function 0, offset 0x2c).
+const HOST_BRIDGE_SUBSYSTEM: u32 = 0x8000_002c;
+/// Red Hat's (Qumranet's) vendor ID and QEMU's subsystem.
+const QEMU: u32 = 0x1100_1af4;
+
+/// The concessions, for a machine whose firmware is not OpenBSD's.
+#[derive(Debug, Default)]
+pub(crate) struct StockFirmware {
+    /// What was last written to 0xcf8.
+    config_address: u32,
+}
+
+impl StockFirmware {
+    /// Looks at an access by an instruction at linear address `rip`. Returns whether it has answered.
+    pub(crate) fn access(&mut self, access: &mut PortAccess, rip: u64) -> bool {
+        match (access.port, access.direction) {
+            (0xcf8, Direction::Out) => {
+                self.config_address = access.merge_into(self.config_address);
+                false
+            }
+            (0xcfc..=0xcff, Direction::In) if self.config_address == HOST_BRIDGE_SUBSYSTEM && in_rom(rip) => {
+                access.answer(QEMU >> (8 * (access.port - 0xcfc)));
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether the instruction at `rip` is the firmware's: below 1 MiB where its copy ends, or in the last 256 KiB below
+/// 4 GiB.
+const fn in_rom(rip: u64) -> bool {
+    matches!(rip, 0xc_0000..0x10_0000 | 0xfffc_0000..0x1_0000_0000)
+}
+
+#[cfg(test)]
+mod tests {
+    use devices::bus::Width;
+
+    use super::*;
+
+    fn read(firmware: &mut StockFirmware, port: u16, width: Width, rip: u64) -> Option<u32> {
+        let mut access = PortAccess::input(port, width, 0);
+        firmware.access(&mut access, rip).then_some(access.eax)
+    }
+
+    #[test]
+    fn only_the_rom_sees_qemus_subsystem() {
+        let mut firmware = StockFirmware::default();
+        assert!(
+            !firmware.access(&mut PortAccess::output(0xcf8, Width::Dword, HOST_BRIDGE_SUBSYSTEM), 0xf_0000)
+        );
+        assert_eq!(read(&mut firmware, 0xcfc, Width::Word, 0xf_1234), Some(0x1af4));
+        assert_eq!(read(&mut firmware, 0xcfe, Width::Word, 0xffff_1234), Some(0x1100));
+        assert_eq!(read(&mut firmware, 0xcfc, Width::Dword, 0xe_0000), Some(0x1100_1af4));
+        for rip in [0x7c00, 0x10_0000, 0xffff_ffff_8100_0000, 0x1ffa_0000] {
+            assert_eq!(read(&mut firmware, 0xcfc, Width::Word, rip), None, "{rip:#x}");
+        }
+    }
+
+    #[test]
+    fn other_registers_are_vmds_for_the_rom_too() {
+        let mut firmware = StockFirmware::default();
+        for address in [0x8000_0000, 0x8000_0028, 0x8000_082c, 0x2c] {
+            firmware.access(&mut PortAccess::output(0xcf8, Width::Dword, address), 0xf_0000);
+            assert_eq!(read(&mut firmware, 0xcfc, Width::Word, 0xf_0000), None, "{address:#x}");
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The virtual CPU: KVM's, narrowed to what the machine needs.
+
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicU8},
+};
+
+use devices::bus::{Direction, Width};
+use kvm_bindings::{
+    KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
+    KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO,
+    Msrs, kvm_device_attr, kvm_enable_cap, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuExit, VcpuFd, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::ioctl::ioctl_with_ref;
+
+use crate::{
+    end::At,
+    error::Error,
+    gate::{Gate, Registration},
+    symbols::Symbols,
+};
+
+vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
+vmm_sys_util::ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+vmm_sys_util::ioctl_iow_nr!(KVM_HAS_DEVICE_ATTR, KVMIO, 0xe3, kvm_device_attr);
+
+/// EFER's number.
+const EFER: u32 = 0xc000_0080;
+
+/// Address of the three pages that KVM needs for itself on Intel processors without unrestricted guest mode. They lie
+/// in the hole, where no guest of vmd has anything.
+const TSS_ADDRESS: usize = 0xfbff_d000;
+
+/// Asks KVM for a VM that has the abilities that the machine relies on, with `memory` in it.
+pub(crate) fn create_vm(kvm: &Kvm, memory: &GuestMemoryMmap) -> Result<VmFd, Error> {
+    let vm = kvm.create_vm().map_err(Error::kvm("a virtual machine (KVM_CREATE_VM)"))?;
+    for (cap, what) in [
+        (Cap::SyncRegs, "registers in the shared page (KVM_CAP_SYNC_REGS)"),
+        (Cap::ImmediateExit, "immediate exits (KVM_CAP_IMMEDIATE_EXIT)"),
+        (Cap::X86UserSpaceMsr, "MSR exits (KVM_CAP_X86_USER_SPACE_MSR)"),
+        (Cap::X86MsrFilter, "MSR filters (KVM_CAP_X86_MSR_FILTER)"),
+    ] {
+        if !vm.check_extension(cap) {
+            return Err(Error::Kvm { what, source: io::ErrorKind::Unsupported.into() });
+        }
+    }
+    let enable = |cap, value: u32| {
+        let mut enable = kvm_enable_cap { cap, ..Default::default() };
+        enable.args[0] = u64::from(value);
+        vm.enable_cap(&enable)
+    };
+    let reasons = KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN;
+    enable(KVM_CAP_X86_USER_SPACE_MSR, reasons)
+        .map_err(Error::kvm("MSR exits (KVM_CAP_X86_USER_SPACE_MSR)"))?;
+    // VMCALL on AMD and VMMCALL on Intel fault as under vmm instead of being patched into the other. KVM answers the
+    // host vendor's own instruction itself (with -ENOSYS where vmm has #UD); that cannot be switched off.
+    let quirks = vm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into());
+    let hypercall_quirk = kvm_bindings::KVM_X86_QUIRK_FIX_HYPERCALL_INSN;
+    if u32::try_from(quirks).is_ok_and(|quirks| quirks & hypercall_quirk != 0) {
+        enable(KVM_CAP_DISABLE_QUIRKS2, hypercall_quirk)
+            .map_err(Error::kvm("hypercalls not to be patched"))?;
+    }
+    // Refused on AMD, where it is not needed.
+    let _ = vm.set_tss_address(TSS_ADDRESS);
+    for (slot, region) in memory.iter().enumerate() {
+        let slot = kvm_userspace_memory_region {
+            slot: u32::try_from(slot).unwrap(),
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+            flags: 0,
+        };
+        // SAFETY: the region is mapped for its whole length, and `Vcpu`, without which no guest runs, keeps the
+        // mapping alive.
+        unsafe { vm.set_user_memory_region(slot) }.map_err(Error::kvm("the guest's memory"))?;
+    }
+    Ok(vm)
+}
+
+/// Why the guest stopped running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// IN or OUT.
+    Io { port: u16, width: Width, direction: Direction, count: u32 },
+    /// An access where there is no memory.
+    Mmio { address: u64, width: usize, value: Option<u64> },
+    /// HLT.
+    Hlt,
+    /// It takes interrupts now.
+    Window,
+    /// Triple fault.
+    TripleFault,
+    /// A kick.
+    Interrupted,
+    /// RDMSR.
+    ReadMsr { index: u32 },
+    /// WRMSR.
+    WriteMsr { index: u32, value: u64 },
+    /// KVM cannot go on.
+    Broken(String),
+}
+
+/// A virtual CPU and the memory that it runs in.
+pub(crate) struct Vcpu {
+    registration: Option<Registration>,
+    fd: VcpuFd,
+    /// The guest may still run code whose segments have bases: the system registers are looked at on every exit.
+    segmented: bool,
+    _memory: GuestMemoryMmap,
+}
+
+impl Vcpu {
+    /// The only virtual CPU of `vm`.
+    pub(crate) fn new(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<Self, Error> {
+        let mut fd = vm.create_vcpu(0).map_err(Error::kvm("a virtual CPU (KVM_CREATE_VCPU)"))?;
+        fd.set_sync_valid_reg(SyncReg::Register);
+        fd.set_sync_valid_reg(SyncReg::SystemRegister);
+        Ok(Self { registration: None, fd, segmented: true, _memory: memory.clone() })
+    }
+
+    /// What CPUID, registers and MSRs are set through.
+    pub(crate) const fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// Lets the guest read the host's TSC without an offset, as under vmm. Returns whether KVM could (Linux 5.16).
+    pub(crate) fn clear_tsc_offset(&self) -> Result<bool, Error> {
+        let offset = 0u64;
+        let attribute = kvm_device_attr {
+            group: KVM_VCPU_TSC_CTRL,
+            attr: u64::from(KVM_VCPU_TSC_OFFSET),
+            addr: &raw const offset as u64,
+            flags: 0,
+        };
+        // SAFETY: the descriptor is a virtual CPU's, and KVM only looks at the attribute's numbers.
+        if unsafe { ioctl_with_ref(&self.fd, KVM_HAS_DEVICE_ATTR(), &attribute) } != 0 {
+            return Ok(false);
+        }
+        // SAFETY: as above; KVM reads the 64 bits at `addr`, which outlive the call.
+        if unsafe { ioctl_with_ref(&self.fd, KVM_SET_DEVICE_ATTR(), &attribute) } != 0 {
+            let source = io::Error::last_os_error();
+            return Err(Error::Kvm { what: "a TSC without offset (KVM_VCPU_TSC_OFFSET)", source });
+        }
+        Ok(true)
+    }
+
+    /// Sets general and system registers.
+    pub(crate) fn set_registers(&mut self, regs: &kvm_regs, sregs: &kvm_sregs) -> Result<(), Error> {
+        self.fd.set_sregs(sregs).map_err(Error::kvm("the guest's system registers"))?;
+        self.fd.set_regs(regs).map_err(Error::kvm("the guest's registers"))
+    }
+
+    /// The system registers.
+    pub(crate) fn sregs(&self) -> Result<kvm_sregs, Error> {
+        self.fd.get_sregs().map_err(Error::kvm("to show the guest's system registers"))
+    }
+
+    /// Lets `gate` kick this virtual CPU, which the calling thread will run.
+    pub(crate) fn be_kicked_by(&mut self, gate: &Arc<Gate>) {
+        let immediate_exit = (&raw mut self.fd.get_kvm_run().immediate_exit).cast::<AtomicU8>().cast_const();
+        // SAFETY: the flag is part of the mapping that `fd` holds, and the registration is dropped before `fd`: fields
+        // are dropped in the order of their declaration.
+        self.registration = Some(unsafe { gate.register(immediate_exit) });
+    }
+
+    /// Runs the guest until something happens.
+    pub(crate) fn run(&mut self) -> Result<Exit, Error> {
+        let exit = match self.fd.run() {
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => return Ok(self.io()),
+            Ok(VcpuExit::MmioRead(address, data)) => Exit::Mmio { address, width: data.len(), value: None },
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                let mut value = [0; 8];
+                value[..data.len()].copy_from_slice(data);
+                Exit::Mmio { address, width: data.len(), value: Some(u64::from_le_bytes(value)) }
+            }
+            Ok(VcpuExit::Hlt) => Exit::Hlt,
+            Ok(VcpuExit::IrqWindowOpen) => Exit::Window,
+            Ok(VcpuExit::Shutdown) => Exit::TripleFault,
+            Ok(VcpuExit::Intr) => Exit::Interrupted,
+            Ok(VcpuExit::X86Rdmsr(msr)) => Exit::ReadMsr { index: msr.index },
+            Ok(VcpuExit::X86Wrmsr(msr)) => Exit::WriteMsr { index: msr.index, value: msr.data },
+            Ok(VcpuExit::InternalError) => return Ok(Exit::Broken(self.internal_error())),
+            Ok(VcpuExit::FailEntry(reason, _)) => {
+                Exit::Broken(format!("the processor refused to enter the guest (reason {reason:#x})"))
+            }
+            Ok(other) => Exit::Broken(format!("KVM stopped with {other:?}")),
+            Err(errno) if matches!(errno.errno(), libc::EINTR | libc::EAGAIN) => Exit::Interrupted,
+            Err(errno) => {
+                let source = io::Error::from_raw_os_error(errno.errno());
+                return Err(Error::Kvm { what: "to run the guest (KVM_RUN)", source });
+            }
+        };
+        Ok(exit)
+    }
+
+    fn io(&mut self) -> Exit {
+        let run: &kvm_run = self.fd.get_kvm_run();
+        // SAFETY: called only after an I/O exit, for which KVM fills this member of the union.
+        let io = unsafe { run.__bindgen_anon_1.io };
+        let direction = if u32::from(io.direction) == kvm_bindings::KVM_EXIT_IO_IN {
+            Direction::In
+        } else {
+            Direction::Out
+        };
+        match Width::from_bytes(usize::from(io.size)) {
+            Some(width) => Exit::Io { port: io.port, width, direction, count: io.count },
+            None => Exit::Broken(format!("a port access of {} bytes", io.size)),
+        }
+    }
+
+    fn internal_error(&mut self) -> String {
+        // SAFETY: called only after an internal error, for which KVM fills this member of the union.
+        let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
+        match suberror {
+            kvm_bindings::KVM_INTERNAL_ERROR_EMULATION => {
+                "KVM cannot emulate the instruction there, or could not fetch it".to_owned()
+            }
+            kvm_bindings::KVM_INTERNAL_ERROR_DELIVERY_EV => {
+                "an interrupt or exception could not be delivered: its descriptors or stack are not in memory"
+                    .to_owned()
+            }
+            other => format!("KVM internal error {other}"),
+        }
+    }
+
+    /// RAX at the last exit.
+    fn rax(&mut self) -> u64 {
+        self.fd.sync_regs_mut().regs.rax
+    }
+
+    /// Linear address of the instruction that the guest was at at the last exit.
+    pub(crate) fn linear_rip(&mut self) -> u64 {
+        let base = if self.segmented { self.fd.sync_regs_mut().sregs.cs.base } else { 0 };
+        let rip = base.wrapping_add(self.fd.sync_regs_mut().regs.rip);
+        // Nothing but 64-bit code, which has no segment bases, is up there.
+        if self.segmented && rip >> 63 != 0 {
+            self.segmented = false;
+            self.fd.clear_sync_valid_reg(SyncReg::SystemRegister);
+        }
+        rip
+    }
+
+    /// Where the guest is.
+    pub(crate) fn at(&mut self, symbols: &Symbols) -> At {
+        let rip = self.linear_rip();
+        At { rip, symbol: symbols.name(rip) }
+    }
+
+    /// Whether RFLAGS.IF was set at the last exit.
+    pub(crate) fn interrupts_enabled(&mut self) -> bool {
+        self.fd.get_kvm_run().if_flag != 0
+    }
+
+    /// Completes an IN: the guest's RAX will be `eax`, with its upper half cleared, as vmd's 32-bit copy of it does
+    /// (`vei_data` in vmmvar.h).
+    pub(crate) fn finish_in(&mut self, width: Width, eax: u32) {
+        let before = self.rax();
+        let run: &mut kvm_run = self.fd.get_kvm_run();
+        // SAFETY: called only after an I/O exit, for which KVM fills this member of the union.
+        let offset = unsafe { run.__bindgen_anon_1.io.data_offset };
+        let data = eax.to_le_bytes();
+        let at = (&raw mut *run).cast::<u8>().wrapping_add(usize::try_from(offset).unwrap());
+        // SAFETY: KVM puts the data area, which has room for at least one item, inside the shared mapping that starts
+        // with `run`.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), at, width.bytes()) };
+        // KVM merges the item into RAX as the processor would; the rest is up to us.
+        let mask = u64::from(width.mask());
+        let merged =
+            if width == Width::Dword { u64::from(eax) } else { before & !mask | u64::from(eax) & mask };
+        if merged != u64::from(eax) {
+            self.fd.sync_regs_mut().regs.rax = u64::from(eax);
+            self.fd.set_sync_dirty_reg(SyncReg::Register);
+        }
+    }
+
+    /// EAX at the last exit: what an OUT carries.
+    pub(crate) fn eax(&mut self) -> u32 {
+        self.rax() as u32
+    }
+
+    /// Completes an RDMSR: `None` makes it fault.
+    pub(crate) fn finish_read_msr(&mut self, value: Option<u64>) {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: called only after an MSR exit, for which KVM uses this member of the union.
+        let msr = unsafe { &mut run.__bindgen_anon_1.msr };
+        msr.data = value.unwrap_or(0);
+        msr.error = u8::from(value.is_none());
+    }
+
+    /// Completes a WRMSR: `false` makes it fault.
+    pub(crate) fn finish_write_msr(&mut self, accepted: bool) {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: called only after an MSR exit, for which KVM uses this member of the union.
+        let msr = unsafe { &mut run.__bindgen_anon_1.msr };
+        msr.error = u8::from(!accepted);
+    }
+
+    /// Sets EFER, which KVM refuses for bits that the guest's CPUID does not have. Returns whether it took it.
+    pub(crate) fn set_efer(&self, efer: u64) -> bool {
+        let entry = kvm_msr_entry { index: EFER, data: efer, ..Default::default() };
+        Msrs::from_entries(&[entry]).is_ok_and(|msrs| self.fd.set_msrs(&msrs) == Ok(1))
+    }
+
+    /// Whether an interrupt can be injected now.
+    pub(crate) fn ready_for_interrupt(&mut self) -> bool {
+        self.fd.get_kvm_run().ready_for_interrupt_injection != 0
+    }
+
+    /// Asks for an exit when an interrupt can be injected.
+    pub(crate) fn want_interrupt_window(&mut self, want: bool) {
+        self.fd.get_kvm_run().request_interrupt_window = u8::from(want);
+    }
+
+    /// Injects the interrupt `vector` on the next entry.
+    pub(crate) fn inject(&self, vector: u8) -> Result<(), Error> {
+        let interrupt = kvm_interrupt { irq: u32::from(vector) };
+        // SAFETY: the descriptor is a virtual CPU's and the argument is what the ioctl reads.
+        let result = unsafe { ioctl_with_ref(&self.fd, KVM_INTERRUPT(), &interrupt) };
+        if result == 0 {
+            return Ok(());
+        }
+        Err(Error::Kvm { what: "to inject an interrupt (KVM_INTERRUPT)", source: io::Error::last_os_error() })
+    }
+}
+
+/// The processor's time stamp counter.
+pub(crate) fn rdtsc() -> u64 {
+    // SAFETY: every processor with KVM has a TSC, and user space may read it on Linux unless a process forbids it to
+    // itself (PR_SET_TSC), which this one does not.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
