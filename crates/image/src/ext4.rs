@@ -1,12 +1,13 @@
 //! The root partition: ext4, filled as it is made.
 
-use std::{fmt::Write as _, fs, io::Write as _, path::Path, process::Stdio};
+use std::{fmt::Write as _, fs, path::Path};
 
 use crate::{
     disk::Region,
     error::{Error, Result},
     identity::Identity,
     tool::{Tools, run},
+    tree,
 };
 
 /// Features by name, so that the result does not depend on this machine's mke2fs.conf, and only those that the
@@ -19,8 +20,7 @@ const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetyp
 /// the device nodes that an ordinary user's files cannot have.
 const SCRIPT: &str = "set -e\n\
     tree=$1 archive=$2; shift 2\n\
-    tar --extract --file \"$archive\" --directory \"$tree\" --numeric-owner --same-owner --preserve-permissions \
-        --xattrs --xattrs-include='*' --delay-directory-restore\n\
+    tar --extract --file \"$archive\" --directory \"$tree\" --numeric-owner --same-owner --preserve-permissions\n\
     exec mke2fs -d \"$tree\" \"$@\"\n";
 
 /// Makes the file system of the archive's contents in `region` of the disk. `scratch` is a directory for the tree on
@@ -35,7 +35,8 @@ pub(crate) fn write(
 ) -> Result<()> {
     let tree = tempfile::tempdir_in(scratch).map_err(Error::io("create a directory in", scratch))?;
     let conf = scratch.join("mke2fs.conf");
-    fs::write(&conf, "[fs_types]\n\text4 = {\n\t}\n").map_err(Error::io("write", &conf))?;
+    fs::write(&conf, "[fs_types]\n\text4 = {\n\t\tfeatures = has_journal\n\t}\n")
+        .map_err(Error::io("write", &conf))?;
 
     let time = identity.time().to_string();
     let extended = format!(
@@ -54,11 +55,20 @@ pub(crate) fn write(
         .env("MKE2FS_CONFIG", &conf)
         .env("E2FSPROGS_FAKE_TIME", &time);
     run(&mut command, "mke2fs", "making the root file system", disk)?;
-    set_times(tools, disk, region, &time)
+    finish(tools, disk, region, archive, scratch, &time)
 }
 
-/// Stamps change and access times, which no program can set on the tree's files, in the file system itself.
-fn set_times(tools: &Tools, disk: &Path, region: Region, time: &str) -> Result<()> {
+/// Sets in the file system itself what cannot be set on the tree's files: change and access times at all, and
+/// extended attributes (capabilities of programs) by anyone but root; fakeroot forgets what kind of file it was that
+/// it is told an attribute for.
+fn finish(
+    tools: &Tools,
+    disk: &Path,
+    region: Region,
+    archive: &Path,
+    scratch: &Path,
+    time: &str,
+) -> Result<()> {
     let mut place = disk.as_os_str().to_owned();
     place.push(format!("?offset={}", region.start));
 
@@ -81,16 +91,25 @@ fn set_times(tools: &Tools, disk: &Path, region: Region, time: &str) -> Result<(
             let _ = writeln!(script, "set_inode_field <{inode}> {field} @{time}");
         }
     }
-    let mut commands =
-        tempfile::NamedTempFile::new().map_err(Error::io("create a file in", &std::env::temp_dir()))?;
-    commands.write_all(script.as_bytes()).map_err(Error::io("write", commands.path()))?;
+    for (n, attribute) in tree::attributes(archive)?.into_iter().enumerate() {
+        let value = scratch.join(format!("attribute-{n}"));
+        fs::write(&value, &attribute.value).map_err(Error::io("write", &value))?;
+        let (value, path, name) = (value.display(), attribute.path.display(), attribute.name);
+        let _ = writeln!(script, "ea_set -f \"{value}\" \"/{path}\" {name}");
+    }
+    let commands = scratch.join("debugfs-commands");
+    fs::write(&commands, &script).map_err(Error::io("write", &commands))?;
     let mut command = tools.command("debugfs")?;
-    command
-        .args(["-w", "-f"])
-        .arg(commands.path())
-        .arg(&place)
-        .env("E2FSPROGS_FAKE_TIME", time)
-        .stdout(Stdio::null());
-    run(&mut command, "debugfs", "stamping the root file system", disk)?;
-    Ok(())
+    command.args(["-w", "-f"]).arg(&commands).arg(&place).env("E2FSPROGS_FAKE_TIME", time);
+    let done = run(&mut command, "debugfs", "finishing the root file system", disk)?;
+    // It goes on after a command that failed and says so on its standard error only, where it also introduces itself.
+    let said = String::from_utf8_lossy(&done.stderr);
+    let complaints: Vec<_> = said.lines().filter(|line| !line.starts_with("debugfs ")).collect();
+    if complaints.is_empty() {
+        Ok(())
+    } else {
+        let said = complaints.join("\n");
+        let doing = "finishing the root file system";
+        Err(Error::ToolFailed { tool: "debugfs", doing, status: done.status, said })
+    }
 }

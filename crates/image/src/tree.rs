@@ -3,9 +3,10 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File},
-    io::{BufWriter, Write},
-    os::unix::fs::PermissionsExt,
+    io::{self, BufWriter, Read, Write},
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -157,6 +158,60 @@ pub(crate) fn space_needed(archive: &Path) -> Result<u64> {
     Ok(needed)
 }
 
+/// An extended attribute of a file in an archive.
+pub(crate) struct Attribute {
+    pub(crate) path: PathBuf,
+    pub(crate) name: String,
+    pub(crate) value: Vec<u8>,
+}
+
+/// All the extended attributes in an archive of the POSIX format, from the records that GNU tar writes them to.
+pub(crate) fn attributes(archive: &Path) -> Result<Vec<Attribute>> {
+    let failed = |e| Error::io("read", archive)(e);
+    let file = File::open(archive).map_err(failed)?;
+    let mut found = Vec::new();
+    let mut records = Vec::new();
+    for entry in tar::Archive::new(file).entries_with_seek().map_err(failed)?.raw(true) {
+        let mut entry = entry.map_err(failed)?;
+        let header = entry.header().entry_type().is_pax_local_extensions();
+        if header {
+            entry.read_to_end(&mut records).map_err(failed)?;
+            continue;
+        }
+        let records = std::mem::take(&mut records);
+        let Some(records) = pax_records(&records) else {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "a malformed extended header")));
+        };
+        let path = match records.iter().find(|(key, _)| *key == "path") {
+            Some((_, path)) => PathBuf::from(OsStr::from_bytes(path)),
+            None => entry.path().map_err(failed)?.into_owned(),
+        };
+        for (key, value) in records {
+            if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
+                let path = path.strip_prefix(".").unwrap_or(&path).to_owned();
+                found.push(Attribute { path, name: name.to_owned(), value: value.to_owned() });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Splits an extended header: "LENGTH KEY=VALUE\n" each, the length counting all of it. (The tar crate's own reader
+/// splits at newlines, which a capability's bits may well contain.)
+fn pax_records(mut bytes: &[u8]) -> Option<Vec<(&str, &[u8])>> {
+    let mut records = Vec::new();
+    while !bytes.is_empty() {
+        let space = bytes.iter().position(|b| *b == b' ')?;
+        let length: usize = str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
+        let (record, rest) = bytes.split_at_checked(length)?;
+        let record = record.get(space + 1..)?.strip_suffix(b"\n")?;
+        let equals = record.iter().position(|b| *b == b'=')?;
+        records.push((str::from_utf8(&record[..equals]).ok()?, &record[equals + 1..]));
+        bytes = rest;
+    }
+    Some(records)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +251,31 @@ mod tests {
         ];
         assert_eq!(seen, expected.map(|(path, mode)| (path.to_owned(), mode)));
         assert_eq!(space_needed(&path).unwrap(), 5 * 4096);
+    }
+
+    #[test]
+    fn extended_attributes_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.tar");
+        let mut tar = Builder::new(File::create(&path).unwrap());
+        let record = ("SCHILY.xattr.security.capability", &b"\x01\0\n\xff="[..]);
+        tar.append_pax_extensions([record, ("mtime", b"1.5")]).unwrap();
+        for name in ["./usr/bin/ping", "./usr/bin/ls"] {
+            let mut header = Header::new_gnu();
+            header.set_size(0);
+            tar.append_data(&mut header, name, &[][..]).unwrap();
+        }
+        tar.into_inner().unwrap();
+        let found = attributes(&path).unwrap();
+        for bad in [&b"x"[..], b"5 a=b", b"9999 a=b\n", b"6 ab=\xff", b"5 ab\n", b"1 a=b\n"] {
+            assert_eq!(pax_records(bad), None, "{bad:?}");
+        }
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].path.to_str(), found[0].name.as_str()),
+            (Some("usr/bin/ping"), "security.capability")
+        );
+        assert_eq!(found[0].value, b"\x01\0\n\xff=");
     }
 
     #[test]
