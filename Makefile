@@ -5,7 +5,9 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap lint unit test
+FUZZ_SECONDS ?= 600
+
+.PHONY: help bootstrap lint unit test fuzz
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,3 +26,9 @@ unit: bootstrap ## Unit tests
 	$(CARGO) test --workspace --locked
 
 test: lint unit ## All that CI checks
+
+fuzz: bootstrap ## Fuzz the device models, FUZZ_SECONDS (600) each, with rustup's nightly compiler
+	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	$(CARGO) +nightly --version >/dev/null || rustup toolchain install --profile minimal nightly
+	set -e; for target in $$($(CARGO) +nightly fuzz list); do \
+	  $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done

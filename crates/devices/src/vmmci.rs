@@ -1,6 +1,6 @@
 //! vmmci, the device through which vmd(8) controls a guest (`vmmci_*` in virtio.c; `vmm_dispatch_parent` in vmm.c).
 //!
-//! The protocol is in the crate [`vmmci`](::vmmci). What a guest notices beyond it:
+//! The protocol is in the crate [`::vmmci`]. What a guest notices beyond it:
 //!
 //! - An IN at the exact offset of a register is answered with 32 bits whatever its width; all others are not answered,
 //!   so that EAX stays as it was (`tests/golden/vmmci/k73.iobar.dump.beforeinit.txt`). An OUT takes all of EAX
