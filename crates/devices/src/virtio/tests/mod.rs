@@ -3,6 +3,7 @@
 mod blk;
 mod disk;
 mod golden;
+mod hostile;
 mod net;
 mod rng;
 mod scsi;
