@@ -345,17 +345,22 @@ impl Model for Net {
     }
 
     fn notify(&mut self, queue: u16, io: &mut Io) -> Result<bool, Fault> {
-        let mut raise = false;
         match queue {
-            RX => self.receiving = true,
+            RX => {
+                self.receiving = true;
+                self.receive(io)
+            }
             TX => {
                 let sent = self.send(io)?;
-                raise = conclude(io, sent);
+                let raise = conclude(io, sent);
+                // What was sent may have been answered already.
+                if self.receive(io)? {
+                    io.interrupt(RX);
+                }
+                Ok(raise)
             }
-            _ => return Ok(false),
+            _ => Ok(false),
         }
-        // What was sent may have been answered already.
-        Ok(self.receive(io)? | raise)
     }
 
     fn reset(&mut self) {
