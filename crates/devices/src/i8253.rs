@@ -8,6 +8,10 @@
 //! - The input latch is never cleared: the bits of every count ever written to a channel stay set in the next one.
 //! - A count takes effect when its second byte is written, whatever access mode the control word asked for; the
 //!   control word starts and stops nothing and does not reset the byte order.
+//! - The count is new at once, but it is vmd's event loop that starts the channel with it, a little later
+//!   ([`Timed::expire`]); until then the channel counts from where it was started last, and one that had reached its
+//!   end goes on saying so. Who programs channel 2 and looks at port 0x61 right away may find it expired
+//!   (`tests/golden/pit_rtc/k73.pittest.txt`: "out went high after 0.000553 s, 0 loops").
 //! - Reads give the bytes of the output latch in turn, and only the latch and read-back commands fill it.
 //! - A channel other than in mode 0 is armed again when its timer has fired, so it loses what the host's timer was
 //!   late by ([`HostTicks`]); all modes but 0 are periodic.
@@ -68,6 +72,8 @@ struct Channel {
     second_read: bool,
     status_latched: bool,
     phase: Phase,
+    /// When a count was written that the event loop has not seen yet.
+    written_at: Option<u64>,
     deadline: Option<u64>,
 }
 
@@ -83,6 +89,7 @@ impl Channel {
             second_read: false,
             status_latched: false,
             phase: Phase::Unused,
+            written_at: None,
             deadline: None,
         }
     }
@@ -106,6 +113,7 @@ impl Channel {
     /// Starts counting from the top (`i8253_reset`).
     const fn start(&mut self, now: u64, ticks: HostTicks) {
         self.phase = Phase::Counting;
+        self.written_at = None;
         self.started_at = now;
         self.arm(now, ticks);
     }
@@ -164,6 +172,7 @@ impl Pit {
 
     /// Stops the timers while the VM is paused (`vmctl pause`).
     pub fn pause(&mut self) {
+        self.start_written(self.clock.monotonic());
         for channel in &mut self.channels {
             channel.deadline = None;
         }
@@ -174,6 +183,12 @@ impl Pit {
     pub fn unpause(&mut self) {
         let now = self.clock.monotonic();
         for channel in self.channels.iter_mut().filter(|channel| channel.phase != Phase::Unused) {
+            channel.start(now, self.ticks);
+        }
+    }
+
+    fn start_written(&mut self, now: u64) {
+        for channel in self.channels.iter_mut().filter(|channel| channel.written_at.is_some()) {
             channel.start(now, self.ticks);
         }
     }
@@ -236,7 +251,7 @@ impl PortDevice for Pit {
                     Direction::In => access.answer(channel.read().into()),
                     Direction::Out => {
                         if channel.write(value, self.repaired) {
-                            channel.start(self.clock.monotonic(), self.ticks);
+                            channel.written_at = Some(self.clock.monotonic());
                         }
                     }
                 }
@@ -248,11 +263,12 @@ impl PortDevice for Pit {
 
 impl Timed for Pit {
     fn deadline(&self) -> Option<u64> {
-        self.channels.iter().filter_map(|channel| channel.deadline).min()
+        self.channels.iter().filter_map(|channel| channel.written_at.or(channel.deadline)).min()
     }
 
     fn expire(&mut self) {
         let now = self.clock.monotonic();
+        self.start_written(now);
         for (n, channel) in self.channels.iter_mut().enumerate() {
             if channel.deadline.is_none_or(|deadline| deadline > now) {
                 continue;
@@ -301,6 +317,12 @@ mod tests {
         }
     }
 
+    /// The same, and the event loop sees it.
+    fn start(pit: &mut Pit, channel: u8, mode: u8, count: u16) {
+        program(pit, channel, mode, count);
+        pit.expire();
+    }
+
     fn latched(pit: &mut Pit, channel: u8) -> u16 {
         outb(pit, CONTROL, channel << 6);
         let port = 0x40 + u16::from(channel);
@@ -321,7 +343,7 @@ mod tests {
     #[test]
     fn counts_run_down_to_1_at_838_ns_a_tick() {
         let (mut pit, clock, _) = pit();
-        program(&mut pit, 2, 0, 1000);
+        start(&mut pit, 2, 0, 1000);
         assert_eq!(latched(&mut pit, 2), 1000);
         clock.advance(837);
         assert_eq!(latched(&mut pit, 2), 1000);
@@ -336,20 +358,20 @@ mod tests {
     #[test]
     fn the_input_latch_only_ever_gains_bits() {
         let (mut pit, _, _) = pit();
-        program(&mut pit, 0, 4, 0x1200);
-        program(&mut pit, 0, 4, 0x0034);
+        start(&mut pit, 0, 4, 0x1200);
+        start(&mut pit, 0, 4, 0x0034);
         assert_eq!(latched(&mut pit, 0), 0x1234);
-        program(&mut pit, 1, 4, 0x0034);
+        start(&mut pit, 1, 4, 0x0034);
         assert_eq!(latched(&mut pit, 1), 0x0034, "each channel has its own");
-        program(&mut pit, 0, 4, 0xedcb);
-        program(&mut pit, 0, 4, 1);
+        start(&mut pit, 0, 4, 0xedcb);
+        start(&mut pit, 0, 4, 1);
         assert_eq!(latched(&mut pit, 0), 0xffff);
     }
 
     #[test]
     fn a_count_of_0_is_65535() {
         let (mut pit, _, _) = pit();
-        program(&mut pit, 0, 2, 0);
+        start(&mut pit, 0, 2, 0);
         assert_eq!(latched(&mut pit, 0), 0xffff);
     }
 
@@ -357,7 +379,7 @@ mod tests {
     #[test]
     fn unlatched_reads_repeat_the_last_latched_count() {
         let (mut pit, clock, _) = pit();
-        program(&mut pit, 2, 0, 0x8000);
+        start(&mut pit, 2, 0, 0x8000);
         clock.advance(838 * 0x123);
         let count = latched(&mut pit, 2);
         assert_eq!(count, 0x8000 - 0x123);
@@ -370,7 +392,7 @@ mod tests {
     #[test]
     fn byte_order_is_kept_across_latches_and_control_words() {
         let (mut pit, _, _) = pit();
-        program(&mut pit, 0, 2, 0xab12);
+        start(&mut pit, 0, 2, 0xab12);
         outb(&mut pit, CONTROL, 0x00);
         assert_eq!(inb(&mut pit, 0x40), 0x12);
         outb(&mut pit, CONTROL, 0x00);
@@ -378,6 +400,7 @@ mod tests {
         outb(&mut pit, 0x41, 0x55);
         outb(&mut pit, CONTROL, 0x50); // "low byte only"
         outb(&mut pit, 0x41, 0x66);
+        pit.expire();
         assert_eq!(latched(&mut pit, 1), 0x6655);
     }
 
@@ -385,8 +408,8 @@ mod tests {
     #[test]
     fn read_back_latches_status_and_count_whatever_it_is_asked_for() {
         let (mut pit, _, _) = pit();
-        program(&mut pit, 2, 0, 0xffff);
-        program(&mut pit, 0, 4, 0x4f7c);
+        start(&mut pit, 2, 0, 0xffff);
+        start(&mut pit, 0, 4, 0x4f7c);
         outb(&mut pit, CONTROL, 0xe8); // status only, channel 2
         assert_eq!(inb(&mut pit, 0x42), 0x30);
         outb(&mut pit, CONTROL, 0xe2); // status only, channel 0
@@ -405,7 +428,7 @@ mod tests {
             outb(&mut pit, PORT_B, value);
             assert_eq!(inb(&mut pit, PORT_B), 0);
         }
-        program(&mut pit, 2, 0, 11931);
+        start(&mut pit, 2, 0, 11931);
         assert_eq!(run(&mut pit, &clock, &lines, 9 * MS), 0);
         assert_eq!(inb(&mut pit, PORT_B), 0);
         assert_eq!(run(&mut pit, &clock, &lines, 11 * MS), 1, "channel 2 raises IRQ 0 too");
@@ -415,17 +438,41 @@ mod tests {
         outb(&mut pit, CONTROL, 0xb0);
         assert_eq!(inb(&mut pit, PORT_B), 0x20);
         program(&mut pit, 2, 0, 1);
+        assert_eq!(inb(&mut pit, PORT_B), 0x20, "the event loop has not seen it");
+        assert_eq!(pit.deadline(), Some(clock.monotonic()));
+        pit.expire();
         assert_eq!(inb(&mut pit, PORT_B), 0);
+    }
+
+    #[test]
+    fn until_the_event_loop_turns_a_new_count_runs_from_the_old_start() {
+        let (mut pit, clock, _) = pit();
+        start(&mut pit, 0, 2, 0x1000);
+        clock.advance(838 * 0x10);
+        program(&mut pit, 0, 2, 0x2000);
+        assert_eq!(latched(&mut pit, 0), 0x3000 - 0x10);
+        pit.expire();
+        assert_eq!(latched(&mut pit, 0), 0x3000);
+    }
+
+    #[test]
+    fn a_pause_does_not_lose_a_count_that_was_just_written() {
+        let (mut pit, clock, lines) = pit();
+        program(&mut pit, 0, 0, 11931);
+        pit.pause();
+        assert_eq!(pit.deadline(), None);
+        pit.unpause();
+        assert_eq!(run(&mut pit, &clock, &lines, 100 * MS), 1);
     }
 
     #[test]
     fn port_61_answers_in_mode_0_and_in_the_other_mode_2_only() {
         let (mut pit, clock, _) = pit();
         for mode in [1, 2, 3, 4, 5, 7] {
-            program(&mut pit, 2, mode, 0x1000);
+            start(&mut pit, 2, mode, 0x1000);
             assert_eq!(input(&mut pit, PORT_B, Width::Byte), EAX, "mode {mode}");
         }
-        program(&mut pit, 2, 6, 0x1000);
+        start(&mut pit, 2, 6, 0x1000);
         assert_eq!(inb(&mut pit, PORT_B), 1);
         clock.advance(838 * 0x900);
         assert_eq!(inb(&mut pit, PORT_B), 0);
@@ -435,7 +482,7 @@ mod tests {
     fn mode_0_fires_once_and_the_others_go_on() {
         for mode in 0..8 {
             let (mut pit, clock, lines) = pit();
-            program(&mut pit, 0, mode, 11932);
+            start(&mut pit, 0, mode, 11932);
             let fired = run(&mut pit, &clock, &lines, 1_000 * MS);
             assert_eq!(fired, if mode == 0 { 1 } else { 50 }, "mode {mode}");
         }
@@ -447,7 +494,7 @@ mod tests {
     fn a_100_hz_host_makes_50_interrupts_a_second_of_anything_up_to_10_ms() {
         for count in [1193, 2386, 4773, 11932] {
             let (mut pit, clock, lines) = pit();
-            program(&mut pit, 0, 2, count);
+            start(&mut pit, 0, 2, count);
             assert_eq!(run(&mut pit, &clock, &lines, 20_000 * MS), 1000, "count {count}");
         }
     }
@@ -456,7 +503,7 @@ mod tests {
     #[test]
     fn channel_1_raises_irq_0() {
         let (mut pit, clock, lines) = pit();
-        program(&mut pit, 1, 2, 0x2000);
+        start(&mut pit, 1, 2, 0x2000);
         assert_eq!(run(&mut pit, &clock, &lines, 5_000 * MS), 250);
     }
 
@@ -465,8 +512,8 @@ mod tests {
     #[test]
     fn a_latch_full_of_ones_makes_every_one_shot_the_longest() {
         let (mut pit, clock, lines) = pit();
-        program(&mut pit, 0, 4, 0x7fff);
-        program(&mut pit, 0, 4, 119);
+        start(&mut pit, 0, 4, 0x7fff);
+        start(&mut pit, 0, 4, 119);
         assert_eq!(pit.deadline().map(|at| at - clock.monotonic()), Some(40 * MS));
         assert_eq!(run(&mut pit, &clock, &lines, 1_000 * MS), 25);
     }
@@ -477,14 +524,14 @@ mod tests {
         let (line, lines) = Lines::one(IRQ);
         let ticks = HostTicks::new(NonZeroU32::new(1000).unwrap());
         let mut pit = Pit::new(Arc::clone(&clock) as _, ticks, line);
-        program(&mut pit, 0, 2, 11932);
+        start(&mut pit, 0, 2, 11932);
         assert_eq!(run(&mut pit, &clock, &lines, 1_100 * MS), 100);
     }
 
     #[test]
     fn a_late_event_loop_delays_all_that_follow() {
         let (mut pit, clock, _) = pit();
-        program(&mut pit, 0, 2, 11932);
+        start(&mut pit, 0, 2, 11932);
         clock.advance(500 * MS);
         pit.expire();
         assert_eq!(pit.deadline(), Some(1_520 * MS));
@@ -493,8 +540,8 @@ mod tests {
     #[test]
     fn unpausing_starts_every_used_channel_from_the_top() {
         let (mut pit, clock, lines) = pit();
-        program(&mut pit, 0, 0, 11931);
-        program(&mut pit, 2, 0, 11931);
+        start(&mut pit, 0, 0, 11931);
+        start(&mut pit, 2, 0, 11931);
         assert_eq!(run(&mut pit, &clock, &lines, 100 * MS), 2);
         pit.pause();
         assert_eq!(run(&mut pit, &clock, &lines, 1_000 * MS), 0);
@@ -507,7 +554,7 @@ mod tests {
     fn the_control_word_reads_as_0_and_wide_reads_are_filled_with_0() {
         let (mut pit, _, _) = pit();
         assert_eq!(inb(&mut pit, CONTROL), 0);
-        program(&mut pit, 0, 2, 0x1234);
+        start(&mut pit, 0, 2, 0x1234);
         outb(&mut pit, CONTROL, 0);
         assert_eq!(input(&mut pit, 0x40, Width::Word), EAX & 0xffff_0000 | 0x34);
     }
@@ -552,6 +599,7 @@ mod tests {
         for byte in [0x34, 0x12] {
             outb(&mut pit, 0x42, byte);
         }
+        pit.expire();
         for _ in 0..2 {
             outb(&mut pit, 0x43, 0x80);
             assert_eq!(inb(&mut pit, 0x42), 0x34);
