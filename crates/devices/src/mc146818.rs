@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use time::OffsetDateTime;
+use jiff::{Timestamp, tz::Offset};
 use vmd::Generation;
 
 use crate::{
@@ -129,19 +129,20 @@ impl Rtc {
     fn update(&mut self) {
         self.seconds = self.clock.realtime() / NANOS_PER_SEC;
         let seconds = i64::try_from(self.seconds).expect("64 bits of nanoseconds are 35 of seconds");
-        let now = OffsetDateTime::from_unix_timestamp(seconds).expect("a year before 2555");
-        let year = now.year().unsigned_abs();
+        let now = Offset::UTC.to_datetime(Timestamp::from_second(seconds).expect("a year before 2555"));
+        let year = now.year();
         let values = [
             (0x00, now.second()),
             (0x02, now.minute()),
             (0x04, now.hour()),
-            (0x06, now.weekday().number_from_sunday()),
+            (0x06, now.weekday().to_sunday_one_offset()),
             (0x07, now.day()),
-            (0x08, now.month().into()),
-            (0x09, (year % 100) as u8),
-            (CENTURY, (year / 100) as u8),
+            (0x08, now.month()),
+            (0x09, (year % 100) as i8),
+            (CENTURY, (year / 100) as i8),
         ];
         for (index, value) in values {
+            let value = value.unsigned_abs();
             self.registers[usize::from(index)] = value / 10 * 16 + value % 10;
         }
         self.registers[usize::from(REG_D)] |= REG_D_VALID;
