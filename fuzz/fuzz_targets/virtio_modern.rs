@@ -6,7 +6,8 @@ use libfuzzer_sys::fuzz_target;
 use vmd::Generation;
 use vmmlinux_fuzz::virtio::{Step, run_any};
 
-fuzz_target!(|input: (bool, u8, Vec<Step>)| {
-    let (new, kind, steps) = input;
-    run_any(if new { Generation::V7_9 } else { Generation::V7_8 }, kind, &steps);
+fuzz_target!(|input: (u8, u8, Vec<Step>)| {
+    let (generation, kind, steps) = input;
+    let generations = [Generation::V7_8, Generation::V7_9, Generation::V8_0];
+    run_any(generations[usize::from(generation) % 3], kind, &steps);
 });

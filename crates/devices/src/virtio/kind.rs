@@ -94,12 +94,16 @@ impl Kind {
         }
     }
 
-    /// Whether it runs in vmd's VM process instead of a process of its own.
+    /// Whether it runs in vmd's VM process instead of a process of its own. The CD-ROM has one from 7.9 on.
     ///
     /// What a guest sees of that: a device with its own process answers every IN, because the VM process waits for a
     /// reply and puts it into EAX (`virtio_pci_io` in virtio.c); one in the VM process may leave EAX alone.
-    pub const fn in_vm_process(self) -> bool {
-        matches!(self, Self::Rng | Self::Scsi)
+    pub fn in_vm_process(self, generation: Generation) -> bool {
+        match self {
+            Self::Rng => true,
+            Self::Scsi => generation < Generation::V7_9,
+            Self::Net | Self::Blk => false,
+        }
     }
 }
 

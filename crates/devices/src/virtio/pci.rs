@@ -88,6 +88,11 @@ impl Io {
         if self.generation >= Generation::V8_0 { self.queues.len() as u16 + 1 } else { 0 }
     }
 
+    /// Whether the device is part of vmd's VM process.
+    pub(super) fn in_vm_process(&self) -> bool {
+        self.kind.in_vm_process(self.generation)
+    }
+
     /// Whether the driver said that it is ready.
     pub(super) const fn driver_ok(&self) -> bool {
         self.status & VIRTIO_CONFIG_S_DRIVER_OK as u8 != 0

@@ -29,6 +29,8 @@ pub(super) struct Queue {
     pub(super) avail_offset: u32,
     /// From the descriptor table to the used ring, modulo 2^32.
     pub(super) used_offset: u32,
+    /// Addresses of the available and the used ring where they do not depend on the table's, as from 8.0 on.
+    pub(super) split: Option<(u64, u64)>,
     /// The entry of the available ring to be taken next.
     pub(super) last_avail: u16,
     /// Whether the driver enabled it; always set on the legacy transport.
@@ -67,6 +69,22 @@ impl Queue {
         Ok(())
     }
 
+    /// Maps the table and the rings separately, as vmd does from 8.0 on, if they are aligned, in RAM, and as many as a
+    /// power of two; otherwise the queue has no memory.
+    pub(super) fn map_split(&mut self, ram: &GuestRam) {
+        let (avail, used) = self.split.unwrap_or_default();
+        let size = u64::from(self.size);
+        let sound = |address: u64, alignment: u64, length: u64| {
+            address != 0 && address.is_multiple_of(alignment) && in_one_region(ram, address, length)
+        };
+        let mapped = size > 1
+            && size.is_power_of_two()
+            && sound(self.gpa, 16, size * DESCRIPTOR)
+            && sound(avail, 2, 2 * (2 + size))
+            && sound(used, 4, 4 + 8 * size);
+        self.mapped = mapped.then_some(self.gpa);
+    }
+
     /// What an index is reduced by: size − 1, of whatever size the driver chose.
     pub(super) const fn mask(&self) -> u16 {
         self.size.wrapping_sub(1) as u16
@@ -98,15 +116,11 @@ impl<'a> Ring<'a> {
     /// The rings of `state`, which is `device`'s queue number `queue`.
     pub(super) fn new(ram: &'a GuestRam, device: Kind, queue: u16, state: &Queue) -> Result<Self, Fault> {
         let table = state.mapped.ok_or(Fault::NullRing { device, queue })?;
-        Ok(Self {
-            ram,
-            device,
-            queue,
-            table,
-            avail: table.wrapping_add(state.avail_offset.into()),
-            used: table.wrapping_add(state.used_offset.into()),
-            mask: state.mask(),
-        })
+        let (avail, used) = state.split.unwrap_or_else(|| {
+            let ring = |offset: u32| table.wrapping_add(offset.into());
+            (ring(state.avail_offset), ring(state.used_offset))
+        });
+        Ok(Self { ram, device, queue, table, avail, used, mask: state.mask() })
     }
 
     fn outside(&self, address: u64) -> Fault {

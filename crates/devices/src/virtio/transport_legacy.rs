@@ -85,7 +85,7 @@ impl Registers {
                     .and_then(|offset| model.read_legacy_config(offset, access.width, access.eax));
                 if let Some(value) = value {
                     access.answer_dword(value);
-                } else if !io.kind.in_vm_process() {
+                } else if !io.in_vm_process() {
                     access.answer_dword(u32::MAX);
                 }
             }

@@ -124,6 +124,8 @@ impl Registers {
             (Direction::In, area::DEVICE) => {
                 if let Some(value) = model.read_config(register, access.width) {
                     access.answer_dword(value);
+                } else if !io.in_vm_process() {
+                    access.answer_dword(u32::MAX);
                 }
             }
             (Direction::In, area::NOTIFY) => read_notify(io, access),
@@ -243,18 +245,24 @@ impl Registers {
         }
     }
 
-    /// A reset by the driver. The feature selectors and the queue registers keep what they had; only a NIC lowers its
-    /// line.
+    /// A reset by the driver. The feature selectors keep what they had, and up to 7.9 the queue registers and where
+    /// the queues were mapped, too; only a NIC lowers its line.
     fn reset(&mut self, io: &mut Io) {
         io.driver_features = 0;
         io.isr = 0;
         io.config_vector = NO_VECTOR;
         io.queue_vectors.fill(NO_VECTOR);
         self.queue_select = 0;
-        self.load_queue(io);
+        let forgets = has_split_rings(io);
+        if !forgets {
+            self.load_queue(io);
+        }
         let size = io.kind.queue_size();
         for queue in &mut io.queues {
-            *queue = Queue { mapped: queue.mapped, ..Queue::modern(size) };
+            *queue = Queue { mapped: queue.mapped.filter(|_| !forgets), ..Queue::modern(size) };
+        }
+        if forgets {
+            self.load_queue(io);
         }
         if io.kind == Kind::Net {
             io.irq.deassert();
@@ -262,9 +270,9 @@ impl Registers {
     }
 
     /// Fills the queue registers from the selected queue. A queue that does not exist shows size 0, disabled, and the
-    /// addresses of the one before; before VERSION_1 is accepted nothing changes at all.
+    /// addresses of the one before. Up to 7.9 nothing changes at all before VERSION_1 is accepted.
     fn load_queue(&mut self, io: &Io) {
-        if io.driver_features & VERSION_1 == 0 {
+        if !is_modern(io) {
             self.legacy_pfn = (io.queues[0].gpa >> 12) as u32;
             return;
         }
@@ -273,21 +281,38 @@ impl Registers {
             self.queue_enable = 0;
             return;
         };
+        let (avail, used) = if has_split_rings(io) {
+            queue.split.unwrap_or_default()
+        } else {
+            let ring = |offset: u32| queue.gpa.wrapping_add(offset.into());
+            (ring(queue.avail_offset), ring(queue.used_offset))
+        };
         self.queue_size = queue.size as u16;
         self.queue_desc = queue.gpa;
-        self.queue_avail = queue.gpa.wrapping_add(queue.avail_offset.into());
-        self.queue_used = queue.gpa.wrapping_add(queue.used_offset.into());
+        self.queue_avail = avail;
+        self.queue_used = used;
         self.queue_enable = queue.enabled.into();
     }
 
-    /// Copies the queue registers into the selected queue. Sizes that are zero or odd disable the queue; that they be
-    /// powers of two is not asked for.
+    /// Copies the queue registers into the selected queue.
+    ///
+    /// Up to 7.9 sizes that are zero or odd disable the queue, that they be powers of two is not asked for, and a
+    /// table outside RAM ends the VM. 8.0 disables any queue that is not as it should be.
     fn store_queue(&mut self, io: &mut Io) -> Result<(), Fault> {
-        let modern = io.driver_features & VERSION_1 != 0;
+        let modern = is_modern(io);
+        let split = has_split_rings(io);
         let index = if modern { self.queue_select } else { 0 };
         let Some(queue) = io.queues.get_mut(usize::from(index)) else {
             return Ok(());
         };
+        if split {
+            queue.gpa = self.queue_desc;
+            queue.size = self.queue_size.into();
+            queue.split = Some((self.queue_avail, self.queue_used));
+            queue.map_split(&io.ram);
+            queue.enabled = queue.mapped.is_some() && self.queue_enable == 1;
+            return Ok(());
+        }
         if modern {
             queue.gpa = self.queue_desc;
             queue.size = self.queue_size.into();
@@ -307,6 +332,17 @@ impl Registers {
         }
         queue.map(&io.ram, io.kind, index)
     }
+}
+
+/// Whether the rings of a queue may be anywhere: up to 7.9 vmd keeps their distance from the table in 32 bits
+/// (`virtio_update_qa` in virtio.c).
+fn has_split_rings(io: &Io) -> bool {
+    io.generation >= Generation::V8_0
+}
+
+/// Whether the queue registers are virtio 1.x's. Up to 7.9 that depends on what the driver has accepted so far.
+fn is_modern(io: &Io) -> bool {
+    has_split_rings(io) || io.driver_features & VERSION_1 != 0
 }
 
 /// What a register that does not exist, or a feature word beyond the second, reads as: zero; all ones from a NIC of
@@ -339,7 +375,7 @@ fn accept_features(io: &mut Io, select: u32, value: u32) {
 /// where the bytes shown for the device configuration are what EAX had).
 fn read_notify(io: &Io, access: &mut PortAccess) {
     let names_a_queue = usize::from(access.eax as u16) < io.queues.len();
-    if names_a_queue || !io.kind.in_vm_process() {
+    if names_a_queue || !io.in_vm_process() {
         access.answer_dword(u32::MAX);
     }
 }

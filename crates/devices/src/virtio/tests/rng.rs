@@ -93,6 +93,16 @@ fn more_than_64_kib_ends_the_vm() {
 }
 
 #[test]
+fn more_than_64_kib_is_ignored_by_8_0() {
+    let mut guest = Guest::started(Generation::V8_0, counting());
+    guest.set_descriptor(0, 0, Descriptor::new(BUFFERS, 65537, VRING_DESC_F_WRITE as u16, 0));
+    guest.push(0, 0);
+    guest.notify(0);
+    assert_eq!(guest.faults.get(), None);
+    assert_eq!(guest.take_used(0), None);
+}
+
+#[test]
 fn a_buffer_outside_ram_is_dropped_in_silence() {
     let mut guest = Guest::started(Generation::V7_8, counting());
     guest.set_descriptor(0, 0, Descriptor::new(RAM as u64 - 4, 8, VRING_DESC_F_WRITE as u16, 0));

@@ -1,5 +1,7 @@
 //! Registers of both transports.
 
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress};
 use vmd::Generation;
 
 use super::MemoryDisk;
@@ -9,8 +11,9 @@ use crate::{
     virtio::{
         Fault, Kind,
         blk::Blk,
-        driver::{Guest, RAM, UNTOUCHED},
+        driver::{BUFFERS, Guest, RAM, UNTOUCHED},
         rng::Rng,
+        scsi::Scsi,
     },
 };
 
@@ -237,4 +240,66 @@ fn vectors_can_be_chosen_from_8_0_on() {
     assert_eq!(guest.device.vectors(), 0);
     guest.output(0x10, Width::Word, 0);
     assert_eq!(guest.input(0x10, Width::Word) & 0xffff, 0xffff);
+}
+
+#[test]
+fn rings_may_be_anywhere_from_8_0_on() {
+    let mut guest = Guest::started(Generation::V8_0, Rng::new());
+    guest.output(0x16, Width::Word, 0);
+    // The available ring before the table, which 7.9 would look for 4 GiB above it.
+    guest.output(0x28, Width::Dword, 0x1000);
+    assert_eq!(guest.input(0x1c, Width::Word), 1);
+    guest.ram.write_obj(1u16, GuestAddress(0x1002)).unwrap();
+    guest.set_descriptor(0, 0, Descriptor::new(BUFFERS, 4, 2, 0));
+    guest.notify(0);
+    assert_eq!(guest.take_used(0), Some((0, 4)));
+}
+
+#[test]
+fn unsound_queues_are_disabled_by_8_0_and_end_the_vm_when_they_are_used() {
+    for (register, value) in [
+        (0x20, RAM as u32 - 512),
+        (0x20, 0x1008),
+        (0x28, 0x2001),
+        (0x30, 0x3002),
+        (0x30, 0),
+        (0x28, RAM as u32 - 64),
+    ] {
+        let mut guest = Guest::started(Generation::V8_0, blk(Generation::V8_0));
+        guest.output(register, Width::Dword, value);
+        assert_eq!(guest.faults.get(), None, "{register:#x}");
+        guest.output(0x16, Width::Word, 0);
+        assert_eq!(guest.input(0x1c, Width::Word), 0, "{register:#x}");
+        assert_eq!(guest.input(register, Width::Dword), value);
+        guest.notify(0);
+        assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: Kind::Blk, queue: 0 }));
+    }
+    let mut guest = Guest::started(Generation::V8_0, blk(Generation::V8_0));
+    guest.output(0x18, Width::Word, 48);
+    guest.output(0x16, Width::Word, 0);
+    assert_eq!(guest.input(0x1c, Width::Word), 0, "no power of two");
+}
+
+#[test]
+fn a_reset_clears_the_queue_registers_from_8_0_on() {
+    for (generation, kept) in [(Generation::V7_9, true), (Generation::V8_0, false)] {
+        let mut guest = Guest::started(generation, blk(generation));
+        guest.set_status(0);
+        assert_eq!(guest.input(0x20, Width::Dword) != 0, kept, "{generation}");
+        assert_eq!(guest.input(0x1c, Width::Word) != 0, kept);
+        assert_eq!(guest.input(0x18, Width::Word), 128);
+        guest.notify(0);
+        assert_eq!(guest.faults.get().is_none(), kept);
+    }
+}
+
+#[test]
+fn the_cd_rom_answers_everything_once_it_has_its_own_process() {
+    for generation in [Generation::V7_8, Generation::V7_9] {
+        let mut guest = Guest::new(generation, Scsi::new(Box::new(MemoryDisk::numbered(8))));
+        let nothing = if generation == Generation::V7_8 { UNTOUCHED } else { 0xffff_ffff };
+        assert_eq!(guest.input(0x300, Width::Byte), nothing);
+        assert_eq!(guest.input(0x100, Width::Byte), nothing);
+        assert_eq!(guest.input(0x300, Width::Dword), 1);
+    }
 }
