@@ -8,6 +8,7 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 600
 
 .PHONY: help bootstrap lint unit test fuzz
+.PHONY: help bootstrap lint unit test boot-test
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -32,3 +33,9 @@ fuzz: bootstrap ## Fuzz the device models, FUZZ_SECONDS (600) each, with rustup'
 	$(CARGO) +nightly --version >/dev/null || rustup toolchain install --profile minimal nightly
 	set -e; for target in $$($(CARGO) +nightly fuzz list); do \
 	  $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
+boot-test: bootstrap ## Boot images of KERNEL=bzImage in QEMU, grow them, take them down (INITRD=, MODULES= as needed)
+	@test -n "$(KERNEL)" || { echo "say which kernel: make boot-test KERNEL=out/7.3/bzImage"; exit 1; }
+	VMMLINUX_TEST_KERNEL=$(abspath $(KERNEL)) \
+	  $(if $(INITRD),VMMLINUX_TEST_INITRD=$(abspath $(INITRD))) \
+	  $(if $(MODULES),VMMLINUX_TEST_MODULES=$(abspath $(MODULES))) \
+	  $(CARGO) test --locked -p image --test boot -- --ignored --nocapture --test-threads=1

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use fatfs::{Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
 use fscommon::{BufStream, StreamSlice};
 
 use crate::{
@@ -69,7 +69,8 @@ pub(crate) fn write(
 
     {
         let volume = BufStream::new(slice(&mut file, region).map_err(failed)?);
-        let volume = FileSystem::new(volume, FsOptions::new()).map_err(failed)?;
+        let options = FsOptions::new().time_provider(&FirstDay);
+        let volume = FileSystem::new(volume, options).map_err(failed)?;
         let root = volume.root_dir();
         let put = |name: &str, content: &[u8]| {
             let mut file = root.create_file(name)?;
@@ -91,6 +92,21 @@ pub(crate) fn write(
 
 fn slice(file: &mut File, region: Region) -> io::Result<StreamSlice<&mut File>> {
     StreamSlice::new(file, region.start, region.start + region.length)
+}
+
+/// Dates the files on the first day that FAT knows: the same in every image, and a date, which fatfs's own clockless
+/// one (day zero of month zero) is not.
+#[derive(Debug)]
+struct FirstDay;
+
+impl TimeProvider for FirstDay {
+    fn get_current_date(&self) -> Date {
+        Date { year: 1980, month: 1, day: 1 }
+    }
+
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
+    }
 }
 
 /// Half a second at the prompt, so that another command line can be typed when a guest does not come up.
@@ -156,6 +172,8 @@ mod tests {
             volume.root_dir().open_file(name).unwrap().read_to_end(&mut content).unwrap();
             content
         };
+        let date = volume.root_dir().iter().next().unwrap().unwrap().modified().date;
+        assert_eq!((date.year, date.month, date.day), (1980, 1, 1));
         assert_eq!(read(KERNEL), header_only("7.3.4"));
         assert_eq!(read(INITRD), vec![7; 3_000_000]);
         let config = String::from_utf8(read(CONFIG)).unwrap();

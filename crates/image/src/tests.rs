@@ -296,3 +296,33 @@ fn qcow2_has_the_same_contents() {
     assert!(compared.status.success(), "{compared:?}");
     assert!(qcow2.instructions().contains("disk \"/var/vmm/disk.qcow2\" format qcow2\n"));
 }
+
+/// Runs itself once more for each of some sizes, in a mount namespace of its own where a tmpfs of that size is the
+/// output's file system. Small ones run out early, larger ones late.
+#[test]
+fn a_full_file_system_is_told_and_left_empty() {
+    const SMALL: &str = "VMMLINUX_TEST_SMALL_FILE_SYSTEM";
+    if let Some(output) = std::env::var_os(SMALL) {
+        let place = Place::new();
+        let directory = Path::new(&output);
+        let result = make(&Options { output: directory.join("disk.img"), ..place.options() });
+        assert!(matches!(result, Err(Error::NoSpace { .. })), "{result:?}");
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
+        return;
+    }
+    for mebibytes in [1, 5, 8, 11, 15, 18] {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "mount -t tmpfs -o size=$1m tmpfs \"$2\" && shift 2 && exec \"$@\"";
+        let test = ["--exact", "tests::a_full_file_system_is_told_and_left_empty"];
+        let output = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", &mebibytes.to_string()])
+            .arg(directory.path())
+            .arg(std::env::current_exe().unwrap())
+            .args(test)
+            .env(SMALL, directory.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{mebibytes} MiB: {output:?}");
+    }
+}

@@ -19,6 +19,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mattrib", "mtools"),
     ("mke2fs", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap"),
+    ("newuidmap", "uidmap"),
     ("partx", "util-linux"),
     ("qemu-img", "qemu-utils"),
     ("resize2fs", "e2fsprogs"),

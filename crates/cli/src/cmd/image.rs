@@ -4,10 +4,15 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use image::{Format, Hostname, Identity, Kernel, Net, Options, RootFs, Size, SshKeys, Tools};
-use miette::miette;
+use miette::{IntoDiagnostic, miette};
+use signal_hook::{consts::SIGINT, flag};
 
 /// Arguments of `vmmlinux image`.
 #[derive(clap::Args)]
@@ -108,7 +113,17 @@ impl Args {
             mirror: self.mirror,
         };
         eprintln!("kernel {}", options.kernel.release());
-        let image = image::build(&options, &identity, &Tools::default(), &|step| eprintln!("{step}"))?;
+        // A Ctrl-C reaches the program that is being run, too: its failure ends the build, which then tidies up.
+        let interrupted = Arc::new(AtomicBool::new(false));
+        flag::register(SIGINT, Arc::clone(&interrupted)).into_diagnostic()?;
+        let image = image::build(&options, &identity, &Tools::default(), &|step| eprintln!("{step}"))
+            .map_err(|error| {
+                if interrupted.load(Ordering::Relaxed) {
+                    miette!("interrupted: nothing was written")
+                } else {
+                    error.into()
+                }
+            })?;
         eprintln!(
             "{}: a disk of {}, {}M of it in use",
             image.path.display(),

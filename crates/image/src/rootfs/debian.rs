@@ -1,6 +1,6 @@
 //! A small Debian, made by mmdebstrap from the mirror that this machine's apt uses.
 
-use std::path::Path;
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use crate::{
     error::{Error, Result},
@@ -12,10 +12,14 @@ use crate::{
 
 use super::{common, shadow_field};
 
-pub(super) const TOOLS: &[&str] = &["mmdebstrap"];
+/// Anyone but root needs newuidmap for mmdebstrap's user namespace.
+pub(super) fn tools() -> &'static [&'static str] {
+    let root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    if root { &["mmdebstrap"] } else { &["mmdebstrap", "newuidmap"] }
+}
 
 /// Besides the essential ones and apt: what boots, logs in, reaches the network and grows the disk.
-const PACKAGES: [&str; 17] = [
+const PACKAGES: [&str; 18] = [
     "ca-certificates",
     "dbus",
     "e2fsprogs",
@@ -26,6 +30,7 @@ const PACKAGES: [&str; 17] = [
     "less",
     "login",
     "nano",
+    "passwd",
     "procps",
     "systemd",
     "systemd-resolved",
@@ -34,6 +39,9 @@ const PACKAGES: [&str; 17] = [
     "udev",
     "util-linux",
 ];
+
+/// Carries the hash of root's password into the tree; a command line is everybody's to read.
+const PASSWORD: &str = "var/lib/vmmlinux/root-password";
 
 const UNITS: [(&str, &str); 3] = [
     ("vmmlinux-grow.service", include_str!("../../../../guests/debian/vmmlinux-grow.service")),
@@ -59,9 +67,6 @@ pub(super) fn write(
         packages.push("openssh-server");
         units.push("vmmlinux-ssh-keys");
     }
-    // The hash has no quote in it: crypt's alphabet is ./0-9A-Za-z, with $ between the parts and = in the rounds.
-    let password = shadow_field(options, identity)?;
-
     let mut command = tools.command("mmdebstrap")?;
     command
         .args(["--variant=apt", "--format=tar", "--architectures=amd64"])
@@ -71,7 +76,9 @@ pub(super) fn write(
         .arg("--dpkgopt=path-include=/usr/share/doc/*/copyright")
         .arg("--dpkgopt=path-exclude=/usr/share/locale/*/LC_MESSAGES/*")
         .arg(format!("--customize-hook=tar-in '{}' /", overlay.display()))
-        .arg(format!("--customize-hook=chroot \"$1\" usermod --password '{password}' root"))
+        .arg(format!(
+            "--customize-hook=chroot \"$1\" sh -c 'chpasswd --encrypted < /{PASSWORD}; rm /{PASSWORD}'"
+        ))
         .arg(format!("--customize-hook=chroot \"$1\" systemctl enable {}", units.join(" ")))
         // Every guest has its own; both are made at the first boot.
         .arg("--customize-hook=rm -f \"$1\"/etc/ssh/ssh_host_*")
@@ -86,6 +93,7 @@ pub(super) fn write(
 
 fn overlay_tree(options: &Options, identity: &Identity) -> Result<Tree> {
     let mut tree = common(options, identity)?;
+    tree.file(PASSWORD, 0o600, format!("root:{}\n", shadow_field(options, identity)?));
     for (name, unit) in UNITS {
         tree.file(&format!("etc/systemd/system/{name}"), 0o644, unit);
     }

@@ -7,6 +7,11 @@ use std::{
     process::Command,
 };
 
+use object::{
+    Architecture, Endianness, Object, elf,
+    read::elf::{ElfFile64, ProgramHeader},
+};
+
 use crate::{
     error::{Error, Result},
     identity::Identity,
@@ -138,23 +143,14 @@ fn find_busybox(tools: &Tools, scratch: &Path) -> Result<PathBuf> {
         .ok_or_else(|| Error::io("find busybox in", &package)(std::io::ErrorKind::NotFound.into()))
 }
 
-/// Whether the file is an x86-64 ELF program that names no interpreter. Offsets are those of the ELF-64 header and
-/// program headers.
+/// Whether the file is an x86-64 program that names no dynamic linker.
 fn is_static(path: &Path) -> Result<bool> {
-    const X86_64: u16 = 62;
-    const PT_INTERP: u32 = 3;
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    let u16_at = |at: usize| bytes.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    let u32_at = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    if !bytes.starts_with(b"\x7fELF\x02\x01") || u16_at(18) != Some(X86_64) {
-        return Ok(false);
-    }
-    let (Some(table), Some(size), Some(count)) = (u32_at(32), u16_at(54), u16_at(56)) else {
-        return Ok(false);
-    };
-    let interpreted = (0..usize::from(count))
-        .any(|n| u32_at(table as usize + n * usize::from(size)).is_none_or(|kind| kind == PT_INTERP));
-    Ok(!interpreted)
+    let Ok(program) = ElfFile64::<Endianness>::parse(&bytes[..]) else { return Ok(false) };
+    let endian = program.endian();
+    let interpreted =
+        program.elf_program_headers().iter().any(|header| header.p_type(endian) == elf::PT_INTERP);
+    Ok(program.architecture() == Architecture::X86_64 && !interpreted)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::{
 pub(crate) fn tools(rootfs: &RootFs) -> &'static [&'static str] {
     match rootfs {
         RootFs::Minimal => minimal::TOOLS,
-        RootFs::Debian { .. } => debian::TOOLS,
+        RootFs::Debian { .. } => debian::tools(),
     }
 }
 
