@@ -1,6 +1,7 @@
 //! Network interfaces: vmd's vionet.
 
 mod backend;
+mod checksum;
 mod dhcp;
 mod gateway;
 mod local;
@@ -9,7 +10,7 @@ mod mac;
 use std::{collections::VecDeque, fmt, os::fd::BorrowedFd};
 
 use virtio_bindings::{
-    virtio_net::VIRTIO_NET_F_MAC,
+    virtio_net::{VIRTIO_NET_F_CSUM, VIRTIO_NET_F_MAC},
     virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_NEXT, VRING_USED_F_NO_NOTIFY},
 };
 use virtio_queue::desc::split::Descriptor;
@@ -209,6 +210,8 @@ impl Net {
         if !io.driver_ok() {
             return Ok(Some(false));
         }
+        let offload = io.driver_features & 1 << VIRTIO_NET_F_CSUM != 0;
+        let inspect = io.generation >= Generation::V8_0;
         let ring = io.ring(TX)?;
         let first = io.queues[usize::from(TX)].last_avail;
         let mut index = first;
@@ -220,7 +223,8 @@ impl Net {
             };
             let mut used = chain.room;
             if chain.room >= ETHERNET_HEADER {
-                match self.send_chain(&io.ram, &chain, &mut answered) {
+                let offload = inspect.then_some(offload);
+                match self.send_chain(&io.ram, &chain, offload, &mut answered) {
                     Sent::Yes => used += self.header,
                     Sent::Dropped => {}
                     Sent::Failed => return Ok(None),
@@ -238,8 +242,15 @@ impl Net {
     ///
     /// Inspection sees no more of a frame than its first piece. `answered` is whether a DHCP request was already
     /// answered in this batch: vmd forgets to clear its pointer to the answer, and a second one goes to the network
-    /// (`vionet_tx`, `dhcp_request`).
-    fn send_chain(&mut self, ram: &GuestRam, chain: &Chain, answered: &mut bool) -> Sent {
+    /// (`vionet_tx`, `dhcp_request`). `offload` is whether the driver may leave checksums to the device; `None` up to
+    /// 7.9, where nobody looks at the virtio header.
+    fn send_chain(
+        &mut self,
+        ram: &GuestRam,
+        chain: &Chain,
+        offload: Option<bool>,
+        answered: &mut bool,
+    ) -> Sent {
         if chain.room > MAX_FRAME {
             tracing::warn!(length = chain.room, "vionet: a frame longer than tap(4) takes");
             return Sent::Failed;
@@ -252,6 +263,16 @@ impl Net {
                 return Sent::Failed;
             }
             rest = later;
+        }
+        if let Some(allowed) = offload {
+            let mut header = [0; 12];
+            if ram.read_slice(&mut header, GuestAddress(chain.header)).is_err() {
+                return Sent::Failed;
+            }
+            if !checksum::complete(&header, &mut frame, allowed) {
+                tracing::warn!("vionet: a frame with an invalid virtio header is dropped");
+                return Sent::Dropped;
+            }
         }
         let first = &frame[..chain.segments.first().map_or(0, |segment| segment.1)];
         if self.options.locked && first.get(6..12) != Some(&self.options.mac.0) {
@@ -329,9 +350,11 @@ impl fmt::Debug for Net {
 impl Model for Net {
     const KIND: Kind = Kind::Net;
 
-    /// MAC only: no checksums, no segmentation, no merged buffers, no link status.
-    fn features(&self, _generation: Generation) -> u32 {
-        1 << VIRTIO_NET_F_MAC
+    /// MAC only: no segmentation, no merged buffers, no link status. From 8.0 on the guest may leave checksums of what
+    /// it sends to the device (80.html).
+    fn features(&self, generation: Generation) -> u32 {
+        let checksums = if generation >= Generation::V8_0 { 1 << VIRTIO_NET_F_CSUM } else { 0 };
+        1 << VIRTIO_NET_F_MAC | checksums
     }
 
     /// The bytes of the MAC address, one for each offset whatever the width; all else is all ones

@@ -328,6 +328,27 @@ fn the_configuration_is_the_mac_address_byte_by_byte() {
 }
 
 #[test]
+fn checksums_are_left_to_the_device_from_8_0_on() {
+    for generation in Generation::ALL {
+        let wire = Wire::default();
+        let mut guest = guest(generation, options(), wire.clone());
+        let new = generation == Generation::V8_0;
+        assert_eq!(guest.device.io().device_features as u32, if new { 0x21 } else { 0x20 }, "{generation}");
+        let mut asking = HEADER[..header(generation)].to_vec();
+        asking[0] = 1;
+        asking[6..10].copy_from_slice(&[34, 0, 6, 0]);
+        let frame = frame(HOST_MAC, MAC, 1);
+        let bytes = [asking.as_slice(), &frame].concat();
+        guest.chain(1, 0, &[Buffer::Out(&bytes)]);
+        guest.notify(1);
+        let sent = wire.0.lock().unwrap().sent.clone();
+        // Up to 7.9 nobody looks.
+        assert_eq!(sent[0] != frame, new, "{generation}");
+        assert_eq!((&sent[0][..40], &sent[0][42..]), (&frame[..40], &frame[42..]));
+    }
+}
+
+#[test]
 fn feature_words_beyond_the_second_read_0_from_7_9_on() {
     for (generation, expected) in
         [(Generation::V7_8, 0xffff_ffff), (Generation::V7_9, 0), (Generation::V8_0, 0)]
