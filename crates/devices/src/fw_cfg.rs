@@ -81,6 +81,10 @@ struct File {
 /// The device.
 pub struct FwCfg {
     files: Vec<File>,
+    /// How many of them are vmd's; the rest was added.
+    own_files: usize,
+    /// Items by selector that vmd does not have.
+    added: Vec<(u16, Vec<u8>)>,
     item: Vec<u8>,
     offset: usize,
     dma_address: u64,
@@ -102,7 +106,25 @@ impl FwCfg {
             data.push(0);
             files.push(File { name: "bootorder", data });
         }
-        Self { files, item: Vec::new(), offset: 0, dma_address: 0, memory }
+        let own_files = files.len();
+        Self { files, own_files, added: Vec::new(), item: Vec::new(), offset: 0, dma_address: 0, memory }
+    }
+
+    /// Adds a file that vmd does not have, for firmware that does not know vmd and wants to be told more.
+    pub fn add_file(&mut self, name: &'static str, data: Vec<u8>) {
+        assert!(name.len() < NAME_SIZE, "a name ends with a NUL");
+        self.files.push(File { name, data });
+    }
+
+    /// Adds an item that vmd does not have, as [`FwCfg::add_file`]. vmd's own come first.
+    pub fn add_item(&mut self, selector: u16, data: Vec<u8>) {
+        self.added.push((selector, data));
+    }
+
+    /// Takes everything away again that was added, so that what comes after the firmware sees what vmd has.
+    pub fn forget_additions(&mut self) {
+        self.files.truncate(self.own_files);
+        self.added.clear();
     }
 
     /// Puts it into the state of a machine that was just switched on.
@@ -126,7 +148,9 @@ impl FwCfg {
             _ => selector
                 .checked_sub(FIRST_FILE)
                 .and_then(|n| self.files.get(usize::from(n)))
-                .map(|file| file.data.clone())
+                .map(|file| &file.data)
+                .or_else(|| self.added.iter().find(|(added, _)| *added == selector).map(|(_, data)| data))
+                .cloned()
                 .unwrap_or_default(),
         };
     }
@@ -324,6 +348,23 @@ mod tests {
                 (name.trim_end_matches('\0').to_owned(), selector, size)
             })
             .collect()
+    }
+
+    #[test]
+    fn what_was_added_can_be_read_until_it_is_forgotten() {
+        let mut device = device(Some(BootDevice::Disk));
+        let own = directory(&mut device);
+        device.add_file("etc/more", vec![1, 2, 3]);
+        device.add_item(0x0f, vec![9, 8]);
+        let all = directory(&mut device);
+        assert_eq!(all[..own.len()], own);
+        let (name, selector, size) = all.last().unwrap();
+        assert_eq!((name.as_str(), *size), ("etc/more", 3));
+        assert_eq!(read(&mut device, *selector, 4), [1, 2, 3, 0]);
+        assert_eq!(read(&mut device, 0x0f, 2), [9, 8]);
+        device.forget_additions();
+        assert_eq!(directory(&mut device), own);
+        assert_eq!(read(&mut device, 0x0f, 2), [0, 0]);
     }
 
     fn dma(device: &mut FwCfg, control: u32, length: u32, address: u64) -> u32 {

@@ -112,12 +112,16 @@ impl Board {
                 lock(&vmmci).sync_rtc();
             }
         });
+        // Last, for it describes the PCI functions.
+        let mut fw_cfg = FwCfg::new(ram, &map, &pci, boot);
+        if stock_firmware.is_some() {
+            StockFirmware::inform(&mut fw_cfg, config.memory);
+        }
         Ok(Self {
             pit: Pit::new(Arc::clone(&clock), ticks, line(0)),
             rtc: Rtc::new(Arc::clone(&clock), ticks, line(8), map.cmos(), on_clock_jump),
             uart: Uart::new(clock, ticks, line(ns8250::IRQ), console),
-            // Last, for it describes the PCI functions.
-            fw_cfg: FwCfg::new(ram, &map, &pci, boot),
+            fw_cfg,
             pci,
             nics,
             vmmci,
@@ -171,6 +175,16 @@ impl Board {
                 NOBODY
             }
         }
+    }
+
+    /// Whether a string instruction at linear address `rip` is emulated, which vmd never does.
+    pub(crate) fn allows_string_io(&self, port: u16, direction: Direction, rip: u64) -> bool {
+        self.stock_firmware.is_some() && StockFirmware::allows_string_io(port, direction, rip)
+    }
+
+    /// Something else than the firmware runs now: it is not to see what the firmware was told.
+    pub(crate) fn firmware_is_done(&mut self) {
+        self.fw_cfg.forget_additions();
     }
 
     /// When [`Board::expire`] wants to be called, on the board's clock.

@@ -17,6 +17,7 @@ mod network;
 mod places;
 pub mod probe;
 mod pvclock;
+mod smbios;
 mod statistics;
 mod stock_firmware;
 mod symbols;

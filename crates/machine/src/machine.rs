@@ -31,7 +31,7 @@ use crate::{
     network::Wire,
     probe::Unusable,
     pvclock::PvClock,
-    statistics::Counters,
+    statistics::{Counters, Phase},
     stock_firmware::StockFirmware,
     symbols::Symbols,
     trace,
@@ -186,9 +186,10 @@ impl Machine {
                 symbols: &self.symbols,
                 trace: self.trace.as_mut(),
                 halted: false,
+                in_firmware: loaded.firmware.is_some(),
                 started: 0,
             };
-            let ended = runner.run(loaded.firmware.is_some());
+            let ended = runner.run();
             works.close();
             events.join().expect("the event thread does not panic")?;
             ended
@@ -241,14 +242,15 @@ struct Runner<'a> {
     symbols: &'a Symbols,
     trace: Option<&'a mut trace::Writer>,
     halted: bool,
+    in_firmware: bool,
     started: u64,
 }
 
 impl Runner<'_> {
-    fn run(mut self, firmware: bool) -> Result<Ended, Error> {
+    fn run(mut self) -> Result<Ended, Error> {
         self.vcpu.be_kicked_by(&self.shared.gate);
         self.started = rdtsc();
-        self.counters(|counters| counters.start(self.started, firmware));
+        self.counters(|counters| counters.start(self.started, self.in_firmware));
         if let Some(trace) = &mut self.trace {
             trace.add(trace::Record::Start);
         }
@@ -273,7 +275,11 @@ impl Runner<'_> {
             self.pvclock.before_entry();
             let exit = self.shared.gate.guest(|| self.vcpu.run())?;
             let (rip, tsc) = (self.vcpu.linear_rip(), rdtsc());
-            self.counters(|counters| counters.exit(&exit, rip, tsc));
+            let phase = self.counters(|counters| counters.exit(&exit, rip, tsc));
+            if self.in_firmware && phase != Phase::Firmware {
+                self.in_firmware = false;
+                self.works.with(Board::firmware_is_done);
+            }
             if let Some(ended) = self.handle(exit, rip, tsc) {
                 return Ok(ended);
             }
@@ -297,25 +303,26 @@ impl Runner<'_> {
         match exit {
             Exit::Io { port, width, direction, count: 1 } => {
                 let mut access = PortAccess { port, width, direction, eax: self.vcpu.eax() };
-                let (device, fault) = self.works.with(|board| {
-                    let device = board.access(&mut access, rip);
-                    (device, board.fault().cloned())
-                });
+                let fault = self.access(&mut access, rip, tsc);
                 if direction == Direction::In {
                     self.vcpu.finish_in(width, access.eax);
                 }
-                self.counters(|counters| counters.port(port, direction, device));
-                if let Some(trace) = &mut self.trace {
-                    trace.add(trace::Record::Access { ticks: tsc.wrapping_sub(self.started), access });
-                }
-                if let Some(fault) = fault {
-                    let at = self.vcpu.at(self.symbols);
-                    return Some(Ended::DeviceFault(DeviceFault::new(&fault, at)));
-                }
+                return fault;
             }
             Exit::Io { port, width, direction, count } => {
-                let at = self.vcpu.at(self.symbols);
-                return Some(Ended::StringIo(StringIo::new(port, width, direction, count, at)));
+                if !self.works.with(|board| board.allows_string_io(port, direction, rip)) {
+                    let at = self.vcpu.at(self.symbols);
+                    return Some(Ended::StringIo(StringIo::new(port, width, direction, count, at)));
+                }
+                let mut bytes = Vec::new();
+                for _ in 0..count {
+                    let mut access = PortAccess::input(port, width, u32::MAX);
+                    if let Some(fault) = self.access(&mut access, rip, tsc) {
+                        return Some(fault);
+                    }
+                    bytes.extend_from_slice(&access.eax.to_le_bytes()[..width.bytes()]);
+                }
+                self.vcpu.finish_string_in(&bytes);
             }
             Exit::Hlt if self.vcpu.interrupts_enabled() => self.halted = true,
             Exit::Hlt => return Some(Ended::HaltedWithInterruptsOff(self.vcpu.at(self.symbols))),
@@ -332,6 +339,19 @@ impl Runner<'_> {
             }
         }
         None
+    }
+
+    /// Lets the board handle an access, counts and records it. A request that is deadly under vmd ends the guest.
+    fn access(&mut self, access: &mut PortAccess, rip: u64, tsc: u64) -> Option<Ended> {
+        let (device, fault) = self.works.with(|board| {
+            let device = board.access(access, rip);
+            (device, board.fault().cloned())
+        });
+        self.counters(|counters| counters.port(access.port, access.direction, device));
+        if let Some(trace) = &mut self.trace {
+            trace.add(trace::Record::Access { ticks: tsc.wrapping_sub(self.started), access: *access });
+        }
+        fault.map(|fault| Ended::DeviceFault(DeviceFault::new(&fault, self.vcpu.at(self.symbols))))
     }
 
     fn read_msr(&mut self, index: u32) {
@@ -354,8 +374,8 @@ impl Runner<'_> {
         self.vcpu.finish_write_msr(accepted);
     }
 
-    fn counters(&self, f: impl FnOnce(&mut Counters)) {
-        f(&mut self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner));
+    fn counters<T>(&self, f: impl FnOnce(&mut Counters) -> T) -> T {
+        f(&mut self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

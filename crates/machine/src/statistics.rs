@@ -172,8 +172,8 @@ impl Counters {
         self.phase = if firmware { Phase::Firmware } else { Phase::Loader };
     }
 
-    /// An exit at linear address `rip`.
-    pub(crate) fn exit(&mut self, exit: &Exit, rip: u64, tsc: u64) {
+    /// An exit at linear address `rip`. Returns in which phase.
+    pub(crate) fn exit(&mut self, exit: &Exit, rip: u64, tsc: u64) -> Phase {
         let s = &mut self.statistics;
         *s.exits.entry(ExitKind::of(exit)).or_default() += 1;
         self.phase = self.phase.next(exit, rip);
@@ -184,6 +184,7 @@ impl Counters {
             Exit::WriteMsr { index, .. } => s.msrs.entry(index).or_default().count(true),
             _ => {}
         }
+        self.phase
     }
 
     /// A port access that `device` answered.

@@ -5,13 +5,34 @@
 //!   and virtio disks, when the host bridge's subsystem is 1af4:1100; vmd's says 0b5d:0000, which OpenBSD's build
 //!   knows. Reads of that register by an instruction in the ROM answer 1af4:1100. Reads from anywhere else, and so
 //!   everything that a guest reads, answer what vmd's says.
+//! - **String reads of fw_cfg's data port.** SeaBIOS looks for fw_cfg's signature with REP INSB before it knows of the
+//!   DMA interface; OpenBSD's build reads byte by byte, since vmd cannot emulate string instructions. Such reads by an
+//!   instruction in the ROM are answered item by item. From anywhere else they end the VM, as all others do.
+//! - **fw_cfg has more to say** until something else than the firmware runs:
+//!   - 256 possible processors (item 0x0f). SeaBIOS writes an MP table and an interrupt routing table for machines
+//!     with fewer, and on the way reads the local APIC, where vmd has no memory; OpenBSD's build writes neither.
+//!   - SMBIOS tables, which SeaBIOS then does not make up itself: the ones that OpenBSD's build has ([`smbios`]), so
+//!     that guests see the machine that they would see on vmd.
+//!   - `etc/sercon-port`: the serial line is to be the screen. OpenBSD's build has SGABIOS for that.
 
-use devices::bus::{Direction, PortAccess};
+use devices::{
+    bus::{Direction, PortAccess},
+    fw_cfg::{self, FwCfg},
+};
+
+use crate::smbios;
 
 /// Configuration address of the host bridge's subsystem register (bus 0, device 0, function 0, offset 0x2c).
 const HOST_BRIDGE_SUBSYSTEM: u32 = 0x8000_002c;
 /// Red Hat's (Qumranet's) vendor ID and QEMU's subsystem.
 const QEMU: u32 = 0x1100_1af4;
+
+/// fw_cfg's item that says how many processors there may be, 16 bits.
+const MAX_CPUS: u16 = 0x0f;
+/// The fewest possible processors with which SeaBIOS writes neither MP table nor interrupt routing table.
+const TOO_MANY_CPUS: u16 = 256;
+/// COM1.
+const SERIAL_PORT: u16 = 0x3f8;
 
 /// The concessions, for a machine whose firmware is not OpenBSD's.
 #[derive(Debug, Default)]
@@ -21,6 +42,15 @@ pub(crate) struct StockFirmware {
 }
 
 impl StockFirmware {
+    /// Tells the firmware of a machine with `memory` bytes what vmd's fw_cfg does not.
+    pub(crate) fn inform(fw_cfg: &mut FwCfg, memory: u64) {
+        let tables = smbios::Tables::new(memory);
+        fw_cfg.add_item(MAX_CPUS, TOO_MANY_CPUS.to_le_bytes().to_vec());
+        fw_cfg.add_file("etc/smbios/smbios-anchor", tables.anchor());
+        fw_cfg.add_file("etc/smbios/smbios-tables", tables.into_bytes());
+        fw_cfg.add_file("etc/sercon-port", SERIAL_PORT.to_le_bytes().to_vec());
+    }
+
     /// Looks at an access by an instruction at linear address `rip`. Returns whether it has answered.
     pub(crate) fn access(&mut self, access: &mut PortAccess, rip: u64) -> bool {
         match (access.port, access.direction) {
@@ -34,6 +64,11 @@ impl StockFirmware {
             }
             _ => false,
         }
+    }
+
+    /// Whether a string instruction at `rip` that accesses `port` is answered item by item.
+    pub(crate) const fn allows_string_io(port: u16, direction: Direction, rip: u64) -> bool {
+        port == fw_cfg::DATA && matches!(direction, Direction::In) && in_rom(rip)
     }
 }
 
@@ -66,6 +101,15 @@ mod tests {
         for rip in [0x7c00, 0x10_0000, 0xffff_ffff_8100_0000, 0x1ffa_0000] {
             assert_eq!(read(&mut firmware, 0xcfc, Width::Word, rip), None, "{rip:#x}");
         }
+    }
+
+    #[test]
+    fn only_the_rom_reads_strings_and_only_fw_cfgs() {
+        let allowed = StockFirmware::allows_string_io;
+        assert!(allowed(fw_cfg::DATA, Direction::In, 0xe_ba67));
+        assert!(!allowed(fw_cfg::DATA, Direction::In, 0x7c00));
+        assert!(!allowed(fw_cfg::DATA, Direction::Out, 0xe_ba67));
+        assert!(!allowed(0x1f0, Direction::In, 0xe_ba67));
     }
 
     #[test]

@@ -260,14 +260,7 @@ impl Vcpu {
     /// (`vei_data` in vmmvar.h).
     pub(crate) fn finish_in(&mut self, width: Width, eax: u32) {
         let before = self.rax();
-        let run: &mut kvm_run = self.fd.get_kvm_run();
-        // SAFETY: called only after an I/O exit, for which KVM fills this member of the union.
-        let offset = unsafe { run.__bindgen_anon_1.io.data_offset };
-        let data = eax.to_le_bytes();
-        let at = (&raw mut *run).cast::<u8>().wrapping_add(usize::try_from(offset).unwrap());
-        // SAFETY: KVM puts the data area, which has room for at least one item, inside the shared mapping that starts
-        // with `run`.
-        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), at, width.bytes()) };
+        self.put_io_data(&eax.to_le_bytes()[..width.bytes()]);
         // KVM merges the item into RAX as the processor would; the rest is up to us.
         let mask = u64::from(width.mask());
         let merged =
@@ -276,6 +269,23 @@ impl Vcpu {
             self.fd.sync_regs_mut().regs.rax = u64::from(eax);
             self.fd.set_sync_dirty_reg(SyncReg::Register);
         }
+    }
+
+    /// Completes a string IN with its items' bytes, as many as the exit asked for.
+    pub(crate) fn finish_string_in(&mut self, bytes: &[u8]) {
+        self.put_io_data(bytes);
+    }
+
+    fn put_io_data(&mut self, bytes: &[u8]) {
+        let run: &mut kvm_run = self.fd.get_kvm_run();
+        // SAFETY: called only after an I/O exit, for which KVM fills this member of the union.
+        let io = unsafe { run.__bindgen_anon_1.io };
+        assert!(bytes.len() <= usize::from(io.size) * io.count as usize, "no more than was asked for");
+        let offset = usize::try_from(io.data_offset).expect("the shared mapping has a few pages");
+        let at = (&raw mut *run).cast::<u8>().wrapping_add(offset);
+        // SAFETY: KVM puts the data area, which has room for `count` items of `size` bytes, inside the shared mapping
+        // that starts with `run`.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
     }
 
     /// EAX at the last exit: what an OUT carries.
