@@ -2,6 +2,7 @@
 
 mod cmd;
 mod forging;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,9 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    if vm::in_helper_vm() {
+        vm::run_in_helper_vm();
+    }
     let cli = Cli::parse();
     let level = match cli.verbose {
         0 => "warn",
@@ -28,7 +32,7 @@ fn main() -> ExitCode {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match cli.command.run() {
+    match cli.command.run(level) {
         Ok(code) => code,
         Err(report) => {
             eprintln!("{report:?}");

@@ -34,6 +34,9 @@ impl Client {
         let to = match UnixStream::connect(&path) {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 let running = match running(dir)?.as_slice() {
+                    names if names.iter().any(|running| running == name) => {
+                        return Err(Error::Deaf { name: name.to_owned() });
+                    }
                     [] => "no machine is running at all: `vmmlinux run` starts one".to_owned(),
                     names => format!("running: {}", names.join(", ")),
                 };

@@ -36,6 +36,13 @@ pub enum Error {
         /// What is running.
         running: String,
     },
+    /// A machine of that name does not listen yet, or no longer.
+    #[error("the machine {name} does not listen: it is being started, or ends")]
+    #[diagnostic(help("try again in a moment"))]
+    Deaf {
+        /// The name.
+        name: String,
+    },
     /// The directory of the control sockets is not safe.
     #[error("{} {problem}", path.display())]
     #[diagnostic(help(

@@ -52,6 +52,8 @@ pub enum Command {
 pub enum Answer {
     /// It is done, or under way.
     Done,
+    /// It is done, and there is something to know about it.
+    Note(String),
     /// How things are.
     Status(Box<Status>),
     /// How the guest ended.

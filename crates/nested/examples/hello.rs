@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Read, Write},
-    net::Shutdown,
     thread,
     time::Duration,
 };
@@ -44,7 +43,6 @@ fn outside() -> miette::Result<()> {
         scope.spawn(move || io::copy(&mut io::stdin(), &mut to));
         let _ = io::copy(&mut from, &mut io::stdout());
     });
-    let _ = l1.console().shutdown(Shutdown::Both);
-    eprintln!("{}", l1.wait(Duration::from_secs(10))?);
+    eprintln!("{}", l1.power_off(Duration::from_secs(10))?);
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
             fs::{OpenOptionsExt as _, symlink},
             net::UnixListener,
@@ -161,6 +161,12 @@ impl Port {
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
         poll(&mut [PollFd::new(&self.0, flags)], None)?;
         Ok(())
+    }
+}
+
+impl From<Port> for OwnedFd {
+    fn from(port: Port) -> Self {
+        port.0.into()
     }
 }
 

@@ -15,6 +15,7 @@ use std::{
     process::Command,
 };
 
+use etcetera::BaseStrategy as _;
 use object::{Object as _, ObjectSection as _, read::elf::ElfFile64};
 use walkdir::WalkDir;
 
@@ -29,20 +30,28 @@ const MODULES: [&str; 4] = ["kvm_amd", "virtio_pci", "virtio_console", "virtio_b
 const GET_APT: &str = "the helper VM's kernel comes from Debian: this needs apt and dpkg, as on Debian or Ubuntu with \
                        Debian's archive among the sources";
 
-/// A kernel in the cache.
+/// The helper VM's kernel, in the user's cache.
 #[derive(Debug)]
-pub(crate) struct Kernel {
+pub struct Kernel {
     /// The bzImage.
-    pub(crate) vmlinuz: PathBuf,
-    /// Modules in the order in which they are loaded.
-    pub(crate) modules: Vec<PathBuf>,
+    pub vmlinuz: PathBuf,
+    /// KVM's and virtio's modules, not compressed, in the order in which they are loaded.
+    pub modules: Vec<PathBuf>,
 }
 
 impl Kernel {
+    /// The helper VM's kernel, which is fetched where the cache has none; `say` hears of that.
+    pub fn get(say: &dyn Fn(&str)) -> Result<Self> {
+        let base = etcetera::choose_base_strategy().map_err(|e| {
+            Error::io("find the home directory of the user for", "~/.cache", std::io::Error::other(e))
+        })?;
+        Self::cached_or_fetched(&base.cache_dir().join("vmmlinux/l1"), say)
+    }
+
     /// The newest kernel in the cache; where there is none, it is fetched, and `say` hears of the longer steps.
     ///
     /// A cached kernel is used until its directory is removed: the helper VM has no network to be attacked from.
-    pub(crate) fn cached_or_fetched(cache: &Path, say: &dyn Fn(&str)) -> Result<Self> {
+    fn cached_or_fetched(cache: &Path, say: &dyn Fn(&str)) -> Result<Self> {
         if let Some(kernel) = Self::newest(cache)? {
             return Ok(kernel);
         }

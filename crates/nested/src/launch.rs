@@ -4,8 +4,9 @@ use std::{
     env,
     fs::File,
     io::{BufWriter, Read, Seek, SeekFrom, Write},
+    net::Shutdown,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt as _},
     },
     path::{Path, PathBuf},
@@ -13,10 +14,11 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use etcetera::BaseStrategy as _;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, memfd_create},
-    io::{FdFlags, fcntl_setfd},
+    io::{FdFlags, fcntl_setfd, retry_on_intr},
+    process::{Pid, PidfdFlags, pidfd_open},
 };
 
 use crate::{
@@ -113,7 +115,7 @@ impl Launch {
         let begin = Instant::now();
         let qemu = Qemu::find()?;
         let program = elf::static_program(Path::new("/proc/self/exe"))?;
-        let kernel = Kernel::cached_or_fetched(&cache()?, say)?;
+        let kernel = Kernel::get(say)?;
         let (initrd, initrd_size) = self.initramfs(&program, &kernel)?;
 
         let mut inherited = vec![initrd];
@@ -208,13 +210,6 @@ fn drive_name(index: usize) -> String {
     }
 }
 
-fn cache() -> Result<PathBuf> {
-    let base = etcetera::choose_base_strategy().map_err(|e| {
-        Error::io("find the home directory of the user for", "~/.cache", std::io::Error::other(e))
-    })?;
-    Ok(base.cache_dir().join("vmmlinux/l1"))
-}
-
 fn pair() -> Result<(UnixStream, UnixStream)> {
     UnixStream::pair().map_err(|e| Error::io("create", "a socket pair", e))
 }
@@ -254,28 +249,26 @@ impl L1 {
         self.child.id()
     }
 
-    /// Waits until the helper VM has powered off; one that takes longer is killed.
-    pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
-        let io = |e| Error::io("wait for", "QEMU", e);
-        // QEMU's ends of the wires close with it.
-        let _ = self.control.set_read_timeout(Some(patience));
-        let mut rest = [0; 512];
-        while (&self.control).read(&mut rest).is_ok_and(|n| n > 0) {}
-        if self.child.try_wait().map_err(io)?.is_none() && !self.gone() {
+    /// Hangs up the control wire, and waits until the helper VM has powered off. One that takes longer is killed.
+    pub fn power_off(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let _ = self.control.shutdown(Shutdown::Both);
+        if !self.ends_within(patience)? {
             tracing::warn!("the helper VM does not power off; killing it");
-            self.child.kill().map_err(io)?;
+            self.child.kill().map_err(|e| Error::io("kill", "QEMU", e))?;
         }
-        self.child.wait().map_err(io)
+        self.child.wait().map_err(|e| Error::io("wait for", "QEMU", e))
     }
 
-    /// Whether QEMU has closed its end of the control wire.
-    fn gone(&self) -> bool {
-        rustix::net::recv(
-            self.control.as_fd(),
-            &mut [0u8; 1],
-            rustix::net::RecvFlags::DONTWAIT | rustix::net::RecvFlags::PEEK,
-        )
-        .is_ok_and(|(_, n)| n == 0)
+    /// Whether QEMU ends in a certain time.
+    fn ends_within(&self, patience: Duration) -> Result<bool> {
+        let wait = || -> rustix::io::Result<bool> {
+            // The process is our child and not waited for: its id cannot have gone to another.
+            let process = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
+            let patience = Timespec::try_from(patience).ok();
+            retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], patience.as_ref()))
+                .map(|n| n > 0)
+        };
+        wait().map_err(|e| Error::io("wait for", "QEMU", e))
     }
 
     /// The end of what QEMU, the helper VM's kernel and its init said.
@@ -292,9 +285,7 @@ impl L1 {
     /// The error for a helper VM that went away, or will not come up.
     pub fn died(&mut self) -> Error {
         // One that closed its wires is ending; one that did not hangs.
-        if self.gone() {
-            let _ = self.child.wait();
-        } else {
+        if !self.ends_within(Duration::from_secs(1)).unwrap_or(false) {
             let _ = self.child.kill();
         }
         let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());

@@ -20,6 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use error::{Error, Result};
+pub use kernel::Kernel;
 pub use launch::{L1, Launch};
 pub use qemu::{Format, Net};
 

@@ -6,7 +6,9 @@ use clap::{CommandFactory, Subcommand};
 
 mod build;
 mod completions;
+mod ctl;
 mod image;
+mod run;
 mod setup;
 mod source;
 
@@ -17,6 +19,10 @@ pub(crate) enum Command {
     Build(build::Args),
     /// Make a bootable disk image for vmd(8) from a kernel
     Image(Box<image::Args>),
+    /// Run a guest on vmd's hardware
+    Run(Box<run::Args>),
+    /// Control running machines
+    Ctl(ctl::Args),
     /// Print shell completions
     Completions(completions::Args),
     /// Install what this machine lacks for building kernels and images
@@ -26,11 +32,13 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Runs the subcommand; the exit code is the process's.
-    pub(crate) fn run(self) -> miette::Result<ExitCode> {
+    /// Runs the subcommand; the exit code is the process's. `log` is what the log shall tell.
+    pub(crate) fn run(self, log: &str) -> miette::Result<ExitCode> {
         match self {
             Self::Build(args) => args.run(),
             Self::Image(args) => args.run(),
+            Self::Run(args) => args.run(log.to_owned()),
+            Self::Ctl(args) => args.run(),
             Self::Completions(args) => args.run(&mut crate::Cli::command()),
             Self::Setup(args) => args.run(),
             Self::Source(args) => args.run(),

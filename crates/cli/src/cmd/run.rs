@@ -1,0 +1,197 @@
+//! `vmmlinux run`: run a guest on vmd's hardware.
+
+use std::{num::NonZeroU32, path::PathBuf, process::ExitCode, time::Duration};
+
+use control::place::check_name;
+use machine::{Boot, BootDevice, Config, Disk, OnReset};
+use miette::miette;
+use vmd::Generation;
+
+use crate::vm::{self, Accel, DiskArgument, EXIT_STATUS, Network, Plan, Session, memory_size};
+
+/// Where SeaBIOS is found if nobody says otherwise: Debian's packages seabios and qemu-system-data.
+const FIRMWARE: [&str; 3] =
+    ["/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin", "/usr/share/qemu/bios.bin"];
+
+/// Arguments of `vmmlinux run`.
+#[derive(clap::Args)]
+#[command(after_long_help = EXIT_STATUS)]
+pub(crate) struct Args {
+    /// The disk image to boot from, through the firmware; may begin with raw: or qcow2:
+    #[arg(required_unless_present_any = ["kernel", "cdrom", "disk"])]
+    image: Option<DiskArgument>,
+    /// Boot this bzImage or vmlinux directly, without firmware and boot loader
+    #[arg(short = 'b', long, value_name = "BZIMAGE")]
+    kernel: Option<PathBuf>,
+    /// The initial RAM disk for --kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// The kernel's command line for --kernel
+    #[arg(long, value_name = "CMDLINE", requires = "kernel", default_value = "console=ttyS0,115200")]
+    append: String,
+    /// Which vmd to be: 7.7 (and all before it), 7.8, 7.9 or 8.0
+    #[arg(long, value_name = "RELEASE", default_value = "7.8")]
+    host: Generation,
+    /// Memory, as in 512M or 2G
+    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = memory_size)]
+    memory: u64,
+    /// A further disk image; may begin with raw: or qcow2:
+    #[arg(short, long, value_name = "DISK")]
+    disk: Vec<DiskArgument>,
+    /// A network interface: `local` has DHCP and a gateway but nothing behind it, `user` reaches the host's network
+    /// through NAT, `tap:INTERFACE` is a tap interface, `socket:PATH` a Unix socket as passt(1) has it
+    #[arg(
+        short = 'i',
+        long = "interface",
+        value_name = "NETWORK",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "local"
+    )]
+    interfaces: Vec<Network>,
+    /// An ISO image in the CD-ROM drive
+    #[arg(short = 'r', long, value_name = "ISO")]
+    cdrom: Option<PathBuf>,
+    /// What the firmware boots from: disk, cdrom or net
+    #[arg(short = 'B', long, value_name = "DEVICE", conflicts_with = "kernel", value_parser = boot_device)]
+    boot_device: Option<BootDevice>,
+    /// A firmware image (default: SeaBIOS as Debian installs it)
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    firmware: Option<PathBuf>,
+    /// Where the virtual processor comes from
+    #[arg(long, value_enum, default_value = "auto")]
+    accel: Accel,
+    /// The machine's name for `vmmlinux ctl` (default: vm and the process id)
+    #[arg(long)]
+    name: Option<String>,
+    /// Rate of the host's clock in Hz, to which vmd's timers are rounded
+    #[arg(long, value_name = "HZ", default_value = "100")]
+    host_hz: NonZeroU32,
+    /// End when the guest resets itself, instead of starting it again
+    #[arg(long)]
+    no_reboot: bool,
+    /// Record every port access in FILE
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Write statistics as JSON when the guest has ended; - is standard error
+    #[arg(long, value_name = "FILE")]
+    stats: Option<PathBuf>,
+    /// The kernel's System.map or vmlinux, for names in diagnoses
+    #[arg(long, value_name = "FILE")]
+    system_map: Option<PathBuf>,
+    /// Text on the console that tells that the guest is ready; its time is in the statistics
+    #[arg(long, value_name = "STRING")]
+    ready: Option<String>,
+    /// End the guest by force after so long, as in 90s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Return as soon as the guest runs; `vmmlinux ctl NAME console` reaches its console
+    #[arg(long)]
+    detach: bool,
+}
+
+/// A duration as in 90s, 5m or 1h 30m.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("{e}; a duration is written as in 90s, 5m or 3h"))
+}
+
+fn boot_device(text: &str) -> Result<BootDevice, String> {
+    match text {
+        "disk" => Ok(BootDevice::Disk),
+        "cdrom" => Ok(BootDevice::Cdrom),
+        "net" => Ok(BootDevice::Net),
+        _ => Err("there are disk, cdrom and net".to_owned()),
+    }
+}
+
+impl Args {
+    /// Runs the guest to its end.
+    pub(crate) fn run(self, log: String) -> miette::Result<ExitCode> {
+        let name = self.name.or_else(vm::detached).unwrap_or_else(|| format!("vm{}", std::process::id()));
+        check_name(&name)?;
+        if self.detach && vm::detached().is_none() {
+            return vm::detach(&name);
+        }
+        let boot = match self.kernel {
+            Some(kernel) => Boot::Direct { kernel, initrd: self.initrd, command_line: self.append },
+            None => Boot::Firmware { image: firmware(self.firmware)?, device: self.boot_device },
+        };
+        let mut config = Config::new(name, boot);
+        config.generation = self.host;
+        config.memory = self.memory;
+        config.disks = self
+            .image
+            .into_iter()
+            .chain(self.disk)
+            .map(|disk| Disk { path: disk.path, format: disk.format })
+            .collect();
+        config.cdrom = self.cdrom;
+        config.host_hz = self.host_hz;
+        if self.no_reboot {
+            config.on_reset = OnReset::End;
+        }
+        config.ready = self.ready;
+        config.trace = self.trace;
+        config.symbols = self.system_map;
+        vm::run(Session {
+            plan: Plan { config, networks: self.interfaces, accel: self.accel, log },
+            statistics: self.stats,
+            timeout: self.timeout,
+            detached: vm::detached().is_some(),
+        })
+    }
+}
+
+/// The firmware image that the user named, or the system's SeaBIOS.
+fn firmware(named: Option<PathBuf>) -> miette::Result<PathBuf> {
+    named.or_else(|| FIRMWARE.iter().map(PathBuf::from).find(|path| path.is_file())).ok_or_else(|| {
+        miette!(
+            help = "install Debian's package seabios, name an image with --firmware, or boot directly with --kernel",
+            "there is no SeaBIOS in {}",
+            FIRMWARE.join(" or ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Cli::try_parse_from(format!("run {line}").split_whitespace()).map(|cli| cli.args)
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_forms_of_the_manual() {
+        let disk = parse("disk.img -m 1G -d raw:more.img --host 7.7 -i -i=user -i=tap:tap3").unwrap();
+        assert_eq!((disk.memory, disk.host), (1 << 30, Generation::V7_7));
+        assert_eq!(disk.interfaces, [Network::Local, Network::User, Network::Tap("tap3".into())]);
+        assert_eq!(disk.disk.len(), 1);
+        let direct = parse("-i --kernel bzImage --initrd initrd --timeout 90s").unwrap();
+        assert_eq!(direct.timeout, Some(Duration::from_secs(90)));
+        assert_eq!(direct.interfaces, [Network::Local]);
+        assert!(parse("--cdrom install.iso").is_ok());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in
+            ["", "--initrd x a.img", "a.img --host 6.6", "a.img -m 512", "a.img -i=wifi", "a.img --host-hz 0"]
+        {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

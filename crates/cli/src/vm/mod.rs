@@ -1,0 +1,18 @@
+//! Running a machine: on the host's KVM or in a helper VM, with its console on the terminal and its control socket.
+
+mod detach;
+mod ending;
+mod inside;
+mod local;
+mod outside;
+mod passt;
+mod plan;
+mod session;
+mod terminal;
+
+pub(crate) use detach::{detach, detached};
+pub(crate) use ending::TABLE as EXIT_STATUS;
+pub(crate) use inside::{in_helper_vm, run_in_helper_vm};
+pub(crate) use plan::{Accel, DiskArgument, Network, Plan, memory_size};
+pub(crate) use session::{Session, run};
+pub(crate) use terminal::{converse, raw_mode};
