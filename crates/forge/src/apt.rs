@@ -27,6 +27,8 @@ pub(crate) struct Offer {
     pub(crate) size: u64,
     /// The package's file name, without directories.
     pub(crate) file: String,
+    /// Names of the packages it depends on, without versions and alternatives' order.
+    pub(crate) depends: Vec<String>,
 }
 
 /// apt over a set of suites.
@@ -154,6 +156,11 @@ fn parse_offers(show: &str) -> Vec<Offer> {
                 sha256: get("SHA256")?,
                 size: get("Size")?.parse().ok()?,
                 file: get("Filename")?.rsplit('/').next()?.to_owned(),
+                depends: get("Depends")
+                    .unwrap_or_default()
+                    .split([',', '|'])
+                    .filter_map(|dependency| Some(dependency.split_whitespace().next()?.to_owned()))
+                    .collect(),
             })
         })
         .collect()

@@ -96,6 +96,19 @@ pub enum Error {
         #[help]
         help: Option<String>,
     },
+    /// A package cannot be had from Debian's archive.
+    #[error("cannot get Debian's package {package} of {suite}: {problem}")]
+    #[diagnostic(help(
+        "does the mirror in the system's apt configuration carry {suite}? `apt-cache policy` tells"
+    ))]
+    NoPackage {
+        /// The package.
+        package: String,
+        /// The suite that should have it.
+        suite: String,
+        /// Why.
+        problem: String,
+    },
     /// `--offline` and the cache does not hold what is needed.
     #[error("offline, and {what} is not in the cache {cache}")]
     #[diagnostic(help("run once without --offline, on a machine that reaches the mirror"))]

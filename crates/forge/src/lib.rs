@@ -6,6 +6,7 @@
 mod apt;
 mod build;
 mod cache;
+mod debian;
 mod error;
 mod fetch;
 mod kernel_org;
@@ -36,6 +37,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::{
     build::{BoxedDiagnostic, Built, Configuration, Package, Request},
     cache::{Cache, hash_file, write_atomically},
+    debian::{Debian, DebianKernel},
     error::{Error, Result},
     lock::Locked,
     output::{FileRecord, Manifest},

@@ -1,0 +1,198 @@
+//! Debian's packages unpacked in the cache, never installed: kernels to compare with, and programs for guests.
+//!
+//! ```text
+//! <cache>/debian/<suite>/<package>_<version>/   the package's files; for a kernel, those of all its packages
+//! ```
+//!
+//! What the cache has is taken without asking the archive, until somebody removes it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::FlockOperation;
+use walkdir::WalkDir;
+
+use crate::{
+    apt::{Apt, Offer},
+    cache::{Cache, temp_dir},
+    error::{Error, Result},
+    progress::Progress,
+    run,
+};
+
+/// Packages of one suite of Debian's archive.
+pub struct Debian<'a> {
+    cache: &'a Cache,
+    suite: String,
+    progress: &'a dyn Progress,
+}
+
+/// A kernel out of Debian's packages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DebianKernel {
+    /// Its release, as `uname -r` says it.
+    pub release: String,
+    /// The bzImage.
+    pub vmlinuz: PathBuf,
+    /// Its configuration.
+    pub config: PathBuf,
+    /// The directory with its modules and `modules.dep`'s ingredients (`lib/modules/<release>`).
+    pub modules: PathBuf,
+}
+
+impl<'a> Debian<'a> {
+    /// Packages of `suite`, such as `bookworm` or `trixie-backports`; the mirror is the one in the system's apt
+    /// configuration.
+    pub fn new(cache: &'a Cache, suite: impl Into<String>, progress: &'a dyn Progress) -> Self {
+        Self { cache, suite: suite.into(), progress }
+    }
+
+    /// The files of a package in a directory of the cache.
+    pub fn package(&self, name: &str) -> Result<PathBuf> {
+        self.cached_or(name, |apt| Ok((self.newest(apt, name)?, Vec::new())))
+    }
+
+    /// The kernel that a package such as `linux-image-amd64` or `linux-image-cloud-amd64` leads to.
+    pub fn kernel(&self, meta_package: &str) -> Result<DebianKernel> {
+        let dir = self.cached_or(meta_package, |apt| {
+            let meta = self.newest(apt, meta_package)?;
+            // Since 7.x an image package has its parts in packages of their own.
+            let (mut parts, mut next) = (Vec::new(), meta.depends.clone());
+            while let Some(name) = next.pop() {
+                if is_part_of_kernel(&name) && !parts.iter().any(|part: &Offer| part.package == name) {
+                    let part = self.newest(apt, &name)?;
+                    next.extend(part.depends.iter().cloned());
+                    parts.push(part);
+                }
+            }
+            Ok((meta, parts))
+        })?;
+        let mut kernel = (None, None, None);
+        for entry in WalkDir::new(&dir).max_depth(6).into_iter().filter_map(std::result::Result::ok) {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy());
+            if name.starts_with("vmlinuz") {
+                kernel.0 = Some(path.to_owned());
+            } else if name.starts_with("config") && entry.file_type().is_file() {
+                kernel.1 = Some(path.to_owned());
+            } else if path.parent().is_some_and(|parent| parent.ends_with("lib/modules")) {
+                kernel.2 = Some((name.into_owned(), path.to_owned()));
+            }
+        }
+        if let (Some(vmlinuz), Some(config), Some((release, modules))) = kernel {
+            return Ok(DebianKernel { release, vmlinuz, config, modules });
+        }
+        Err(Error::NotAKernel {
+            path: dir,
+            problem: format!("{meta_package} did not bring a kernel, its configuration and its modules"),
+        })
+    }
+
+    fn cached_or(
+        &self,
+        name: &str,
+        find: impl FnOnce(&Apt) -> Result<(Offer, Vec<Offer>)>,
+    ) -> Result<PathBuf> {
+        let parent = self.cache.dir(&format!("debian/{}", self.suite))?;
+        let _fetching =
+            self.cache.lock(&format!("debian-{}-{name}", self.suite), FlockOperation::LockExclusive)?;
+        if let Some(dir) = newest_dir(&parent, &format!("{name}_"))? {
+            return Ok(dir);
+        }
+        let apt = Apt::new(self.cache, std::slice::from_ref(&self.suite))?
+            .ok_or_else(|| self.unavailable(name, "apt is not set up for Debian's archive on this system"))?;
+        self.progress.phase(&format!("looking for {name} in {}", self.suite));
+        apt.update()?;
+        let (offer, parts) = find(&apt)?;
+        let temp = temp_dir(&parent, &format!(".unpacking-{name}-"))?;
+        for part in parts.iter().chain([&offer]) {
+            let deb = apt.download(self.cache, part, &part.package, self.progress)?;
+            run::stdout(run::command("dpkg-deb").arg("--extract").arg(&deb).arg(temp.path()))?;
+        }
+        let dir = parent.join(format!("{name}_{}", offer.version));
+        let temp = temp.keep();
+        fs::rename(&temp, &dir).map_err(|e| Error::io("create", &dir, e))?;
+        Ok(dir)
+    }
+
+    fn newest(&self, apt: &Apt, name: &str) -> Result<Offer> {
+        apt.offers(name)?.pop().ok_or_else(|| self.unavailable(name, "the suite has no such package"))
+    }
+
+    fn unavailable(&self, package: &str, problem: &str) -> Error {
+        Error::NoPackage {
+            package: package.to_owned(),
+            suite: self.suite.clone(),
+            problem: problem.to_owned(),
+        }
+    }
+}
+
+/// The parts of a kernel; `linux-base` by itself is a package of scripts.
+fn is_part_of_kernel(package: &str) -> bool {
+    ["linux-image-", "linux-binary-", "linux-modules-", "linux-base-"]
+        .iter()
+        .any(|part| package.starts_with(part))
+}
+
+/// The directory that begins with `prefix` and was made last.
+fn newest_dir(parent: &Path, prefix: &str) -> Result<Option<PathBuf>> {
+    let entries = fs::read_dir(parent).map_err(|e| Error::io("read", parent, e))?;
+    Ok(entries
+        .filter_map(std::result::Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .max_by_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok())
+        .map(|entry| entry.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Quiet;
+
+    #[test]
+    fn what_the_cache_has_is_taken_without_asking() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        let kept = dir.path().join("debian/nowhere/busybox-static_1.0");
+        fs::create_dir_all(&kept).unwrap();
+        fs::create_dir_all(dir.path().join("debian/nowhere/busybox_2.0")).unwrap();
+        assert_eq!(Debian::new(&cache, "nowhere", &Quiet).package("busybox-static").unwrap(), kept);
+    }
+
+    #[test]
+    fn a_kernels_files_are_found_in_both_layouts() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        for (suite, vmlinuz, config) in [
+            ("old", "boot/vmlinuz-6.1.0-cloud", "boot/config-6.1.0-cloud"),
+            ("new", "usr/lib/modules/7.3.4/vmlinuz", "usr/lib/modules/7.3.4/config"),
+        ] {
+            let root = dir.path().join("debian").join(suite).join("linux-image-cloud-amd64_1");
+            let modules =
+                root.join(if suite == "old" { "lib/modules/6.1.0-cloud" } else { "usr/lib/modules/7.3.4" });
+            fs::create_dir_all(modules.join("kernel")).unwrap();
+            fs::create_dir_all(root.join("boot")).unwrap();
+            for file in [vmlinuz, config] {
+                fs::write(root.join(file), "").unwrap();
+            }
+            let kernel = Debian::new(&cache, suite, &Quiet).kernel("linux-image-cloud-amd64").unwrap();
+            assert_eq!((kernel.vmlinuz, kernel.config), (root.join(vmlinuz), root.join(config)));
+            assert_eq!(kernel.modules, modules);
+            assert_eq!(kernel.release, modules.file_name().unwrap().to_string_lossy());
+        }
+    }
+
+    #[test]
+    fn the_kernels_parts_are_told_from_its_neighbours() {
+        let parts = [
+            "linux-image-7.3.4+deb13-amd64",
+            "linux-binary-7.3.4",
+            "linux-modules-7.3.4",
+            "linux-base-7.3.4",
+        ];
+        assert!(parts.iter().all(|package| is_part_of_kernel(package)));
+        assert!(["linux-base", "kmod", "initramfs-tools"].iter().all(|package| !is_part_of_kernel(package)));
+    }
+}
