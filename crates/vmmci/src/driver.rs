@@ -121,24 +121,24 @@ impl<R: Registers> Driver<R> {
 
     /// Looks for a command, acknowledges it, and gives what is to be done. Call it after an interrupt, and
     /// again until it gives `None`; call it every second or so where there is none to be had.
-    pub fn poll(&mut self) -> Option<Action> {
+    ///
+    /// `changed` tells that [`Driver::interrupt`] has said so since the last call. A command that is still there is
+    /// then acknowledged once more, though not acted on: it may have been another one for a moment, and be due again.
+    /// Without a change it is left alone, as each acknowledgement gives the guest another 120 s.
+    pub fn poll(&mut self, changed: bool) -> Option<Action> {
         let command = Command::from_u32(self.registers.read(register::COMMAND))?;
-        if command == self.seen {
-            return None;
-        }
-        self.seen = command;
-        match command {
+        let action = match command {
             Command::None => None,
-            Command::Shutdown => {
-                self.acknowledge(command);
-                Some(Action::PowerOff)
-            }
-            Command::Reboot => {
-                self.acknowledge(command);
-                Some(Action::Reboot)
-            }
+            Command::Shutdown => Some(Action::PowerOff),
+            Command::Reboot => Some(Action::Reboot),
             Command::SyncRtc => Some(Action::SetClock),
+        };
+        let new = command != self.seen;
+        self.seen = command;
+        if (new || changed) && matches!(command, Command::Shutdown | Command::Reboot) {
+            self.acknowledge(command);
         }
+        action.filter(|_| new)
     }
 
     /// The host's time, if the device has it and answers.
@@ -276,14 +276,16 @@ mod tests {
     fn a_stop_is_acknowledged_at_once_with_what_was_read_and_acted_on_once() {
         let fake = Fake::new(7);
         let mut driver = Driver::probe(&fake).unwrap();
-        assert_eq!(driver.poll(), None);
+        assert_eq!(driver.poll(false), None);
         fake.command.set(2);
-        assert_eq!(driver.poll(), Some(Action::Reboot));
+        assert_eq!(driver.poll(false), Some(Action::Reboot));
         assert_eq!(*fake.answers.borrow(), [2]);
-        assert_eq!(driver.poll(), None, "the command stays in the register");
+        assert_eq!(driver.poll(false), None, "the command stays in the register");
+        assert_eq!(driver.poll(true), None);
+        assert_eq!(*fake.answers.borrow(), [2, 2], "answered again, as it may be a new one");
         fake.command.set(1);
-        assert_eq!(driver.poll(), Some(Action::PowerOff));
-        assert_eq!(*fake.answers.borrow(), [2, 1]);
+        assert_eq!(driver.poll(false), Some(Action::PowerOff));
+        assert_eq!(*fake.answers.borrow(), [2, 2, 1]);
     }
 
     #[test]
@@ -292,10 +294,10 @@ mod tests {
         let mut driver = Driver::probe(&fake).unwrap();
         for _ in 0..3 {
             fake.command.set(3);
-            assert_eq!(driver.poll(), Some(Action::SetClock));
+            assert_eq!(driver.poll(false), Some(Action::SetClock));
             assert_eq!(driver.host_time(), Some(HostTime { seconds: 1_795_348_512, micros: 505_915 }));
             driver.clock_is_set();
-            assert_eq!(driver.poll(), None);
+            assert_eq!(driver.poll(false), None);
         }
         assert_eq!(*fake.answers.borrow(), [3, 3, 3]);
     }
@@ -305,10 +307,10 @@ mod tests {
         let fake = Fake::new(7);
         let mut driver = Driver::probe(&fake).unwrap();
         fake.command.set(3);
-        assert_eq!(driver.poll(), Some(Action::SetClock));
+        assert_eq!(driver.poll(false), Some(Action::SetClock));
         fake.command.set(2);
         driver.clock_is_set();
-        assert_eq!(driver.poll(), Some(Action::Reboot));
+        assert_eq!(driver.poll(false), Some(Action::Reboot));
         assert_eq!(*fake.answers.borrow(), [2]);
     }
 
@@ -332,7 +334,7 @@ mod tests {
             let mut last_acted = 0;
             for value in values {
                 fake.command.set(value);
-                let action = driver.poll();
+                let action = driver.poll(false);
                 match action {
                     Some(Action::PowerOff) => prop_assert_eq!(value, 1),
                     Some(Action::Reboot) => prop_assert_eq!(value, 2),
@@ -346,7 +348,7 @@ mod tests {
                     driver.clock_is_set();
                     last_acted = 0;
                 }
-                prop_assert_eq!(driver.poll(), None);
+                prop_assert_eq!(driver.poll(false), None);
             }
             prop_assert!(fake.answers.borrow().iter().all(|answer| (1..4).contains(answer)));
         }
