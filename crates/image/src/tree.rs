@@ -85,7 +85,8 @@ impl Tree {
         let path = path.as_ref();
         debug_assert!(path.is_relative(), "{}", path.display());
         for parent in path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
-            self.nodes.entry(parent.to_owned()).or_insert(Node::Directory { mode: 0o755 });
+            let parent = self.nodes.entry(parent.to_owned()).or_insert(Node::Directory { mode: 0o755 });
+            debug_assert!(matches!(parent, Node::Directory { .. }), "{} is below a file", path.display());
         }
         self.nodes.insert(path.to_owned(), node);
     }

@@ -168,6 +168,12 @@ fn boots_and_grows(rootfs: RootFs) {
     assert_eq!(guest.ask(address), "up");
     let before = guest.root_mebibytes();
     assert!((1700..2048).contains(&before), "{before} MiB");
+    // The kernel replaced by itself: the second boot is by what install-kernel wrote.
+    let replace = "mount -t vfat /dev/vda1 /mnt && cp /mnt/vmlinuz /root && \
+                   { [ ! -f /mnt/initrd.img ] || cp /mnt/initrd.img /boot/initrd.img-again; } && umount /mnt && \
+                   install-kernel again /root/vmlinuz";
+    let said = guest.ask(replace);
+    assert!(said.ends_with("\"old\" at the boot prompt starts the one before"), "{said}");
     assert_eq!(guest.ask("touch /var/lib/mark; sync; echo done"), "done");
     guest.reboots();
 
@@ -177,6 +183,8 @@ fn boots_and_grows(rootfs: RootFs) {
     let after = guest.root_mebibytes();
     assert!((before + 960..before + 1024).contains(&after), "{before} MiB, then {after} MiB");
     assert_eq!(guest.ask("ls /var/lib/mark"), "/var/lib/mark");
+    let entries = "mount -t vfat /dev/vda1 /mnt && grep -c LABEL /mnt/syslinux.cfg; umount /mnt";
+    assert_eq!(guest.ask(entries), "2");
     guest.powers_off();
 
     let start = mbrman::MBR::read_from(&mut File::open(&disk).unwrap(), 512).unwrap()[2].starting_lba;

@@ -93,6 +93,8 @@ pub(super) fn write(
 
 fn overlay_tree(options: &Options, identity: &Identity) -> Result<Tree> {
     let mut tree = common(options, identity)?;
+    tree.symlink("etc/kernel/postinst.d/zz-vmmlinux", "/usr/lib/vmmlinux/install-kernel");
+    tree.symlink("usr/local/sbin/install-kernel", "/usr/lib/vmmlinux/install-kernel");
     tree.file(PASSWORD, 0o600, format!("root:{}\n", shadow_field(options, identity)?));
     for (name, unit) in UNITS {
         tree.file(&format!("etc/systemd/system/{name}"), 0o644, unit);

@@ -70,12 +70,13 @@ fn put_system(tree: &mut Tree, options: &Options, identity: &Identity) -> Result
     ] {
         tree.symlink(link, target);
     }
-    for directory in ["proc", "sys", "run", "mnt", "home", "usr/lib64", "var/log"] {
+    for directory in ["boot", "proc", "sys", "run", "mnt", "home", "usr/lib64", "var/log"] {
         tree.directory(directory, 0o755);
     }
     tree.directory("root", 0o700);
     tree.directory("tmp", 0o1777);
     tree.symlink("var/run", "/run");
+    tree.symlink("usr/bin/install-kernel", "/usr/lib/vmmlinux/install-kernel");
     // For the moment between the start of init and the mount of devtmpfs.
     tree.character_device("dev/console", 0o600, (5, 1));
     tree.character_device("dev/null", 0o666, (1, 3));

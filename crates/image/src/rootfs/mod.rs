@@ -57,6 +57,8 @@ fn common(options: &Options, identity: &Identity) -> Result<Tree> {
     tree.file("etc/fstab", 0o644, format!("PARTUUID={}\t/\text4\tdefaults\t0 1\n", root_partuuid(identity)));
     tree.file("usr/lib/vmmlinux/grow", 0o755, include_str!("../../../../guests/common/grow"));
     tree.file("usr/lib/vmmlinux/ready", 0o755, include_str!("../../../../guests/common/ready"));
+    let install_kernel = include_str!("../../../../guests/common/install-kernel");
+    tree.file("usr/lib/vmmlinux/install-kernel", 0o755, install_kernel);
     tree.directory("var/lib/vmmlinux", 0o755);
     if let Some(modules) = options.kernel.modules() {
         let target = Path::new("usr/lib/modules").join(options.kernel.release());
