@@ -49,6 +49,7 @@ pub struct Image {
     pub command_line: String,
     /// The VM's name for vmd.
     vm: String,
+    net: Net,
 }
 
 impl Image {
@@ -117,6 +118,7 @@ pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn F
         allocated,
         command_line,
         vm: options.hostname.as_str().to_owned(),
+        net: options.net.clone(),
     })
 }
 
