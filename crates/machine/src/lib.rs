@@ -1,4 +1,26 @@
 //! The vmd machine: the hardware of OpenBSD's vmd(8) on KVM.
+//!
+//! A [`Machine`] is made from a [`Config`] and a [`Console`], controlled through its [`Handle`], and run until the guest
+//! has [`Ended`]. The device models are the crate `devices`; here they are wired as vmd wires them, and driven by two
+//! threads: one runs the virtual CPU and answers its port accesses, the other waits for timers, console and network.
+//! KVM lends the processor and nothing else: its interrupt controllers and timers are not used.
+//!
+//! # What KVM does otherwise than vmm
+//!
+//! - The host vendor's own hypercall instruction (VMMCALL on AMD, VMCALL on Intel) answers -ENOSYS in RAX where vmm has
+//!   #UD. The other vendor's faults as under vmm, where KVM can be told so (Linux 5.19).
+//! - An INS or OUTS that moves a single item looks like an IN or OUT to KVM's clients and passes; vmd ends the VM. Those
+//!   that move more end it here, too ([`StringIo`]).
+//! - The pvclock page is written before each entry that this program makes. KVM enters the guest again by itself after
+//!   exits that it handles alone (CPUID, its page tables' faults, the host's interrupts), where vmm writes it anew.
+//! - vmm injects an interrupt at once after STI; KVM heeds that the next instruction comes first, as a processor does.
+//! - CPUID leaves that are out of range answer as the last basic leaf under vmm; on AMD, KVM has zeroes for most.
+//! - MSRs that vmm lets a guest read from the processor (FEATURE_CONTROL, on AMD HWCR, P-state 0 and SEV status) are read
+//!   through `/dev/cpu/0/msr`, and are 0 where that cannot be opened. Writing FEATURE_CONTROL does nothing.
+//! - The PAT is a register that changes nothing, as under vmm on AMD; on Intel vmm has that, too.
+//! - A kHz-exact TSC rate makes the clock as wrong as that, up to 0.5 ppm; vmm has a rate in Hz ([`host_tsc_hz`]).
+//!
+//! What lets firmware boot that does not know vmd is listed in `stock_firmware.rs`.
 
 mod board;
 mod boot;
@@ -17,6 +39,7 @@ mod network;
 mod places;
 pub mod probe;
 mod pvclock;
+pub mod report;
 mod smbios;
 mod statistics;
 mod stock_firmware;

@@ -65,8 +65,8 @@ pub(crate) fn create_vm(kvm: &Kvm, memory: &GuestMemoryMmap) -> Result<VmFd, Err
         enable(KVM_CAP_DISABLE_QUIRKS2, hypercall_quirk)
             .map_err(Error::kvm("hypercalls not to be patched"))?;
     }
-    // Refused on AMD, where it is not needed.
-    let _ = vm.set_tss_address(TSS_ADDRESS);
+    // Does nothing where it is not needed: on AMD, and on Intel with unrestricted guest mode.
+    vm.set_tss_address(TSS_ADDRESS).map_err(Error::kvm("room for its own pages (KVM_SET_TSS_ADDR)"))?;
     for (slot, region) in memory.iter().enumerate() {
         let slot = kvm_userspace_memory_region {
             slot: u32::try_from(slot).unwrap(),
