@@ -32,6 +32,7 @@ pub use settings::{Format, Hostname, Net, Options, RootFs, Size, SshKeys};
 pub use tool::Tools;
 
 use disk::Layout;
+use tempfile::TempPath;
 use tool::run;
 
 /// A finished image.
@@ -124,13 +125,10 @@ pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn F
 
 /// Moves the finished file to its place; without `force` never over another one, however late that one came.
 fn publish(finished: &Path, output: &Path, force: bool) -> Result<()> {
-    let moved = if force {
-        fs::rename(finished, output)
-    } else {
-        fs::hard_link(finished, output).and_then(|()| fs::remove_file(finished))
-    };
-    moved.map_err(|e| match e.kind() {
+    let finished = TempPath::try_from_path(finished).map_err(Error::io("write", output))?;
+    let moved = if force { finished.persist(output) } else { finished.persist_noclobber(output) };
+    moved.map_err(|failed| match failed.error.kind() {
         io::ErrorKind::AlreadyExists => Error::OutputExists { path: output.to_owned() },
-        _ => Error::io("write", output)(e),
+        _ => Error::io("write", output)(failed.error),
     })
 }

@@ -17,7 +17,7 @@ use std::{
 use image::{Format, Identity, Image, Kernel, Net, Options, RootFs, Tools};
 
 /// For each answer of the guest: emulation without KVM, on a machine that does other things too.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 fn kernel() -> Kernel {
     let file = |name| env::var_os(name).map(PathBuf::from);
