@@ -1,6 +1,10 @@
 //! What the subcommands that need a kernel source have in common.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use clap::ValueEnum;
 use forge::{Cache, Forge, Options, Progress};
@@ -68,13 +72,15 @@ impl ForgeArgs {
 /// Progress on standard error: a bar on a terminal, a line for each phase elsewhere.
 pub(crate) struct Bar {
     bar: ProgressBar,
+    /// Tenths that were reported where there is no terminal to draw on.
+    tenths: AtomicU64,
 }
 
 impl Bar {
     pub(crate) fn new() -> Self {
         let bar = ProgressBar::new_spinner();
         bar.set_style(spinner());
-        Self { bar }
+        Self { bar, tenths: AtomicU64::new(0) }
     }
 }
 
@@ -93,6 +99,7 @@ impl Progress for Bar {
         if self.bar.is_hidden() {
             eprintln!("{what}");
         }
+        self.tenths.store(0, Ordering::Relaxed);
         self.bar.set_style(spinner());
         self.bar.reset();
         self.bar.set_prefix(what.to_owned());
@@ -101,7 +108,12 @@ impl Progress for Bar {
     }
 
     fn step(&self, done: u64, total: u64, current: &str) {
-        if total > 0 {
+        if total > 0 && self.bar.is_hidden() {
+            let tenths = done * 10 / total;
+            if self.tenths.fetch_max(tenths, Ordering::Relaxed) < tenths {
+                eprintln!("  {}%", tenths * 10);
+            }
+        } else if total > 0 {
             if self.bar.length() != Some(total) {
                 self.bar.set_style(counted());
                 self.bar.set_length(total);

@@ -338,3 +338,70 @@ fn from_stanza(stanza: &[(String, String)]) -> Option<Source> {
         ["Signed-By", "Trusted"].into_iter().filter_map(|name| Some((name, get(name)?.to_owned()))).collect();
     Some(Source { uris: words("URIs"), suites: words("Suites"), components: words("Components"), trust })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOKWORM: &str = "PRETTY_NAME=\"Debian GNU/Linux 12\"\nID=debian\nVERSION_CODENAME=bookworm\n";
+
+    #[test]
+    fn both_formats_of_sources_are_read() {
+        let old = parse_one_line(
+            "deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/debian bookworm main contrib # x",
+        );
+        let text = "# a comment\nTypes: deb deb-src\nURIs: http://mirror.example/debian\nSuites: bookworm\n\
+                    Components: main contrib\nSigned-By: /k.gpg\n\nTypes: deb\nEnabled: no\nURIs: http://x\nSuites: y\n";
+        let new: Vec<Source> = stanzas(text).filter_map(|s| from_stanza(&s)).collect();
+        assert_eq!(new, [old.unwrap()]);
+        assert_eq!(parse_one_line("deb-src http://mirror.example/debian bookworm main"), None);
+    }
+
+    #[test]
+    fn a_key_inside_the_sources_is_carried_over() {
+        let text = "Types: deb\nURIs: http://m.example\nSuites: bookworm\nComponents: main\nSigned-By:\n -----BEGIN PGP\n .\n abc\n";
+        let source = stanzas(text).find_map(|s| from_stanza(&s)).unwrap();
+        let stanza = Mirrors { main: source, security: None }.stanza("trixie").unwrap();
+        assert!(stanza.contains("Signed-By: \n -----BEGIN PGP\n .\n abc\n"), "{stanza}");
+        assert!(stanza.contains("Suites: trixie\n"), "{stanza}");
+    }
+
+    fn source(uri: &str, suite: &str) -> Source {
+        let words = |s: &str| vec![s.to_owned()];
+        Source { uris: words(uri), suites: words(suite), components: words("main"), trust: Vec::new() }
+    }
+
+    #[test]
+    fn debian_is_told_from_other_archives_by_its_lists() {
+        let sources = [
+            source("http://other.example/", "bookworm"),
+            source("http://security.example/debian-security", "bookworm-security"),
+            source("http://mirror.example/debian", "bookworm"),
+        ];
+        let known = [
+            "http://mirror.example/debian/".to_owned(),
+            "http://security.example/debian-security/".to_owned(),
+        ];
+        let mirrors = Mirrors::choose(&sources, BOOKWORM, &known).unwrap();
+        assert_eq!(mirrors.main, sources[2]);
+        assert_eq!(mirrors.security.as_ref(), Some(&sources[1]));
+        assert!(mirrors.stanza("trixie-security").unwrap().contains("http://security.example/"));
+    }
+
+    #[test]
+    fn without_lists_a_debian_system_says_which_release_its_archive_has() {
+        let sources = [source("http://mirror.example/debian", "bookworm")];
+        assert!(Mirrors::choose(&sources, BOOKWORM, &[]).is_some());
+        let ubuntu = "ID=ubuntu\nVERSION_CODENAME=noble\n";
+        assert!(Mirrors::choose(&[source("http://ubuntu.example", "noble")], ubuntu, &[]).is_none());
+    }
+
+    #[test]
+    fn offers_are_read_from_apt_cache_show() {
+        let show = "Package: linux-source-7.3\nVersion: 7.3.4-1\nDescription: a\n b\nSize: 42\nFilename: pool/l/x_7.3.4.deb\n\
+                    SHA256: ab\n\nPackage: linux-source-7.3\nVersion: broken\n";
+        let offers = parse_offers(show);
+        assert_eq!(offers.len(), 1);
+        assert_eq!((offers[0].file.as_str(), offers[0].size), ("x_7.3.4.deb", 42));
+    }
+}

@@ -113,3 +113,25 @@ fn curl() -> std::process::Command {
     curl.args(["--silent", "--show-error", "--fail", "--location", "--retry", "3", "--proto", "=https,file"]);
     curl
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_gives_the_releases_of_one_series() {
+        let sum = "a".repeat(64);
+        let files = [
+            "linux-7.3.tar.xz",
+            "linux-7.3.9.tar.xz",
+            "linux-7.3.10.tar.xz",
+            "linux-7.30.1.tar.xz",
+            "linux-7.3.4.tar.gz",
+        ];
+        let listing = files.map(|file| format!("{sum}  {file}")).join("\n");
+        let found = releases(&listing, "7.3");
+        let versions: Vec<&str> = found.iter().map(|r| r.version.as_str()).collect();
+        assert_eq!(versions, ["7.3", "7.3.9", "7.3.10"]);
+        assert_eq!(found.iter().max_by_key(|r| r.point).unwrap().version, "7.3.10");
+    }
+}

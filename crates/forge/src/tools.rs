@@ -356,3 +356,38 @@ pub(crate) fn at_least_version(version: &str, min: &str) -> bool {
     min.resize(len, 0);
     version >= min
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_programs_say() {
+        for (said, version) in [
+            ("GNU Make 4.3\nBuilt for x86_64", "4.3"),
+            ("bindgen 0.71.1", "0.71.1"),
+            ("rustc 1.95.0 (59807616e 2026-04-14)", "1.95.0"),
+            ("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)", "10.0.2"),
+            ("12", "12"),
+        ] {
+            assert_eq!(version_in(said).as_deref(), Some(version), "{said}");
+        }
+    }
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(at_least_version("0.71.1", "0.71.1"));
+        assert!(at_least_version("0.100", "0.71.1"));
+        assert!(at_least_version("12", "8.1"));
+        assert!(!at_least_version("0.60.1", "0.71.1"));
+        assert!(!at_least_version("7.2", "10.0"));
+    }
+
+    #[test]
+    fn every_tool_can_be_asked_for_once_per_purpose() {
+        let mut seen = std::collections::BTreeSet::new();
+        for tool in TOOLS {
+            assert!(seen.insert((tool.purpose, tool.name)), "{} twice", tool.name);
+        }
+    }
+}
