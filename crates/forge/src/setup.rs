@@ -180,9 +180,13 @@ fn unpack_rust_src(deb: &Path, into: &Path, version: &str) -> Result<()> {
         .tempdir_in(into)
         .map_err(|e| Error::io("create a directory in", into, e))?;
     run::stdout(run::command("dpkg-deb").arg("--extract").arg(deb).arg(temp.path()))?;
-    let tree = temp.path().join(format!("usr/src/rustc-{version}"));
+    // Of all of rustc's source only the library is needed.
+    let keep = temp.path().join("keep");
+    let library = temp.path().join(format!("usr/src/rustc-{version}/library"));
+    fs::create_dir(&keep).map_err(|e| Error::io("create", &keep, e))?;
+    fs::rename(&library, keep.join("library")).map_err(|e| Error::io("find", &library, e))?;
     let place: PathBuf = into.join(version);
-    fs::rename(&tree, &place).map_err(|e| Error::io("create", &place, e))
+    fs::rename(&keep, &place).map_err(|e| Error::io("create", &place, e))
 }
 
 /// The release's name, if this is Debian.

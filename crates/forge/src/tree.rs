@@ -22,7 +22,7 @@ use crate::{
     Forge,
     cache::{Hash, hash_file, temp_dir},
     error::{Error, Result},
-    overlay, patch,
+    overlay, patch, run,
 };
 
 /// A kernel tree ready to be configured and built. It stays as it is while this value lives.
@@ -207,6 +207,9 @@ fn make(
     let temp = temp_dir(parent, &format!(".preparing-{slot}-"))?;
     let tree = temp.path().join("tree");
     link_tree(pristine, &tree)?;
+    if !is_clean(&tree) {
+        run::stdout(run::command("make").arg("-C").arg(&tree).args(["ARCH=x86_64", "mrproper"]))?;
+    }
     additions.apply(&tree, version, skip_applied)?;
     let touched = differences(pristine, &tree)?;
     let old = Marker::read(path);
@@ -220,6 +223,11 @@ fn make(
     fs::write(&marker_path, text).map_err(|e| Error::io("write", &marker_path, e))?;
     put(&tree, path)?;
     Ok(marker)
+}
+
+/// Whether nothing was built or configured inside a tree: the kernel refuses to build elsewhere what was.
+fn is_clean(tree: &Path) -> bool {
+    ![".config", "include/config", "arch/x86/include/generated"].iter().any(|left| tree.join(left).exists())
 }
 
 /// Moves a directory to a place that may be taken; what was there is left under the old name.

@@ -2,7 +2,8 @@
 //!
 //! The copy takes over files by size and modification time and keeps both, so that the next build after an edit copies
 //! and compiles what was edited. In a git tree the files are those git knows or would add; build products that it ignores
-//! stay behind. The user's tree itself is only read.
+//! stay behind. Of any other directory everything is copied, and the kernel's own `make mrproper` cleans the copy. The
+//! user's tree itself is only read.
 
 use std::{
     collections::BTreeSet,
@@ -143,6 +144,9 @@ fn replace(from: &Path, meta: &Metadata, to: &Path) -> io::Result<()> {
 
 /// The tree's git commit, as `git describe` would say it, or nothing.
 fn describe(dir: &Path) -> String {
+    if !dir.join(".git").exists() {
+        return String::new();
+    }
     let said = run::stdout(
         run::command("git").arg("-C").arg(dir).args(["describe", "--always", "--dirty", "--tags"]),
     );

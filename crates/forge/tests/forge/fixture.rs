@@ -63,6 +63,9 @@ modules_install:
 	@cp $(O)/hello.ko $(INSTALL_MOD_PATH)/lib/modules/7.3.4/kernel/
 	@ln -s $(O) $(INSTALL_MOD_PATH)/lib/modules/7.3.4/build
 
+mrproper:
+	@rm -f .config $(objects)
+
 tarxz-pkg:
 	@tar -C $(O) -cJf $(O)/linux-7.3.4-x86.tar.xz System.map
 ",

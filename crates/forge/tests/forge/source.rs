@@ -205,6 +205,18 @@ fn a_directory_of_the_users_is_copied_patched_and_left_alone() {
 }
 
 #[test]
+fn of_any_other_directory_the_copy_is_cleaned_by_its_own_make() {
+    let place = Place::new();
+    let mine = place.dir.path().join("mine");
+    write_tree(&mine);
+    fs::write(mine.join(".config"), "A=1").unwrap();
+    fs::write(mine.join("init/main.o"), "object").unwrap();
+    let tree = place.forge().prepare_dir("7.3", &mine).unwrap();
+    assert!(!tree.path.join(".config").exists() && !tree.path.join("init/main.o").exists());
+    assert!(mine.join(".config").exists() && mine.join("init/main.o").exists());
+}
+
+#[test]
 fn of_a_git_tree_what_git_ignores_stays_behind() {
     let place = Place::new();
     let mine = place.dir.path().join("mine");
