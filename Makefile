@@ -7,7 +7,7 @@ CARGO ?= cargo
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 600
 
-.PHONY: help bootstrap lint unit test fuzz
+.PHONY: help bootstrap lint unit test fuzz qemu e2e
 .PHONY: help bootstrap lint unit test boot-test
 
 help: ## Show the targets
@@ -25,6 +25,15 @@ lint: bootstrap ## Format and clippy, warnings as errors
 
 unit: bootstrap ## Unit tests
 	$(CARGO) test --workspace --locked
+
+qemu: # QEMU 10, and SeaBIOS, for the tests that boot guests
+	@if ! qemu-system-x86_64 --version 2>/dev/null | grep -Eq 'version [1-9][0-9]\.'; then \
+	  . /etc/os-release; apt-get update -q && apt-get install -y -q --no-install-recommends \
+	    $$(apt-cache policy qemu-system-x86 | grep -q backports && echo -t $$VERSION_CODENAME-backports) qemu-system-x86; fi
+
+e2e: bootstrap qemu ## Boot guests in the helper VM and try what users do with them
+	$(CARGO) build --locked -p vmmlinux
+	$(CARGO) test --locked -p guest-tests --test run -- --ignored --test-threads 1
 
 test: lint unit ## All that CI checks
 

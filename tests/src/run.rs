@@ -1,0 +1,174 @@
+//! Running the `vmmlinux` program as it was built, with a small guest.
+
+use std::{
+    env,
+    fs::File,
+    io::{BufWriter, Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex},
+    thread,
+    time::Duration,
+};
+
+use cpio::{NewcBuilder, newc};
+use nested::Kernel;
+
+/// The longest that a test waits for something, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// The `vmmlinux` program beside the tests' own programs.
+pub fn vmmlinux() -> PathBuf {
+    let me = env::current_exe().expect("the test knows where it is");
+    // …/target/<triple>/<profile>/deps/<test>
+    let dir = me.parent().and_then(Path::parent).expect("tests are in a directory of the build's");
+    let program = dir.join("vmmlinux");
+    assert!(program.is_file(), "{} is not there: cargo build -p vmmlinux", program.display());
+    program
+}
+
+/// A kernel with an init that does what its command line says; see `src/guest.rs`.
+///
+/// It must outlive its runs, which read its files when they start.
+pub struct Guest {
+    dir: tempfile::TempDir,
+    kernel: Kernel,
+}
+
+impl Guest {
+    /// Packs a guest. `init` is the program of `src/guest.rs`.
+    pub fn new(init: &Path) -> Self {
+        let kernel = Kernel::get(&|what| eprintln!("{what}")).expect("Debian's cloud kernel can be had");
+        let guest = Self { dir: tempfile::tempdir().expect("a directory"), kernel };
+        let file = File::create(guest.initrd()).expect("an initrd");
+        let mut archive = BufWriter::new(file);
+        for dir in ["dev", "proc", "sys", "modules"] {
+            add(&mut archive, NewcBuilder::new(dir).mode(0o040_755), &[]);
+        }
+        add(&mut archive, NewcBuilder::new("dev/console").mode(0o020_600).rdev_major(5).rdev_minor(1), &[]);
+        let read = |path: &Path| std::fs::read(path).expect("a readable file");
+        add(&mut archive, NewcBuilder::new("init").mode(0o100_755), &read(init));
+        for module in guest.kernel.modules.iter().filter(|path| path.to_string_lossy().contains("virtio")) {
+            let name = format!("modules/{}", module.file_name().expect("a name").to_string_lossy());
+            add(&mut archive, NewcBuilder::new(&name).mode(0o100_644), &read(module));
+        }
+        newc::trailer(archive).expect("an initrd").flush().expect("an initrd");
+        guest
+    }
+
+    fn initrd(&self) -> PathBuf {
+        self.dir.path().join("initrd")
+    }
+
+    /// `vmmlinux run` under nested, with the guest and further arguments; the guest carries `words` out.
+    pub fn run(&self, name: &str, words: &str, arguments: &[&str]) -> Run {
+        self.run_with(name, words, "", arguments)
+    }
+
+    /// The same, with more on the kernel's command line.
+    pub fn run_with(&self, name: &str, words: &str, kernel: &str, arguments: &[&str]) -> Run {
+        let common = "console=ttyS0,115200 quiet mitigations=off reboot=t panic=-1";
+        let append = format!("{common} {kernel} -- {words}");
+        let mut command = Command::new(vmmlinux());
+        command.args(["run", "--accel", "nested", "--timeout", "200s", "--name", name, "--append", &append]);
+        command.arg("--kernel").arg(&self.kernel.vmlinuz).arg("--initrd").arg(self.initrd()).args(arguments);
+        Run::start(name, command)
+    }
+}
+
+fn add(archive: &mut impl Write, entry: NewcBuilder, content: &[u8]) {
+    let mut writer = entry.write(archive, u32::try_from(content.len()).expect("a small file"));
+    writer.write_all(content).and_then(|()| writer.finish().map(drop)).expect("an initrd");
+}
+
+/// A machine that runs.
+pub struct Run {
+    name: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    console: Arc<Output>,
+    errors: Arc<Output>,
+}
+
+#[derive(Default)]
+struct Output {
+    text: Mutex<(String, bool)>,
+    more: Condvar,
+}
+
+impl Output {
+    fn collect(mut from: impl Read + Send + 'static) -> Arc<Self> {
+        let output = Arc::new(Self::default());
+        let into = Arc::clone(&output);
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n @ 1..) = from.read(&mut bytes) {
+                into.text.lock().unwrap().0.push_str(&String::from_utf8_lossy(&bytes[..n]));
+                into.more.notify_all();
+            }
+            into.text.lock().unwrap().1 = true;
+            into.more.notify_all();
+        });
+        output
+    }
+
+    fn wait_for(&self, found: impl Fn(&str) -> bool) -> String {
+        let unfinished = |(text, end): &mut (String, bool)| !found(text) && !*end;
+        let (guard, _) =
+            self.more.wait_timeout_while(self.text.lock().unwrap(), PATIENCE, unfinished).unwrap();
+        guard.0.clone()
+    }
+}
+
+impl Run {
+    fn start(name: &str, mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("vmmlinux starts");
+        let console = Output::collect(child.stdout.take().expect("piped"));
+        let errors = Output::collect(child.stderr.take().expect("piped"));
+        Self { name: name.to_owned(), stdin: child.stdin.take(), child, console, errors }
+    }
+
+    /// Waits until the guest has written a text.
+    pub fn expect(&self, text: &str) {
+        let seen = self.console.wait_for(|seen| seen.contains(text));
+        assert!(seen.contains(text), "no `{text}` in:\n{seen}\n{}", self.errors.text.lock().unwrap().0);
+    }
+
+    /// Types.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stdin.as_mut().expect("not closed").write_all(bytes).expect("vmmlinux reads its input");
+    }
+
+    /// Ends the input.
+    pub fn close_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// `vmmlinux ctl NAME …`: its exit status and what it said.
+    pub fn ctl(&self, words: &[&str]) -> (ExitStatus, String) {
+        let output = Command::new(vmmlinux())
+            .arg("ctl")
+            .arg(&self.name)
+            .args(words)
+            .output()
+            .expect("vmmlinux starts");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status, String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Waits for the end: exit status, console, errors.
+    pub fn end(mut self) -> (i32, String, String) {
+        let console = self.console.wait_for(|_| false);
+        let errors = self.errors.wait_for(|_| false);
+        let status = self.child.wait().expect("it can be waited for");
+        (status.code().expect("it was not killed"), console, errors)
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

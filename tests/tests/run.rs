@@ -1,0 +1,88 @@
+//! `vmmlinux run` and `vmmlinux ctl`, with guests that boot in the helper VM.
+
+use std::path::Path;
+
+use guest_tests::run::{Guest, Run};
+
+fn guest() -> Guest {
+    Guest::new(Path::new(env!("CARGO_BIN_EXE_guest")))
+}
+
+/// The exit status, with all that was said if it is another.
+fn assert_status(run: Run, expected: i32) -> (String, String) {
+    let (status, console, errors) = run.end();
+    assert_eq!(status, expected, "{console}\n{errors}");
+    assert!(!console.contains("guest: failed"), "{console}");
+    (console, errors)
+}
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn piped_input_reaches_the_guest_and_its_end_does_not_end_it() {
+    let guest = guest();
+    let mut run = guest.run("e2e-echo", "echo poweroff", &[]);
+    run.expect("guest: ready");
+    run.send(b"hello guest\n");
+    run.close_input();
+    run.expect("guest: HELLO GUEST");
+    let (console, errors) = assert_status(run, 0);
+    assert!(console.contains("guest: ready"), "{console}");
+    assert!(errors.contains("halted with interrupts disabled"), "{errors}");
+}
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn a_guests_writes_reach_the_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("odd,name.img");
+    let mut content = b"written by the host!".to_vec();
+    content.resize(1 << 20, 0);
+    std::fs::write(&image, &content).unwrap();
+    let guest = guest();
+    let run = guest.run("e2e-disk", "disk pci poweroff", &["-i", "-d", image.to_str().unwrap()]);
+    let (console, _) = assert_status(run, 0);
+    assert!(console.contains("disk begins with `written by the host!`"), "{console}");
+    // vmd 7.8's network interface.
+    assert!(console.contains("pci 0x1af4:0x1041"), "{console}");
+    assert!(std::fs::read(&image).unwrap()[512..].starts_with(b"written by the guest"));
+}
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn a_machine_obeys_its_control_socket() {
+    let guest = guest();
+    let run = guest.run("e2e-ctl", "wait", &[]);
+    run.expect("guest: ready");
+    let (status, text) = run.ctl(&["status", "--json"]);
+    assert!(status.success(), "{text}");
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&status[0]["state"], &status[0]["accel"]), (&"running".into(), &"nested".into()), "{text}");
+    for (order, state) in [("pause", "paused"), ("unpause", "running")] {
+        assert!(run.ctl(&[order]).0.success());
+        assert!(run.ctl(&["status"]).1.contains(state));
+    }
+    assert!(run.ctl(&["suspend", "--for", "3h"]).0.success());
+    // No vmmci driver in this guest: vmd ends such a one at once, and so are we.
+    let (status, text) = run.ctl(&["stop"]);
+    assert!(status.success() && text.contains("no vmmci driver"), "{text}");
+    let (_, errors) = assert_status(run, 4);
+    assert!(errors.contains("vmmci"), "{errors}");
+}
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn an_access_outside_ram_is_explained() {
+    // The kernel is told that its early console is at an address where vmd has nothing.
+    let guest = guest();
+    let run = guest.run_with("e2e-mmio", "poweroff", "earlycon=uart8250,mmio32,0xfed80300", &["--no-reboot"]);
+    let (_, errors) = assert_status(run, 3);
+    assert!(errors.contains("0xfed803"), "{errors}");
+}
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn a_reset_ends_the_run_if_asked_to() {
+    let guest = guest();
+    let (_, errors) = assert_status(guest.run("e2e-reset", "reset", &["--no-reboot"]), 0);
+    assert!(errors.contains("reset itself"), "{errors}");
+}
