@@ -185,6 +185,9 @@ impl Board {
     /// Something else than the firmware runs now: it is not to see what the firmware was told.
     pub(crate) fn firmware_is_done(&mut self) {
         self.fw_cfg.forget_additions();
+        if let Some(firmware) = &mut self.stock_firmware {
+            firmware.is_done();
+        }
     }
 
     /// When [`Board::expire`] wants to be called, on the board's clock.

@@ -162,7 +162,7 @@ impl Machine {
             stock_firmware: loaded
                 .firmware
                 .filter(|firmware| !firmware.knows_vmd)
-                .map(|_| StockFirmware::default()),
+                .map(|_| StockFirmware::new()),
         })?;
         let works = Arc::new(Works::new(board, Arc::clone(&shared.clock))?);
         shared.set_works(Some(Arc::clone(&works)));

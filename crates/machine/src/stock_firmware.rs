@@ -5,6 +5,9 @@
 //!   and virtio disks, when the host bridge's subsystem is 1af4:1100; vmd's says 0b5d:0000, which OpenBSD's build
 //!   knows. Reads of that register by an instruction in the ROM answer 1af4:1100. Reads from anywhere else, and so
 //!   everything that a guest reads, answer what vmd's says.
+//! - **Interrupt lines stay.** SeaBIOS routes interrupts for QEMU's chipsets only and writes rubbish into the interrupt
+//!   line registers of functions on a bridge that it does not know, where vmd has put the right numbers; OpenBSD's
+//!   build leaves them alone. Its writes are dropped until something else than the firmware runs.
 //! - **String reads of fw_cfg's data port.** SeaBIOS looks for fw_cfg's signature with REP INSB before it knows of the
 //!   DMA interface; OpenBSD's build reads byte by byte, since vmd cannot emulate string instructions. Such reads by an
 //!   instruction in the ROM are answered item by item. From anywhere else they end the VM, as all others do.
@@ -27,6 +30,8 @@ const HOST_BRIDGE_SUBSYSTEM: u32 = 0x8000_002c;
 /// Red Hat's (Qumranet's) vendor ID and QEMU's subsystem.
 const QEMU: u32 = 0x1100_1af4;
 
+/// Offset of the interrupt line register in configuration space.
+const INTERRUPT_LINE: u32 = 0x3c;
 /// fw_cfg's item that says how many processors there may be, 16 bits.
 const MAX_CPUS: u16 = 0x0f;
 /// The fewest possible processors with which SeaBIOS writes neither MP table nor interrupt routing table.
@@ -35,13 +40,25 @@ const TOO_MANY_CPUS: u16 = 256;
 const SERIAL_PORT: u16 = 0x3f8;
 
 /// The concessions, for a machine whose firmware is not OpenBSD's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct StockFirmware {
     /// What was last written to 0xcf8.
     config_address: u32,
+    /// Nothing but the firmware has run yet.
+    alone: bool,
 }
 
 impl StockFirmware {
+    /// At power-on.
+    pub(crate) const fn new() -> Self {
+        Self { config_address: 0, alone: true }
+    }
+
+    /// Something else than the firmware runs now.
+    pub(crate) const fn is_done(&mut self) {
+        self.alone = false;
+    }
+
     /// Tells the firmware of a machine with `memory` bytes what vmd's fw_cfg does not.
     pub(crate) fn inform(fw_cfg: &mut FwCfg, memory: u64) {
         let tables = smbios::Tables::new(memory);
@@ -62,6 +79,7 @@ impl StockFirmware {
                 access.answer(QEMU >> (8 * (access.port - 0xcfc)));
                 true
             }
+            (0xcfc, Direction::Out) => self.alone && self.config_address & 0xfc == INTERRUPT_LINE,
             _ => false,
         }
     }
@@ -91,7 +109,7 @@ mod tests {
 
     #[test]
     fn only_the_rom_sees_qemus_subsystem() {
-        let mut firmware = StockFirmware::default();
+        let mut firmware = StockFirmware::new();
         assert!(
             !firmware.access(&mut PortAccess::output(0xcf8, Width::Dword, HOST_BRIDGE_SUBSYSTEM), 0xf_0000)
         );
@@ -101,6 +119,19 @@ mod tests {
         for rip in [0x7c00, 0x10_0000, 0xffff_ffff_8100_0000, 0x1ffa_0000] {
             assert_eq!(read(&mut firmware, 0xcfc, Width::Word, rip), None, "{rip:#x}");
         }
+    }
+
+    #[test]
+    fn interrupt_lines_are_kept_from_the_firmware_and_from_nobody_else() {
+        let mut firmware = StockFirmware::new();
+        let write = |firmware: &mut StockFirmware, address| {
+            firmware.access(&mut PortAccess::output(0xcf8, Width::Dword, address), 0x1ffa_0000);
+            firmware.access(&mut PortAccess::output(0xcfc, Width::Byte, 0xff), 0x1ffa_0000)
+        };
+        assert!(write(&mut firmware, 0x8000_083c));
+        assert!(!write(&mut firmware, 0x8000_0804));
+        firmware.is_done();
+        assert!(!write(&mut firmware, 0x8000_083c));
     }
 
     #[test]
@@ -114,7 +145,7 @@ mod tests {
 
     #[test]
     fn other_registers_are_vmds_for_the_rom_too() {
-        let mut firmware = StockFirmware::default();
+        let mut firmware = StockFirmware::new();
         for address in [0x8000_0000, 0x8000_0028, 0x8000_082c, 0x2c] {
             firmware.access(&mut PortAccess::output(0xcf8, Width::Dword, address), 0xf_0000);
             assert_eq!(read(&mut firmware, 0xcfc, Width::Word, 0xf_0000), None, "{address:#x}");
