@@ -123,6 +123,9 @@ impl Expr {
                 let (left, right) = (left.operand(config)?, right.operand(config)?);
                 let order = match (number(&left), number(&right)) {
                     (Some(left), Some(right)) => left.cmp(&right),
+                    // A number that is not set is an empty string to conf, and sorts before all others.
+                    (None, Some(_)) if left == "n" => Ordering::Less,
+                    (Some(_), None) if right == "n" => Ordering::Greater,
                     _ => left.cmp(&right),
                 };
                 Some(operator.accepts(order).into())
@@ -362,6 +365,8 @@ mod tests {
             ("MOD != n && NONE = n", Tristate::Yes),
             ("NUM >= 120000", Tristate::Yes),
             ("NUM < 90000", Tristate::No),
+            ("NO_NUM > 1", Tristate::No),
+            ("1 > NO_NUM", Tristate::Yes),
             ("TEXT = \"x86\"", Tristate::Yes),
             ("!(YES || MOD) || m", Tristate::Module),
             ("YES && (NONE || YES)", Tristate::Yes),

