@@ -14,6 +14,7 @@ use kconfig::{
     Audit, DotConfig, Fragments, Host, Resolve, Resolved, Rules, Selection, Severity, Tree, Value, Workload,
 };
 use miette::{Context, IntoDiagnostic};
+use tempfile::TempDir;
 
 use crate::forging::ForgeArgs;
 
@@ -163,7 +164,7 @@ fn make_var(text: &str) -> Result<(String, String), String> {
 /// A source tree, kept locked as long as it is used if it is the forge's.
 enum Source {
     User(PathBuf),
-    Prepared(PreparedTree),
+    Prepared(Box<PreparedTree>),
 }
 
 impl Source {
@@ -181,38 +182,33 @@ impl TreeArgs {
             Some(dir) => {
                 Ok(Source::User(std::path::absolute(dir).into_diagnostic().wrap_err("--tree is no path")?))
             }
-            None => Ok(Source::Prepared(self.forging.forge()?.prepare(series)?)),
+            None => Ok(Source::Prepared(Box::new(self.forging.forge()?.prepare(series)?))),
         }
     }
 
-    fn resolve(
+    /// Resolves selections of one series in a temporary directory, which is kept for as long as they come.
+    fn resolver<'a>(
         &self,
-        source: &Source,
-        fragments: &Fragments,
-        selection: &Selection,
-    ) -> miette::Result<Resolved> {
+        source: &'a Source,
+        series: &str,
+        fragments: &'a Fragments,
+    ) -> miette::Result<Resolver<'a>> {
         let build_dir = tempfile::Builder::new()
             .prefix("vmmlinux-config-")
             .tempdir()
             .into_diagnostic()
             .wrap_err("cannot make a temporary directory to configure in")?;
-        self.resolve_in(build_dir.path(), source, fragments, selection)
-    }
-
-    fn resolve_in(
-        &self,
-        build_dir: &Path,
-        source: &Source,
-        fragments: &Fragments,
-        selection: &Selection,
-    ) -> miette::Result<Resolved> {
-        let job =
-            Resolve { tree: source.path(), build_dir, make_vars: &self.make_vars, fragments, selection };
-        let resolved = kconfig::resolve(&job).wrap_err_with(|| format!("cannot configure {selection}"))?;
-        for mismatch in &resolved.tolerated {
-            tracing::warn!("{mismatch}");
-        }
-        Ok(resolved)
+        // The toolchain decides symbols (CONFIG_RUST above all); a directory of the user's may do without ours.
+        let mut make_vars = match (self.forging.forge()?.toolchain(series, false), &self.tree) {
+            (Ok(toolchain), _) => toolchain.make_vars,
+            (Err(error), None) => return Err(error.into()),
+            (Err(error), Some(_)) => {
+                tracing::warn!("{error}");
+                Vec::new()
+            }
+        };
+        make_vars.extend(self.make_vars.iter().cloned());
+        Ok(Resolver { source, build_dir, make_vars, fragments })
     }
 
     /// The fragments beside the forge's series file where there is one, else those built in.
@@ -221,6 +217,31 @@ impl TreeArgs {
             Ok(dir) if dir.join("config").is_dir() => Ok(Fragments::load(&dir.join("config"))?),
             _ => Ok(Fragments::builtin()?),
         }
+    }
+}
+
+/// Resolves selections of one series.
+struct Resolver<'a> {
+    source: &'a Source,
+    build_dir: TempDir,
+    make_vars: Vec<(String, String)>,
+    fragments: &'a Fragments,
+}
+
+impl Resolver<'_> {
+    fn resolve(&self, selection: &Selection) -> miette::Result<Resolved> {
+        let job = Resolve {
+            tree: self.source.path(),
+            build_dir: self.build_dir.path(),
+            make_vars: &self.make_vars,
+            fragments: self.fragments,
+            selection,
+        };
+        let resolved = kconfig::resolve(&job).wrap_err_with(|| format!("cannot configure {selection}"))?;
+        for mismatch in &resolved.tolerated {
+            tracing::warn!("{mismatch}");
+        }
+        Ok(resolved)
     }
 }
 
@@ -259,7 +280,8 @@ fn show(
     let fragments = tree.fragments()?;
     if resolved {
         let source = tree.source(&selection.series)?;
-        for (symbol, value) in tree.resolve(&source, &fragments, selection)?.config.set() {
+        let resolved = tree.resolver(&source, &selection.series, &fragments)?.resolve(selection)?;
+        for (symbol, value) in resolved.config.set() {
             writeln!(out, "{}", value.line(symbol)).into_diagnostic()?;
         }
     } else {
@@ -276,7 +298,7 @@ fn explain(
 ) -> miette::Result<ExitCode> {
     let fragments = tree.fragments()?;
     let source = tree.source(&selection.series)?;
-    let config = tree.resolve(&source, &fragments, selection)?.config;
+    let config = tree.resolver(&source, &selection.series, &fragments)?.resolve(selection)?.config;
     let kconfig = Tree::load(source.path())?;
     writeln!(out, "{selection}").into_diagnostic()?;
     for symbol in symbols {
@@ -380,12 +402,10 @@ fn check(out: &mut Vec<u8>, series: Option<String>, tree: &TreeArgs) -> miette::
     };
     for series in all {
         let source = tree.source(&series)?;
-        let build_dir = tempfile::tempdir()
-            .into_diagnostic()
-            .wrap_err("cannot make a temporary directory to configure in")?;
+        let resolver = tree.resolver(&source, &series, &fragments)?;
         for selection in fragments.selections(&series) {
-            let resolved = tree.resolve_in(build_dir.path(), &source, &fragments, &selection)?;
-            let (requested, set) = (resolved.requests.len(), resolved.config.set().count());
+            let made = resolver.resolve(&selection)?;
+            let (requested, set) = (made.requests.len(), made.config.set().count());
             writeln!(out, "{selection}: {requested} requested, {set} set").into_diagnostic()?;
         }
     }
