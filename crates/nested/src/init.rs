@@ -13,6 +13,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -23,7 +24,10 @@ use rustix::{
     time::{ClockId, Timespec, clock_settime},
 };
 
-use crate::{Error, GREETING, PORTS, Result, Start};
+use crate::{Error, GREETING, PORTS, PORTS_ARGUMENT, Result, Start};
+
+/// How long the ports may take to appear.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a job finds when it starts.
 #[derive(Debug)]
@@ -100,16 +104,41 @@ fn sorted(dir: &Path) -> Result<Vec<std::path::PathBuf>> {
 }
 
 /// Links each port under its name in `/dev/virtio-ports`, as udev does elsewhere.
+///
+/// The driver learns of ports, and of their names, one by one and after it was loaded: the kernel's command line tells
+/// how many to wait for.
 fn name_ports() -> Result<()> {
     fs::create_dir_all(PORTS).map_err(|e| Error::io("create", PORTS, e))?;
-    for port in sorted(Path::new("/sys/class/virtio-ports"))? {
-        let name_file = port.join("name");
-        let name = fs::read_to_string(&name_file).map_err(|e| Error::io("read", &name_file, e))?;
-        let link = Path::new(PORTS).join(name.trim());
-        let device = Path::new("/dev").join(port.file_name().unwrap_or_default());
-        symlink(device, &link).map_err(|e| Error::io("create", &link, e))?;
+    let cmdline = fs::read_to_string("/proc/cmdline").map_err(|e| Error::io("read", "/proc/cmdline", e))?;
+    let wanted = wanted_ports(&cmdline);
+    let class = Path::new("/sys/class/virtio-ports");
+    let begin = Instant::now();
+    loop {
+        let ports = if class.is_dir() { sorted(class)? } else { Vec::new() };
+        let named: Vec<_> = ports
+            .iter()
+            .filter_map(|port| Some((port, fs::read_to_string(port.join("name")).ok()?)))
+            .filter(|(_, name)| !name.trim().is_empty())
+            .collect();
+        if named.len() >= wanted {
+            for (port, name) in named {
+                let link = Path::new(PORTS).join(name.trim());
+                let device = Path::new("/dev").join(port.file_name().unwrap_or_default());
+                symlink(device, &link).map_err(|e| Error::io("create", &link, e))?;
+            }
+            return Ok(());
+        }
+        if begin.elapsed() > PATIENCE {
+            return Err(Error::io("find all ports in", class, io::Error::from(io::ErrorKind::TimedOut)));
+        }
+        thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
+}
+
+/// How many ports the kernel's command line promises.
+fn wanted_ports(cmdline: &str) -> usize {
+    let count = cmdline.split_whitespace().find_map(|word| word.strip_prefix(PORTS_ARGUMENT));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 /// Turns a port into a Unix stream socket at `/run/<name>`, for one connection.
@@ -199,5 +228,22 @@ impl Write for Port {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_tells_how_many_ports_there_are() {
+        assert_eq!(wanted_ports("quiet vmmlinux.ports=3 panic=-1\n"), 3);
+        assert_eq!(wanted_ports("quiet vmmlinux.ports=many"), 0);
+        assert_eq!(wanted_ports(""), 0);
+    }
+
+    #[test]
+    fn tests_do_not_run_in_a_helper_vm() {
+        assert!(!is_init());
     }
 }

@@ -27,6 +27,9 @@ pub use qemu::{Format, Net};
 /// Where the helper VM's wires are, by name.
 const PORTS: &str = "/dev/virtio-ports";
 
+/// The argument on the helper VM's kernel command line that tells how many wires there are.
+const PORTS_ARGUMENT: &str = "vmmlinux.ports=";
+
 /// What the helper VM says when it is up.
 const GREETING: &[u8; 14] = b"vmmlinux-l1 1\n";
 

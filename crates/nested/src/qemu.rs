@@ -129,7 +129,7 @@ impl Machine {
         say(&["-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt,+nrip-save,+invtsc"]);
         say(&["-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory)]);
         say(&["-chardev", "stdio,id=log,signal=off", "-serial", "chardev:log"]);
-        say(&["-append", KERNEL_ARGUMENTS]);
+        say(&["-append", &format!("{KERNEL_ARGUMENTS} {}{}", crate::PORTS_ARGUMENT, self.ports.len())]);
         for (index, drive) in self.drives.iter().enumerate() {
             let format = match drive.format {
                 Format::Raw => "raw",
@@ -230,6 +230,12 @@ mod tests {
                 Port { name: "net0".to_owned(), end: End::Net(Net::User, [6, 7]) },
             ],
         }
+    }
+
+    #[test]
+    fn the_helper_vm_is_told_how_many_ports_to_wait_for() {
+        let append = values(&machine().arguments(), "-append");
+        assert!(append[0].ends_with(" vmmlinux.ports=3"), "{append:?}");
     }
 
     fn values(args: &[OsString], option: &str) -> Vec<String> {
