@@ -51,7 +51,10 @@ pub enum Error {
     },
     /// A symbol file without symbols.
     #[error("{} holds no kernel symbols", path.display())]
-    #[diagnostic(help("name the System.map that belongs to the kernel, or its vmlinux with a symbol table"))]
+    #[diagnostic(help(
+        "name the System.map that belongs to the kernel, or its vmlinux with a symbol table; for Debian's kernels both \
+         are in the package linux-image-…-dbg only"
+    ))]
     NoSymbols {
         /// The file.
         path: PathBuf,

@@ -20,15 +20,17 @@ impl Symbols {
             source,
         })?;
         let table = if bytes.starts_with(b"\x7fELF") { elf_symbols(&bytes) } else { system_map(&bytes) };
-        match table {
-            Some(table) if !table.is_empty() => Ok(Self::new(table)),
-            _ => Err(Error::NoSymbols { path: path.to_owned() }),
+        let symbols = table.map(Self::new).unwrap_or_default();
+        if symbols.table.is_empty() {
+            return Err(Error::NoSymbols { path: path.to_owned() });
         }
+        Ok(symbols)
     }
 
     fn new(mut table: Vec<(u64, String)>) -> Self {
-        // Absolute per-CPU offsets sort before the kernel's text and name nothing that RIP can be at.
-        table.retain(|(address, _)| *address >= 0xffff_0000_0000_0000);
+        // Absolute per-CPU offsets come before the kernel's text and name nothing that RIP can be at. The last address
+        // is all that the System.map in Debian's kernel packages has: it says where the real one is.
+        table.retain(|(address, _)| (0xffff_0000_0000_0000..u64::MAX).contains(address));
         table.sort();
         Self { table }
     }
@@ -116,7 +118,8 @@ mod tests {
 
     #[test]
     fn other_files_are_refused() {
-        for text in ["", "hello\n", "\x7fELF\u{2}\u{1}", "zzzz T x\n"] {
+        let stub = "ffffffffffffffff B The real System.map is in the linux-image-7.3.4-dbg package\n";
+        for text in [stub, "", "hello\n", "\x7fELF\u{2}\u{1}", "zzzz T x\n"] {
             assert!(symbols(text).is_err(), "{text:?}");
         }
     }
