@@ -86,3 +86,15 @@ fn a_reset_ends_the_run_if_asked_to() {
     let (_, errors) = assert_status(guest.run("e2e-reset", "reset", &["--no-reboot"]), 0);
     assert!(errors.contains("reset itself"), "{errors}");
 }
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn who_stops_a_machine_can_wait_for_its_end() {
+    let guest = guest();
+    let run = guest.run("e2e-stop", "wait", &[]);
+    run.expect("guest: ready");
+    let (status, text) = run.ctl(&["stop", "-f", "-w"]);
+    assert!(status.success(), "{text}");
+    let (_, errors) = assert_status(run, 4);
+    assert!(errors.contains("by force"), "{errors}");
+}

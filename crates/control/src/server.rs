@@ -4,10 +4,11 @@ use std::{
     io,
     os::unix::net::{UnixListener, UnixStream},
     sync::{
-        Arc,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use crate::{
@@ -21,11 +22,39 @@ use crate::{
 /// How many clients are served at once.
 const CLIENTS: usize = 64;
 
-/// A control socket that is being served. Dropping it removes the socket and frees the name.
+/// How long clients may take, when the machine has ended, to hear the answers that they wait for.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// A control socket that is being served. Dropping it removes the socket and frees the name, after clients that wait
+/// for an answer have got it.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
     claim: Claim,
+    unanswered: Arc<Unanswered>,
+}
+
+/// How many requests were read and not answered.
+#[derive(Debug, Default)]
+struct Unanswered {
+    count: Mutex<usize>,
+    fewer: Condvar,
+}
+
+impl Unanswered {
+    /// Answers a request with what `answer` does.
+    fn with<T>(&self, answer: impl FnOnce() -> T) -> T {
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let result = answer();
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.fewer.notify_all();
+        result
+    }
+
+    fn wait(&self, patience: Duration) {
+        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.fewer.wait_timeout_while(count, patience, |count| *count > 0));
+    }
 }
 
 impl Server {
@@ -35,14 +64,18 @@ impl Server {
             UnixListener::bind(claim.socket()).map_err(|e| Error::io("create", claim.socket(), e))?;
         let accepting = listener.try_clone().map_err(|e| Error::io("share", claim.socket(), e))?;
         let clients = Arc::new(AtomicUsize::new(0));
+        let unanswered = Arc::<Unanswered>::default();
+        let pending = Arc::clone(&unanswered);
         let accept = move || {
             for stream in accepting.incoming() {
                 let Ok(stream) = stream else { return };
                 let (vm, console, clients) = (Arc::clone(&vm), Arc::clone(&console), Arc::clone(&clients));
+                let pending = Arc::clone(&pending);
                 // One more than is served is told so; the next ones wait in the socket's queue.
                 let crowded = clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS;
                 let serve = move || {
-                    let result = if crowded { turn_away(&stream) } else { converse(stream, &*vm, &console) };
+                    let result =
+                        if crowded { turn_away(&stream) } else { converse(stream, &*vm, &console, &pending) };
                     clients.fetch_sub(1, Ordering::Relaxed);
                     if let Err(error) = result {
                         tracing::debug!(%error, "a client of the control socket went away");
@@ -59,7 +92,7 @@ impl Server {
             .name("control".to_owned())
             .spawn(accept)
             .map_err(|e| Error::io("start a thread for", claim.socket(), e))?;
-        Ok(Self { listener, claim })
+        Ok(Self { listener, claim, unanswered })
     }
 
     /// The machine's name.
@@ -72,6 +105,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         // Ends the accepting thread.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+        self.unanswered.wait(LAST_ANSWERS);
     }
 }
 
@@ -80,7 +114,12 @@ fn turn_away(stream: &UnixStream) -> io::Result<()> {
 }
 
 /// Answers a client's requests until it goes.
-fn converse(stream: UnixStream, vm: &dyn Vm, console: &Arc<Console>) -> io::Result<()> {
+fn converse(
+    stream: UnixStream,
+    vm: &dyn Vm,
+    console: &Arc<Console>,
+    unanswered: &Unanswered,
+) -> io::Result<()> {
     let to = stream.try_clone()?;
     let mut lines = Lines::new(stream, LONGEST);
     loop {
@@ -110,7 +149,7 @@ fn converse(stream: UnixStream, vm: &dyn Vm, console: &Arc<Console>) -> io::Resu
             }
             continue;
         }
-        send(&to, &Response::new(request.id, vm.call(request.command)))?;
+        unanswered.with(|| send(&to, &Response::new(request.id, vm.call(request.command))))?;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Condvar, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Outside {
     remote: Remote,
     l1: Mutex<L1>,
     console: UnixStream,
+    ending: Mutex<Option<Ending>>,
+    ended: Condvar,
 }
 
 impl Outside {
@@ -43,7 +45,7 @@ impl Outside {
         let remote = Remote::new(share(l1.control())?, share(l1.control())?)
             .into_diagnostic()
             .wrap_err("cannot start a thread")?;
-        Ok(Self { remote, l1: Mutex::new(l1), console })
+        Ok(Self { remote, l1: Mutex::new(l1), console, ending: Mutex::new(None), ended: Condvar::new() })
     }
 
     /// The guest's console.
@@ -51,8 +53,15 @@ impl Outside {
         &self.console
     }
 
-    /// Blocks until the guest has ended, or the helper VM has gone.
+    /// Blocks until the guest has ended, or the helper VM has gone. Clients that wait are told then.
     pub(crate) fn wait(&self) -> Ending {
+        let ending = self.wait_inside();
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = Some(ending.clone());
+        self.ended.notify_all();
+        ending
+    }
+
+    fn wait_inside(&self) -> Ending {
         match self.remote.call(Command::Wait) {
             Ok(Answer::Ended(ending)) => *ending,
             Ok(answer) => failure(format!("the helper VM answers {answer:?} to a wait")),
@@ -78,7 +87,14 @@ impl Outside {
 
 impl Vm for Outside {
     fn call(&self, command: Command) -> Result<Answer, String> {
-        self.remote.call(command)
+        if command != Command::Wait {
+            return self.remote.call(command);
+        }
+        // Not asked for again inside: the helper VM is let go as soon as the first answer is here.
+        let ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = self.ended.wait_while(ending, |ending| ending.is_none());
+        let ending = ended.unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Answer::Ended(Box::new(ending.expect("waited until it is there"))))
     }
 }
 
