@@ -187,8 +187,14 @@ impl Port {
         self.0.try_clone().map(Self)
     }
 
+    /// Waits until the port is ready for what `flags` say. A host that has hung up takes nothing any more.
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
-        poll(&mut [PollFd::new(&self.0, flags)], None)?;
+        let mut ports = [PollFd::new(&self.0, flags)];
+        poll(&mut ports, None)?;
+        let found = ports[0].revents();
+        if found.contains(PollFlags::HUP) && !found.intersects(flags) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         Ok(())
     }
 }
