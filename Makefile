@@ -7,7 +7,7 @@ CARGO ?= cargo
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 600
 
-.PHONY: help bootstrap lint unit test fuzz qemu e2e
+.PHONY: help bootstrap lint unit test fuzz qemu e2e check-config
 .PHONY: help bootstrap lint unit test boot-test
 
 help: ## Show the targets
@@ -36,6 +36,9 @@ e2e: bootstrap qemu ## Boot guests in the helper VM and try what users do with t
 	$(CARGO) test --locked -p guest-tests --test run -- --ignored --test-threads 1
 
 test: lint unit ## All that CI checks
+
+check-config: bootstrap ## Resolve every selection of the kernel configuration for every series
+	$(CARGO) run --locked -p vmmlinux -- config check
 
 fuzz: bootstrap ## Fuzz the device models, FUZZ_SECONDS (600) each, with rustup's nightly compiler
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz

@@ -22,7 +22,7 @@ pub use dotconfig::{DotConfig, DotConfigError};
 pub use explain::{Explanation, Follows, explain};
 pub use expr::{Expr, Operator, Tristate};
 pub use fragments::{FragmentError, Fragments, Origin, Place, Request, Requests};
-pub use resolve::{Mismatch, Resolve, ResolveError, Resolved, resolve, verify};
+pub use resolve::{Mismatch, Resolve, ResolveError, Resolved, resolve, unknown, verify};
 pub use selection::{Selection, UnknownWorkload, Workload};
 pub use tree::{Definition, Kind, Location, Symbol, Tree, TreeError};
 pub use value::Value;

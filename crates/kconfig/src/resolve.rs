@@ -213,6 +213,12 @@ pub fn verify(
     }
 }
 
+/// Requested symbols that the tree does not define. [`verify`] finds those among them that should be set; one that
+/// should not is a request that says nothing, most likely misspelt.
+pub fn unknown<'a>(requests: &'a Requests, tree: &Tree) -> Vec<&'a str> {
+    requests.iter().map(|(symbol, _)| symbol).filter(|symbol| tree.symbol(symbol).is_none()).collect()
+}
+
 /// Why a symbol did not get the value asked for.
 fn cause(tree: &Tree, config: &DotConfig, name: &str, wanted: &Value, got: &Value) -> String {
     let Some(symbol) = tree.symbol(name) else {
@@ -365,6 +371,14 @@ mod tests {
             Ok(vec![])
         );
         assert!(fails("NAME = { value = \"b\", why = \"w\" }", &config).is_err());
+    }
+
+    #[test]
+    fn a_symbol_to_be_left_out_must_exist() {
+        let text = "workload = \"core\"\n[symbols]\nSERAIL = { value = \"n\", why = \"w\" }\nPCI = { value = \"n\", why = \"w\" }\n";
+        let requests = Fragments::parse(&[("t.toml", text)]).unwrap().requests(&Selection::new("7.3"));
+        let (_dir, tree) = small_tree();
+        assert_eq!(unknown(&requests, &tree), ["SERAIL"]);
     }
 
     #[test]

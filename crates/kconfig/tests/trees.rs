@@ -4,7 +4,7 @@
 
 use std::{env, path::PathBuf};
 
-use kconfig::{Expr, Fragments, Resolve, Tree, resolve};
+use kconfig::{Expr, Fragments, Resolve, Tree, resolve, unknown};
 
 fn trees() -> Vec<(String, PathBuf)> {
     let trees = env::var("VMMLINUX_TREES").expect("VMMLINUX_TREES names kernel trees, as 7.3=DIR:6.12=DIR");
@@ -43,7 +43,9 @@ fn every_selection_resolves() {
     let vars = make_vars();
     for (series, tree) in trees() {
         let build_dir = tempfile::tempdir().unwrap();
+        let kconfig = Tree::load(&tree).unwrap();
         for selection in fragments.selections(&series) {
+            assert_eq!(unknown(&fragments.requests(&selection), &kconfig), [""; 0], "{selection}");
             let job = Resolve {
                 tree: &tree,
                 build_dir: build_dir.path(),

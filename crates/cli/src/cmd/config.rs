@@ -403,7 +403,17 @@ fn check(out: &mut Vec<u8>, series: Option<String>, tree: &TreeArgs) -> miette::
     for series in all {
         let source = tree.source(&series)?;
         let resolver = tree.resolver(&source, &series, &fragments)?;
+        let kconfig = Tree::load(source.path())?;
         for selection in fragments.selections(&series) {
+            let requests = fragments.requests(&selection);
+            let unknown = kconfig::unknown(&requests, &kconfig);
+            if !unknown.is_empty() {
+                miette::bail!(
+                    help = "correct the name, or limit the entry to the series that have the symbol",
+                    "{selection}: Linux {series} does not know {}",
+                    unknown.join(", ")
+                );
+            }
             let made = resolver.resolve(&selection)?;
             let (requested, set) = (made.requests.len(), made.config.set().count());
             writeln!(out, "{selection}: {requested} requested, {set} set").into_diagnostic()?;
