@@ -10,6 +10,7 @@ use std::fmt;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::{
+    acpi::tables,
     bus::{Direction, PortAccess, PortDevice, Width},
     memory_map::MemoryMap,
     pci::PciBus,
@@ -24,6 +25,10 @@ pub const DATA: u16 = 0x511;
 pub const DMA_HIGH: u16 = 0x514;
 /// Lower half; writing it starts the transfer.
 pub const DMA_LOW: u16 = 0x518;
+
+/// The file with the RSDP, on 8.0 (`fw_cfg_add_acpi_rsdp`). vmd's name for it is not in the sources that we could
+/// read; this is QEMU's.
+pub const RSDP_FILE: &str = "etc/acpi/rsdp";
 
 const ITEM_SIGNATURE: u16 = 0x00;
 const ITEM_ID: u16 = 0x01;
@@ -125,6 +130,14 @@ impl FwCfg {
     pub fn forget_additions(&mut self) {
         self.files.truncate(self.own_files);
         self.added.clear();
+    }
+
+    /// The same with the file for ACPI that 8.0 has.
+    #[must_use]
+    pub fn with_rsdp(mut self) -> Self {
+        self.files.push(File { name: RSDP_FILE, data: tables::rsdp().to_vec() });
+        self.own_files = self.files.len();
+        self
     }
 
     /// Puts it into the state of a machine that was just switched on.
