@@ -7,14 +7,17 @@ use std::{
 };
 
 use devices::{
+    acpi::pm::{self, Pm},
+    apic::SharedApic,
     bus::{Direction, PortAccess, PortDevice},
     clock::{Clock, HostTicks, Timed},
     fw_cfg::FwCfg,
     i8253::Pit,
-    i8259::SharedPic,
-    irq::{InterruptController, IrqLine},
+    irq::IrqLine,
+    lapic,
     mc146818::Rtc,
     memory_map::MemoryMap,
+    mmio::{MmioAccess, MmioRefused},
     ns8250::{self, Input, Uart},
     pci::PciBus,
     virtio::{
@@ -32,6 +35,7 @@ use vmd::Generation;
 use crate::{
     config::{Boot, Config},
     error::Error,
+    interrupts::{Interrupts, VCPU},
     network::Wire,
     stock_firmware::StockFirmware,
 };
@@ -40,25 +44,28 @@ use crate::{
 pub(crate) struct Parts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) pic: Arc<SharedPic>,
+    pub(crate) interrupts: Interrupts,
     pub(crate) ram: GuestRam,
     pub(crate) map: MemoryMap,
     pub(crate) console: Box<dyn io::Write + Send>,
     pub(crate) wires: &'a [Wire],
     /// Called when vmd ends the VM.
     pub(crate) on_end: OnEnd,
+    /// Called when the guest powers itself off through ACPI.
+    pub(crate) on_power_off: Box<dyn FnMut() + Send>,
     /// Concessions to firmware that does not know vmd.
     pub(crate) stock_firmware: Option<StockFirmware>,
 }
 
-/// All devices of a machine that is up to 7.9.
+/// All devices of a machine.
 pub(crate) struct Board {
-    pic: Arc<SharedPic>,
+    interrupts: Interrupts,
     pit: Pit,
     rtc: Rtc,
     uart: Uart,
     pci: PciBus,
     fw_cfg: FwCfg,
+    pm: Option<Pm>,
     nics: Vec<Arc<Mutex<VirtioPci<Net>>>>,
     vmmci: Arc<Mutex<Vmmci>>,
     faults: FaultSlot,
@@ -76,13 +83,25 @@ fn lock<T: ?Sized>(device: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Board {
     /// A board that was just switched on.
     pub(crate) fn new(parts: Parts<'_>) -> Result<Self, Error> {
-        let Parts { config, clock, pic, ram, map, console, wires, on_end, stock_firmware } = parts;
+        let Parts {
+            config,
+            clock,
+            interrupts,
+            ram,
+            map,
+            console,
+            wires,
+            on_end,
+            on_power_off,
+            stock_firmware,
+        } = parts;
+        let generation = config.generation;
         let ticks = HostTicks::new(config.host_hz);
-        let line = |irq| IrqLine::new(Arc::clone(&pic) as Arc<dyn InterruptController>, irq);
+        let line = |irq| IrqLine::new(interrupts.controller(), irq);
         let faults = FaultSlot::default();
         let mut slots = Slots {
-            pci: PciBus::new(config.generation, Arc::clone(&pic) as _),
-            generation: config.generation,
+            pci: PciBus::new(generation, interrupts.controller()),
+            generation,
             ram: ram.clone(),
             faults: faults.clone(),
         };
@@ -90,18 +109,18 @@ impl Board {
         slots.add(Rng::new())?;
         let mut nics = Vec::new();
         for wire in wires {
-            nics.push(slots.add(wire.device(config.generation))?);
+            nics.push(slots.add(wire.device(generation))?);
         }
         for image in &config.disks {
             let disk = open_disk(disk::open(&image.path, image.format.map(Into::into), true))?;
-            slots.add(Blk::new(disk, config.generation))?;
+            slots.add(Blk::new(disk, generation))?;
         }
         if let Some(path) = &config.cdrom {
             let disk = open_disk(disk::open(path, Some(disk::Format::Raw), false))?;
             slots.add(Scsi::new(disk))?;
         }
         let mut pci = slots.pci;
-        let vmmci = pci.add(|line| Vmmci::new(config.generation, Arc::clone(&clock), ticks, line, on_end))?;
+        let vmmci = pci.add(|line| Vmmci::new(generation, Arc::clone(&clock), ticks, line, on_end))?;
         let boot = match config.boot {
             Boot::Firmware { device, .. } => device.map(Into::into),
             Boot::Direct { .. } => None,
@@ -112,21 +131,27 @@ impl Board {
                 lock(&vmmci).sync_rtc();
             }
         });
+        let rtc = Rtc::new(Arc::clone(&clock), ticks, line(8), map.cmos(), on_clock_jump);
         // Last, for it describes the PCI functions.
         let mut fw_cfg = FwCfg::new(ram, &map, &pci, boot);
+        let has_acpi = generation >= Generation::V8_0;
+        if has_acpi {
+            fw_cfg = fw_cfg.with_rsdp();
+        }
         if stock_firmware.is_some() {
-            StockFirmware::inform(&mut fw_cfg, config.memory);
+            StockFirmware::inform(&mut fw_cfg, config.memory, has_acpi);
         }
         Ok(Self {
-            pit: Pit::new(Arc::clone(&clock), ticks, line(0)),
-            rtc: Rtc::new(Arc::clone(&clock), ticks, line(8), map.cmos(), on_clock_jump),
-            uart: Uart::new(clock, ticks, line(ns8250::IRQ), console),
+            pit: Pit::new(Arc::clone(&clock), ticks, line(0)).for_generation(generation),
+            rtc: rtc.for_generation(generation),
+            uart: Uart::new(Arc::clone(&clock), ticks, line(ns8250::IRQ), console).for_generation(generation),
             fw_cfg,
+            pm: has_acpi.then(|| Pm::new(clock, on_power_off)),
             pci,
             nics,
             vmmci,
             faults,
-            pic,
+            interrupts,
             stock_firmware,
         })
     }
@@ -138,10 +163,16 @@ impl Board {
         {
             return "concession to stock firmware";
         }
+        if let Some(pm) = &mut self.pm
+            && pm::PORTS.iter().any(|ports| ports.contains(&access.port))
+        {
+            pm.access(access);
+            return "pm";
+        }
         // What vmd puts into its port map (`init_emulated_hw` in x86_vm.c).
         match access.port {
             0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => {
-                self.pic.access(access);
+                self.interrupts.access(access);
                 "pic"
             }
             0x40..=0x43 | 0x61 => {
@@ -190,10 +221,23 @@ impl Board {
         }
     }
 
+    /// Handles an access in the memory window of 8.0. Returns the name of the device that did, and whether it took it.
+    pub(crate) fn mmio(&mut self, access: &mut MmioAccess) -> (&'static str, Result<(), MmioRefused>) {
+        let apic = self.interrupts.apic().and_then(|apic| apic.mmio(VCPU, access));
+        match apic {
+            // There is no other processor that anything could start.
+            Some(result) if access.address < lapic::BASE => ("ioapic", result.map(drop)),
+            Some(result) => ("lapic", result.map(drop)),
+            None => ("pci memory", self.pci.mmio(access)),
+        }
+    }
+
     /// When [`Board::expire`] wants to be called, on the board's clock.
     pub(crate) fn deadline(&self) -> Option<u64> {
         let vmmci = lock(&self.vmmci).deadline();
-        [self.pit.deadline(), self.rtc.deadline(), self.uart.deadline(), vmmci].into_iter().flatten().min()
+        let apic = self.interrupts.apic().and_then(SharedApic::deadline);
+        let deadlines = [self.pit.deadline(), self.rtc.deadline(), self.uart.deadline(), vmmci, apic];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -202,6 +246,9 @@ impl Board {
         self.rtc.expire();
         self.uart.expire();
         lock(&self.vmmci).expire();
+        if let Some(apic) = self.interrupts.apic() {
+            apic.expire();
+        }
     }
 
     /// The malformed request at which a process of vmd would have died, and the VM with it.

@@ -16,14 +16,16 @@ use crate::places;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
-    /// It reset itself, by a triple fault, which is the only way that vmd has up to 7.9, and the machine was told not
-    /// to start it again.
+    /// It reset itself, by a triple fault, which is the only way that vmd has up to 7.9, or through one of the ports
+    /// that 8.0 has for it, and the machine was told not to start it again.
     Reset,
     /// It was asked to go down (`vmctl stop`), acknowledged that, and has gone down.
     Stopped,
     /// It executed HLT with interrupts disabled: what Linux' `poweroff` and `halt` come to without ACPI. vmd gets EIO
     /// from vmm and ends the VM (vmm_machdep.c, `svm_handle_hlt`; golden/reboot).
     HaltedWithInterruptsOff(At),
+    /// It powered itself off through ACPI (S5), which it can from 8.0 on.
+    PoweredOff,
     /// It told vmd through vmmci that it was going down, and was ended after the time for that.
     GuestShutdown,
     /// It was asked to go down or to reboot and did not acknowledge that within 3 s.
@@ -49,7 +51,11 @@ impl Ended {
     /// kills a VM under vmd.
     pub const fn exit_status(&self) -> u8 {
         match self {
-            Self::Reset | Self::Stopped | Self::HaltedWithInterruptsOff(_) | Self::GuestShutdown => 0,
+            Self::Reset
+            | Self::Stopped
+            | Self::HaltedWithInterruptsOff(_)
+            | Self::PoweredOff
+            | Self::GuestShutdown => 0,
             Self::NotAcknowledged | Self::NotFinished | Self::NoDriver | Self::Killed => 1,
             Self::OutsideRam(_) | Self::StringIo(_) | Self::DeviceFault(_) | Self::Stuck(_) => 3,
         }
@@ -64,6 +70,7 @@ impl fmt::Display for Ended {
             Self::HaltedWithInterruptsOff(at) => {
                 write!(f, "the guest halted with interrupts disabled at {at}")
             }
+            Self::PoweredOff => f.write_str("the guest powered itself off through ACPI"),
             Self::GuestShutdown => {
                 f.write_str("the guest announced its shutdown through vmmci and was ended")
             }
@@ -298,6 +305,7 @@ mod tests {
     fn ends_survive_a_round_trip() {
         for ended in [
             Ended::Reset,
+            Ended::PoweredOff,
             Ended::OutsideRam(fch()),
             Ended::StringIo(StringIo::new(0x1f0, Width::Word, Direction::In, 256, At::default())),
             Ended::Stuck(Stuck { reason: "x".into(), at: At::default() }),

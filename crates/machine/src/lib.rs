@@ -32,6 +32,7 @@ mod end;
 mod error;
 mod gate;
 mod handle;
+mod interrupts;
 mod machine;
 mod memory;
 mod msr;

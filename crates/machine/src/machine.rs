@@ -9,11 +9,12 @@ use std::{
 
 use devices::{
     bus::{Direction, PortAccess},
-    i8259::SharedPic,
+    clock::HostTicks,
+    mmio::{self, MmioAccess},
+    reset,
 };
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::GuestMemoryMmap;
-use vmd::Generation;
 
 use crate::{
     board::{Board, Parts},
@@ -26,6 +27,7 @@ use crate::{
     error::Error,
     gate::{Gate, Pass},
     handle::{Handle, Shared},
+    interrupts::{Interrupts, VCPU},
     memory,
     msr::{self, Msrs},
     network::Wire,
@@ -56,13 +58,6 @@ impl Machine {
     /// A machine with `config`, whose serial console is `console`. Nothing runs yet; files that are only looked at
     /// when the guest starts (kernel, disks) are not opened yet.
     pub fn new(config: Config, console: Console) -> Result<Self, Error> {
-        if config.generation == Generation::V8_0 {
-            return Err(Error::NotSupported {
-                what: "the machine does not have vmd 8.0's hardware yet (LAPIC, IOAPIC, HPET, ACPI, MSI-X)"
-                    .into(),
-                help: "use `--host 7.9`, 7.8 or 7.7".into(),
-            });
-        }
         let kvm = Kvm::new()
             .map_err(|errno| Unusable::NoKvm { source: std::io::Error::from_raw_os_error(errno.errno()) })?;
         let cpu = Cpu::of_host(&kvm, config.tsc_hz)?;
@@ -135,18 +130,24 @@ impl Machine {
         let map = memory::map(self.config.generation, self.config.memory)?;
         let ram = memory::allocate(&map)?;
         let (vm, mut vcpu) = self.processor(&ram)?;
-        let loaded = boot::load(&self.config.boot, &ram, &map.e820(), &vcpu.sregs()?)?;
+        let loaded =
+            boot::load(&self.config.boot, self.config.generation, &ram, &map.e820(), &vcpu.sregs()?)?;
         vcpu.set_registers(&loaded.regs, &loaded.sregs)?;
 
         let shared = Arc::clone(&self.shared);
-        let pic = Arc::new(SharedPic::new(Box::new({
-            let shared = Arc::clone(&shared);
-            move || shared.gate.kick()
-        })));
+        let interrupts = Interrupts::new(
+            self.config.generation,
+            Arc::clone(&shared.clock) as _,
+            HostTicks::new(self.config.host_hz),
+            {
+                let gate = Arc::clone(&shared.gate);
+                move || gate.kick()
+            },
+        );
         let board = Board::new(Parts {
             config: &self.config,
             clock: Arc::clone(&shared.clock) as _,
-            pic: Arc::clone(&pic),
+            interrupts: interrupts.clone(),
             ram: ram.clone(),
             map,
             console: Box::new(Tap::new(
@@ -158,6 +159,10 @@ impl Machine {
             on_end: Box::new({
                 let gate = Arc::clone(&shared.gate);
                 move |end| gate.end(end.into())
+            }),
+            on_power_off: Box::new({
+                let gate = Arc::clone(&shared.gate);
+                move || gate.end(Ended::PoweredOff)
             }),
             stock_firmware: loaded
                 .firmware
@@ -182,7 +187,7 @@ impl Machine {
                 shared: &shared,
                 works: &works,
                 pvclock: PvClock::new(self.config.generation, self.cpu.tsc_hz, &*shared.clock, ram.clone()),
-                pic: &pic,
+                interrupts: &interrupts,
                 symbols: &self.symbols,
                 trace: self.trace.as_mut(),
                 halted: false,
@@ -225,7 +230,9 @@ enum After {
 /// also halt (vmm.c, `vmm_sighdlr`).
 fn after(ended: Ended, stopping: bool, restarts: bool) -> After {
     match ended {
-        Ended::Reset | Ended::HaltedWithInterruptsOff(_) if stopping => After::End(Ended::Stopped),
+        Ended::Reset | Ended::HaltedWithInterruptsOff(_) | Ended::PoweredOff if stopping => {
+            After::End(Ended::Stopped)
+        }
         Ended::Reset if restarts => After::Restart,
         ended => After::End(ended),
     }
@@ -238,7 +245,7 @@ struct Runner<'a> {
     shared: &'a Shared,
     works: &'a Works,
     pvclock: PvClock<'a>,
-    pic: &'a SharedPic,
+    interrupts: &'a Interrupts,
     symbols: &'a Symbols,
     trace: Option<&'a mut trace::Writer>,
     halted: bool,
@@ -265,7 +272,7 @@ impl Runner<'_> {
             if self.halted {
                 // As vmd, which lets a halted guest go on when a line goes up and something is pending
                 // (`vcpu_assert_irq`).
-                if !self.pic.pending() {
+                if !self.interrupts.pending() {
                     self.shared.gate.sleep();
                     continue;
                 }
@@ -273,7 +280,7 @@ impl Runner<'_> {
             }
             self.offer_interrupt()?;
             self.pvclock.before_entry();
-            let exit = self.shared.gate.guest(|| self.vcpu.run())?;
+            let exit = self.enter()?;
             let (rip, tsc) = (self.vcpu.linear_rip(), rdtsc());
             let phase = self.counters(|counters| counters.exit(&exit, rip, tsc));
             if self.in_firmware && phase != Phase::Firmware {
@@ -286,16 +293,28 @@ impl Runner<'_> {
         }
     }
 
+    /// Runs the guest until it has something. CR8 is the LAPIC's task priority, and KVM keeps it while the guest runs.
+    fn enter(&mut self) -> Result<Exit, Error> {
+        if let Some(apic) = self.interrupts.apic() {
+            self.vcpu.set_cr8(apic.cr8(VCPU));
+        }
+        let exit = self.shared.gate.guest(|| self.vcpu.run())?;
+        if let Some(apic) = self.interrupts.apic() {
+            apic.set_cr8(VCPU, self.vcpu.cr8());
+        }
+        Ok(exit)
+    }
+
     /// Injects the most urgent interrupt if the guest takes one now, and asks to be told when it takes the next.
     fn offer_interrupt(&mut self) -> Result<(), Error> {
-        if self.pic.pending()
+        if self.interrupts.pending()
             && self.vcpu.ready_for_interrupt()
-            && let Some(vector) = self.pic.acknowledge()
+            && let Some(vector) = self.interrupts.acknowledge()
         {
             self.vcpu.inject(vector)?;
             self.counters(|counters| counters.interrupt(vector));
         }
-        self.vcpu.want_interrupt_window(self.pic.pending());
+        self.vcpu.want_interrupt_window(self.interrupts.pending());
         Ok(())
     }
 
@@ -303,6 +322,9 @@ impl Runner<'_> {
         match exit {
             Exit::Io { port, width, direction, count: 1 } => {
                 let mut access = PortAccess { port, width, direction, eax: self.vcpu.eax() };
+                if self.interrupts.apic().is_some() && reset::asks_for_reset(&access) {
+                    return Some(Ended::Reset);
+                }
                 let fault = self.access(&mut access, rip, tsc);
                 if direction == Direction::In {
                     self.vcpu.finish_in(width, access.eax);
@@ -328,6 +350,12 @@ impl Runner<'_> {
             Exit::Hlt => return Some(Ended::HaltedWithInterruptsOff(self.vcpu.at(self.symbols))),
             Exit::Window | Exit::Interrupted => {}
             Exit::TripleFault => return Some(Ended::Reset),
+            Exit::Mmio { address, width, value }
+                if self.interrupts.apic().is_some()
+                    && (mmio::WINDOW_BASE..=mmio::WINDOW_END).contains(&address) =>
+            {
+                self.mmio(address, width, value);
+            }
             Exit::Mmio { address, width, value } => {
                 let (write, at) = (value.is_some(), self.vcpu.at(self.symbols));
                 return Some(Ended::OutsideRam(OutsideRam { address, write, width, value, at }));
@@ -354,7 +382,30 @@ impl Runner<'_> {
         fault.map(|fault| Ended::DeviceFault(DeviceFault::new(&fault, self.vcpu.at(self.symbols))))
     }
 
+    /// An access in the memory window of 8.0.
+    ///
+    /// vmd decodes the instruction and knows only the common ones: others, and all that a device refuses but MOV, end
+    /// the VM there. KVM decodes them here and does not tell which it was, so that they work.
+    fn mmio(&mut self, address: u64, width: usize, value: Option<u64>) {
+        let size = width as u8;
+        let mut access =
+            value.map_or_else(|| MmioAccess::read(address, size), |v| MmioAccess::write(address, size, v));
+        let (device, result) = self.works.with(|board| board.mmio(&mut access));
+        if let Err(refused) = result {
+            tracing::debug!(%refused, "at {}", self.vcpu.at(self.symbols));
+        }
+        if access.direction == Direction::In {
+            self.vcpu.finish_mmio_read(access.value());
+        }
+        self.counters(|counters| counters.device(access.direction, device));
+    }
+
     fn read_msr(&mut self, index: u32) {
+        if let Some(apic) = self.interrupts.apic_with_msr(index) {
+            let value = apic.read_msr(VCPU, index).ok();
+            self.vcpu.finish_read_msr(value);
+            return;
+        }
         let value = match self.msrs.read(index) {
             msr::Read::Value(value) => Some(value),
             msr::Read::Efer => self.vcpu.sregs().ok().map(|sregs| sregs.efer | msr::EFER_SVME),
@@ -364,6 +415,12 @@ impl Runner<'_> {
     }
 
     fn write_msr(&mut self, index: u32, value: u64) {
+        if let Some(apic) = self.interrupts.apic_with_msr(index) {
+            // With the board, whose timer may have to be set anew. There is no other processor to start.
+            let accepted = self.works.with(|_| apic.write_msr(VCPU, index, value)).is_ok();
+            self.vcpu.finish_write_msr(accepted);
+            return;
+        }
         let accepted = match self.msrs.write(index, value) {
             msr::Write::Done => true,
             msr::Write::Efer(efer) => self.vcpu.set_efer(efer),

@@ -35,7 +35,7 @@ const PLACES: &[Place] = &[
         "AMD FCH (SPI controller)",
         "leave the driver out: it must not touch the SPI controller without finding its PCI function",
     ),
-    place(0xfed0_0000, 0xfed0_0400, "HPET", "vmd has none before 8.0: do not force it (`hpet=disable`)"),
+    place(0xfed0_0000, 0xfed0_0400, "HPET", "vmd has none: do not force it (`hpet=disable`)"),
     place(
         0xfed1_0000,
         0xfed2_0000,

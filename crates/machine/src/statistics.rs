@@ -49,7 +49,9 @@ pub enum ExitKind {
     ReadMsr,
     /// WRMSR.
     WriteMsr,
-    /// What ends a guest: triple fault, access outside its memory, and the like.
+    /// An access outside its memory: to a device of 8.0, or what ends the guest.
+    Mmio,
+    /// What ends a guest: triple fault and the like.
     Fatal,
 }
 
@@ -63,7 +65,8 @@ impl ExitKind {
             Exit::Interrupted => Self::Kick,
             Exit::ReadMsr { .. } => Self::ReadMsr,
             Exit::WriteMsr { .. } => Self::WriteMsr,
-            Exit::Mmio { .. } | Exit::TripleFault | Exit::Broken(_) => Self::Fatal,
+            Exit::Mmio { .. } => Self::Mmio,
+            Exit::TripleFault | Exit::Broken(_) => Self::Fatal,
         }
     }
 }
@@ -124,7 +127,7 @@ pub struct Statistics {
     pub phases: BTreeMap<Phase, u64>,
     /// Port accesses by port.
     pub ports: BTreeMap<u16, Accesses>,
-    /// Port accesses by device.
+    /// Accesses by device, to ports and, on 8.0, memory.
     pub devices: BTreeMap<String, Accesses>,
     /// MSR accesses by MSR.
     pub msrs: BTreeMap<u32, Accesses>,
@@ -189,8 +192,13 @@ impl Counters {
 
     /// A port access that `device` answered.
     pub(crate) fn port(&mut self, port: u16, direction: Direction, device: &'static str) {
+        self.statistics.ports.entry(port).or_default().count(direction == Direction::Out);
+        self.device(direction, device);
+    }
+
+    /// An access to a port or to memory that `device` answered.
+    pub(crate) fn device(&mut self, direction: Direction, device: &'static str) {
         let write = direction == Direction::Out;
-        self.statistics.ports.entry(port).or_default().count(write);
         // There are about a dozen names, each the same string every time.
         let known = self.devices.iter().position(|(name, _)| *name == device);
         let index = known.unwrap_or_else(|| {

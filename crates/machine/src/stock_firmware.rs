@@ -17,6 +17,8 @@
 //!   - SMBIOS tables, which SeaBIOS then does not make up itself: the ones that OpenBSD's build has ([`smbios`]), so
 //!     that guests see the machine that they would see on vmd.
 //!   - `etc/sercon-port`: the serial line is to be the screen. OpenBSD's build has SGABIOS for that.
+//! - **The RSDP's place** (8.0). SeaBIOS moves the EBDA, where vmd's RSDP is found, and leaves it behind. Through
+//!   QEMU's loader script it is asked to copy the RSDP to where guests look next, below 1 MiB.
 
 use devices::{
     bus::{Direction, PortAccess},
@@ -59,13 +61,17 @@ impl StockFirmware {
         self.alone = false;
     }
 
-    /// Tells the firmware of a machine with `memory` bytes what vmd's fw_cfg does not.
-    pub(crate) fn inform(fw_cfg: &mut FwCfg, memory: u64) {
+    /// Tells the firmware of a machine with `memory` bytes what vmd's fw_cfg does not; `has_acpi` if that
+    /// has the RSDP.
+    pub(crate) fn inform(fw_cfg: &mut FwCfg, memory: u64, has_acpi: bool) {
         let tables = smbios::Tables::new(memory);
         fw_cfg.add_item(MAX_CPUS, TOO_MANY_CPUS.to_le_bytes().to_vec());
         fw_cfg.add_file("etc/smbios/smbios-anchor", tables.anchor());
         fw_cfg.add_file("etc/smbios/smbios-tables", tables.into_bytes());
         fw_cfg.add_file("etc/sercon-port", SERIAL_PORT.to_le_bytes().to_vec());
+        if has_acpi {
+            fw_cfg.add_file("etc/table-loader", copy_below_1_mib(fw_cfg::RSDP_FILE));
+        }
     }
 
     /// Looks at an access by an instruction at linear address `rip`. Returns whether it has answered.
@@ -88,6 +94,20 @@ impl StockFirmware {
     pub(crate) const fn allows_string_io(port: u16, direction: Direction, rip: u64) -> bool {
         port == fw_cfg::DATA && matches!(direction, Direction::In) && in_rom(rip)
     }
+}
+
+/// The loader script that makes SeaBIOS copy `file` of fw_cfg's into its segment below 1 MiB.
+fn copy_below_1_mib(file: &str) -> Vec<u8> {
+    // One entry: "allocate", the file's name in 56 bytes, an alignment of 16, "below 1 MiB"; 128 bytes in all.
+    const ALLOCATE: u32 = 1;
+    const BELOW_1_MIB: u8 = 2;
+    let mut entry = ALLOCATE.to_le_bytes().to_vec();
+    entry.extend(file.bytes());
+    entry.resize(60, 0);
+    entry.extend(16u32.to_le_bytes());
+    entry.push(BELOW_1_MIB);
+    entry.resize(128, 0);
+    entry
 }
 
 /// Whether the instruction at `rip` is the firmware's: below 1 MiB where its copy ends, or in the last 256 KiB below

@@ -181,7 +181,8 @@ impl Vcpu {
             Ok(VcpuExit::Hlt) => Exit::Hlt,
             Ok(VcpuExit::IrqWindowOpen) => Exit::Window,
             Ok(VcpuExit::Shutdown) => Exit::TripleFault,
-            Ok(VcpuExit::Intr) => Exit::Interrupted,
+            // The guest has lowered CR8, which may let an interrupt through.
+            Ok(VcpuExit::Intr | VcpuExit::SetTpr) => Exit::Interrupted,
             Ok(VcpuExit::X86Rdmsr(msr)) => Exit::ReadMsr { index: msr.index },
             Ok(VcpuExit::X86Wrmsr(msr)) => Exit::WriteMsr { index: msr.index, value: msr.data },
             Ok(VcpuExit::InternalError) => return Ok(Exit::Broken(self.internal_error())),
@@ -286,6 +287,24 @@ impl Vcpu {
         // SAFETY: KVM puts the data area, which has room for `count` items of `size` bytes, inside the shared mapping
         // that starts with `run`.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
+    }
+
+    /// Completes a read where there is no memory.
+    pub(crate) fn finish_mmio_read(&mut self, value: u64) {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: called only after an MMIO exit, for which KVM uses this member of the union.
+        let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+        mmio.data = value.to_le_bytes();
+    }
+
+    /// The guest's CR8.
+    pub(crate) fn cr8(&mut self) -> u8 {
+        self.fd.get_kvm_run().cr8 as u8
+    }
+
+    /// Sets the guest's CR8.
+    pub(crate) fn set_cr8(&mut self, value: u8) {
+        self.fd.get_kvm_run().cr8 = value.into();
     }
 
     /// EAX at the last exit: what an OUT carries.

@@ -3,10 +3,12 @@
 mod direct;
 mod firmware;
 
+use devices::acpi::tables;
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmd::Generation;
 
-use crate::{config::Boot, error::Error};
+use crate::{config::Boot, error::Error, interrupts::VCPU};
 
 pub(crate) use direct::{CODE_SELECTOR, write_tables};
 pub(crate) use firmware::Firmware;
@@ -30,6 +32,9 @@ const EFER_LMA: u64 = 1 << 10;
 /// The local APIC's base without its enable bit: KVM shows the APIC in CPUID leaf 1 as long as that is set, whatever
 /// CPUID was told to say.
 const NO_APIC: u64 = 0xfee0_0000;
+/// The local APIC's base as 8.0 has it: enabled, and the processor is the one that boots. KVM needs it only to show the
+/// APIC: the guest's accesses go to the model.
+const APIC: u64 = 0xfee0_0900;
 /// RFLAGS' bit that is always set.
 const RFLAGS_ONE: u64 = 1 << 1;
 
@@ -45,22 +50,38 @@ pub(crate) struct Loaded {
 /// in entries of 20 bytes.
 pub(crate) fn load(
     boot: &Boot,
+    generation: Generation,
     memory: &GuestMemoryMmap,
     e820: &[u8],
     sregs: &kvm_sregs,
 ) -> Result<Loaded, Error> {
-    match boot {
+    let mut loaded = match boot {
         Boot::Firmware { image, .. } => {
             let firmware = firmware::load(image, memory)?;
             let (regs, sregs) = reset_state(sregs);
-            Ok(Loaded { regs, sregs, firmware: Some(firmware) })
+            Loaded { regs, sregs, firmware: Some(firmware) }
         }
         Boot::Direct { kernel, initrd, command_line } => {
             let entry = direct::load(memory, e820, kernel, initrd.as_deref(), command_line)?;
             let (regs, sregs) = long_mode_state(entry, sregs);
-            Ok(Loaded { regs, sregs, firmware: None })
+            Loaded { regs, sregs, firmware: None }
         }
+    };
+    if generation >= Generation::V8_0 {
+        loaded.sregs.apic_base = APIC;
+        write_acpi_tables(memory)?;
     }
+    Ok(loaded)
+}
+
+/// vmd puts the ACPI tables into memory itself, and a guest that is booted directly finds them there.
+fn write_acpi_tables(memory: &GuestMemoryMmap) -> Result<(), Error> {
+    for blob in tables::tables(VCPU + 1) {
+        memory
+            .write_slice(&blob.bytes, GuestAddress(blob.address))
+            .map_err(|source| Error::AllocateMemory { source: Box::new(source) })?;
+    }
+    Ok(())
 }
 
 /// A segment whose descriptor has `kind` as its type.
