@@ -200,10 +200,12 @@ impl<'a> Staging<'a> {
             let vars =
                 [("INSTALL_MOD_PATH", modules.display().to_string()), ("INSTALL_MOD_STRIP", "1".to_owned())];
             make.run(&["modules_install"], &vars, (0, 0), &*forge.progress)?;
-            // It points to the build directory of this machine.
-            let link = modules.join("lib/modules").join(&release).join("build");
-            if fs::symlink_metadata(&link).is_ok() {
-                fs::remove_file(&link).map_err(|e| Error::io("remove", &link, e))?;
+            // They point to directories of this machine.
+            for link in ["build", "source"] {
+                let link = modules.join("lib/modules").join(&release).join(link);
+                if fs::symlink_metadata(&link).is_ok() {
+                    fs::remove_file(&link).map_err(|e| Error::io("remove", &link, e))?;
+                }
             }
         }
         if let Some(package) = package {
@@ -281,6 +283,10 @@ fn pack(make: &Make<'_>, package: Package, release: &str, dir: &Path, forge: &Fo
     ];
     make.run(&[package.target()], &vars, (0, 0), &*forge.progress)?;
     for made in list()? {
+        // Installed in a guest, it would replace the distribution's, which goes with its C library.
+        if made.file_name().unwrap_or_default().to_string_lossy().starts_with("linux-libc-dev") {
+            continue;
+        }
         let to = dir.join(made.file_name().expect("a listed file"));
         fs::copy(&made, &to).map_err(|e| Error::io("copy the package to", to, e))?;
     }
