@@ -145,15 +145,6 @@ pub enum Error {
         /// From the system.
         source: io::Error,
     },
-    /// Something that is not in this program yet.
-    #[error("{what}")]
-    #[diagnostic(help("{help}"))]
-    NotSupported {
-        /// What cannot be done.
-        what: String,
-        /// What to do instead.
-        help: String,
-    },
 }
 
 impl Error {
