@@ -2,13 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use cpio::{NewcBuilder, newc};
+use crate::initramfs::Initramfs;
 
 /// The probes that are programs, by the name of their source in `tests/probes`.
 const PROGRAMS: [&str; 8] =
@@ -26,33 +25,19 @@ fn probes() -> PathBuf {
 /// `busybox` is a static busybox; `modules` are loaded in this order before the probes run.
 pub fn initramfs(to: &Path, busybox: &Path, modules: &[PathBuf]) -> io::Result<()> {
     let scratch = tempfile::tempdir()?;
-    let mut archive = io::BufWriter::new(fs::File::create(to)?);
-    for dir in ["bin", "dev", "proc", "sys", "probes", "modules"] {
-        add(&mut archive, NewcBuilder::new(dir).mode(0o040_755), &[])?;
-    }
-    let console = NewcBuilder::new("dev/console").mode(0o020_600).rdev_major(5).rdev_minor(1);
-    add(&mut archive, console, &[])?;
-    let mut program =
-        |name: &str, content: &[u8]| add(&mut archive, NewcBuilder::new(name).mode(0o100_755), content);
-    program("init", &fs::read(probes().join("init"))?)?;
-    program("bin/busybox", &fs::read(busybox)?)?;
-    program("probes/dump.sh", &fs::read(probes().join("dump.sh"))?)?;
+    let mut archive = Initramfs::create(to, &["bin", "probes"])?;
+    archive.copy("init", &probes().join("init"))?;
+    archive.copy("bin/busybox", busybox)?;
+    archive.copy("probes/dump.sh", &probes().join("dump.sh"))?;
     for name in PROGRAMS {
         let binary = scratch.path().join(name);
         compile(&probes().join(name).with_extension("c"), &binary)?;
-        program(&format!("probes/{name}"), &fs::read(binary)?)?;
+        archive.copy(&format!("probes/{name}"), &binary)?;
     }
     for (index, module) in modules.iter().enumerate() {
-        program(&format!("modules/{index:02}.ko"), &fs::read(module)?)?;
+        archive.copy(&format!("modules/{index:02}.ko"), module)?;
     }
-    newc::trailer(&mut archive)?;
-    archive.flush()
-}
-
-fn add(archive: &mut impl Write, entry: NewcBuilder, content: &[u8]) -> io::Result<()> {
-    let mut writer = entry.write(archive, content.len() as u32);
-    writer.write_all(content)?;
-    writer.finish().map(drop)
+    archive.finish()
 }
 
 fn compile(source: &Path, to: &Path) -> io::Result<()> {
@@ -85,6 +70,8 @@ pub fn sections(console: &str) -> Result<BTreeMap<String, String>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -2,8 +2,7 @@
 
 use std::{
     env,
-    fs::File,
-    io::{BufWriter, Read, Write},
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
@@ -11,11 +10,12 @@ use std::{
     time::Duration,
 };
 
-use cpio::{NewcBuilder, newc};
 use nested::Kernel;
 
+use crate::initramfs::Initramfs;
+
 /// The longest that a test waits for something, on a machine that has much else to do.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// The `vmmlinux` program beside the tests' own programs.
 pub fn vmmlinux() -> PathBuf {
@@ -40,19 +40,13 @@ impl Guest {
     pub fn new(init: &Path) -> Self {
         let kernel = Kernel::get(&|what| eprintln!("{what}")).expect("Debian's cloud kernel can be had");
         let guest = Self { dir: tempfile::tempdir().expect("a directory"), kernel };
-        let file = File::create(guest.initrd()).expect("an initrd");
-        let mut archive = BufWriter::new(file);
-        for dir in ["dev", "proc", "sys", "modules"] {
-            add(&mut archive, NewcBuilder::new(dir).mode(0o040_755), &[]);
-        }
-        add(&mut archive, NewcBuilder::new("dev/console").mode(0o020_600).rdev_major(5).rdev_minor(1), &[]);
-        let read = |path: &Path| std::fs::read(path).expect("a readable file");
-        add(&mut archive, NewcBuilder::new("init").mode(0o100_755), &read(init));
+        let mut archive = Initramfs::create(&guest.initrd(), &[]).expect("an initrd");
+        archive.copy("init", init).expect("an initrd");
         for module in guest.kernel.modules.iter().filter(|path| path.to_string_lossy().contains("virtio")) {
-            let name = format!("modules/{}", module.file_name().expect("a name").to_string_lossy());
-            add(&mut archive, NewcBuilder::new(&name).mode(0o100_644), &read(module));
+            let name = module.file_name().expect("a name").to_string_lossy();
+            archive.copy(&format!("modules/{name}"), module).expect("an initrd");
         }
-        newc::trailer(archive).expect("an initrd").flush().expect("an initrd");
+        archive.finish().expect("an initrd");
         guest
     }
 
@@ -74,11 +68,6 @@ impl Guest {
         command.arg("--kernel").arg(&self.kernel.vmlinuz).arg("--initrd").arg(self.initrd()).args(arguments);
         Run::start(name, command)
     }
-}
-
-fn add(archive: &mut impl Write, entry: NewcBuilder, content: &[u8]) {
-    let mut writer = entry.write(archive, u32::try_from(content.len()).expect("a small file"));
-    writer.write_all(content).and_then(|()| writer.finish().map(drop)).expect("an initrd");
 }
 
 /// A machine that runs.
@@ -121,7 +110,8 @@ impl Output {
 }
 
 impl Run {
-    fn start(name: &str, mut command: Command) -> Self {
+    /// Starts `command`, a `vmmlinux run --name NAME …`.
+    pub fn start(name: &str, mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("vmmlinux starts");
         let console = Output::collect(child.stdout.take().expect("piped"));

@@ -17,6 +17,9 @@ use vmd::Generation;
 
 use crate::{error::Error, msr::Extensions, vcpu::rdtsc};
 
+/// CPUID leaf of SGX, which no guest of vmm's has.
+const SGX: u32 = 0x12;
+
 /// CPUID of the processor that this program runs on, which is what vmm reads, too.
 fn host_cpuid(leaf: u32, subleaf: u32) -> Leaf {
     let registers = __cpuid_count(leaf, subleaf);
@@ -59,6 +62,8 @@ impl Cpu {
         let entries: Vec<_> = GuestCpuid::new(&host_cpuid, profile)
             .table()
             .into_iter()
+            // KVM adds to a listed leaf of SGX what the guest may have saved; not listed, it reads as zeroes.
+            .filter(|entry| entry.leaf != SGX)
             .map(|entry| {
                 let index = entry.subleaf.unwrap_or(0);
                 let mut registers = entry.registers;
