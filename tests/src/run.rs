@@ -32,17 +32,23 @@ pub fn vmmlinux() -> PathBuf {
 /// It must outlive its runs, which read its files when they start.
 pub struct Guest {
     dir: tempfile::TempDir,
-    kernel: Kernel,
+    kernel: PathBuf,
 }
 
 impl Guest {
-    /// Packs a guest. `init` is the program of `src/guest.rs`.
+    /// Packs a guest with the kernel that the helper VM has. `init` is the program of `src/guest.rs`.
     pub fn new(init: &Path) -> Self {
         let kernel = Kernel::get(&|what| eprintln!("{what}")).expect("Debian's cloud kernel can be had");
+        let virtio = kernel.modules.into_iter().filter(|path| path.to_string_lossy().contains("virtio"));
+        Self::with_kernel(init, kernel.vmlinuz, &virtio.collect::<Vec<_>>())
+    }
+
+    /// Packs a guest with another kernel, and modules that it loads in this order.
+    pub fn with_kernel(init: &Path, kernel: PathBuf, modules: &[PathBuf]) -> Self {
         let guest = Self { dir: tempfile::tempdir().expect("a directory"), kernel };
         let mut archive = Initramfs::create(&guest.initrd(), &[]).expect("an initrd");
         archive.copy("init", init).expect("an initrd");
-        for module in guest.kernel.modules.iter().filter(|path| path.to_string_lossy().contains("virtio")) {
+        for module in modules {
             let name = module.file_name().expect("a name").to_string_lossy();
             archive.copy(&format!("modules/{name}"), module).expect("an initrd");
         }
@@ -64,8 +70,8 @@ impl Guest {
         let common = "console=ttyS0,115200 quiet mitigations=off reboot=t panic=-1";
         let append = format!("{common} {kernel} -- {words}");
         let mut command = Command::new(vmmlinux());
-        command.args(["run", "--accel", "nested", "--timeout", "200s", "--name", name, "--append", &append]);
-        command.arg("--kernel").arg(&self.kernel.vmlinuz).arg("--initrd").arg(self.initrd()).args(arguments);
+        command.args(["run", "--accel", "nested", "--timeout", "6h", "--name", name, "--append", &append]);
+        command.arg("--kernel").arg(&self.kernel).arg("--initrd").arg(self.initrd()).args(arguments);
         Run::start(name, command)
     }
 }
@@ -123,6 +129,13 @@ impl Run {
     pub fn expect(&self, text: &str) {
         let seen = self.console.wait_for(|seen| seen.contains(text));
         assert!(seen.contains(text), "no `{text}` in:\n{seen}\n{}", self.errors.text.lock().unwrap().0);
+    }
+
+    /// Waits until the guest has written a text so many times.
+    pub fn expect_times(&self, text: &str, times: usize) {
+        let seen = self.console.wait_for(|seen| seen.matches(text).count() >= times);
+        let found = seen.matches(text).count();
+        assert!(found >= times, "`{text}` {found} times, not {times}, in:\n{seen}");
     }
 
     /// Types.

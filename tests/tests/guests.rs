@@ -1,0 +1,138 @@
+//! Guests in the vmd machine: our kernel from its image, and Debian's stock kernels, on every generation of vmd.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use forge::{Cache, Debian, Quiet};
+use guest_tests::run::{Guest, Run, vmmlinux};
+
+/// What the shell of an image's guest is told: it writes to the disk and reads that back from there, talks to the
+/// gateway, and says what it found out in words that are not in the command itself.
+const CHECK: &str = "dd if=/dev/urandom of=/root/f bs=64k count=16 2>/dev/null; sum=$(md5sum < /root/f); sync; \
+    echo 3 > /proc/sys/vm/drop_caches; [ \"$sum\" = \"$(md5sum < /root/f)\" ] && echo disk-${sum:+good}; \
+    ping -c 2 $(ip route | sed -n 's/default via \\([0-9.]*\\).*/\\1/p') > /tmp/ping && echo network-${sum:+good}; \
+    poweroff\n";
+
+/// The build to test, as `make e2e` names it.
+fn build() -> PathBuf {
+    env::var_os("VMMLINUX_TEST_BUILD")
+        .map(PathBuf::from)
+        .expect("VMMLINUX_TEST_BUILD names a build: make e2e")
+}
+
+/// Boots our image through firmware and boot loader, logs in, uses disk and network, powers off.
+fn our_image_on(host: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("guest.img");
+    let made = Command::new(vmmlinux())
+        .arg("image")
+        .arg(build())
+        .args(["--size", "512M", "--hostname", "guest", "--output"])
+        .arg(&image)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let name = format!("image-{host}");
+    let mut command = Command::new(vmmlinux());
+    command
+        .args(["run", "--accel", "nested", "-i", "--timeout", "10m", "--host", host, "--name", &name])
+        .arg(&image);
+    let mut run = Run::start(&name, command);
+    run.expect("vmmlinux: ready host=guest");
+    run.send(b"root\n");
+    run.expect("# ");
+    run.send(CHECK.as_bytes());
+    run.expect("disk-good");
+    run.expect("network-good");
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    errors
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn our_image_runs_on_7_7_with_legacy_virtio() {
+    our_image_on("7.7");
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn our_image_runs_on_7_8() {
+    our_image_on("7.8");
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn our_image_runs_on_7_9() {
+    our_image_on("7.9");
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn our_image_runs_on_8_0_and_powers_off_through_acpi() {
+    let errors = our_image_on("8.0");
+    assert!(errors.contains("powered"), "{errors}");
+}
+
+/// Debian's stock kernels, by suite and package, and what each needs on its command line.
+const STOCK: [(&str, &str); 3] = [
+    ("bookworm", ""),
+    ("trixie", ""),
+    // Dies on the real vmd without this, too: it reads what AMD's chipset keeps at 0xfed80300.
+    ("trixie-backports", "initcall_blacklist=print_s5_reset_status_mmio"),
+];
+
+fn stock(suite: &str) -> Guest {
+    let kernel =
+        Debian::new(&Cache::user().unwrap(), suite, &Quiet).kernel("linux-image-cloud-amd64").unwrap();
+    Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), kernel.vmlinuz, &[])
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn stock_kernels_boot() {
+    for (suite, parameters) in STOCK {
+        let run = stock(suite).run_with(&format!("stock-{suite}"), "poweroff", parameters, &[]);
+        let (status, console, errors) = run.end();
+        assert_eq!(status, 0, "{suite}: {console}\n{errors}");
+        assert!(console.contains("guest: ready"), "{suite}: {console}\n{errors}");
+    }
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn stock_7_3_dies_at_the_chipsets_register_as_on_a_real_vmd() {
+    let (suite, _) = STOCK[2];
+    let (status, console, errors) = stock(suite).run("stock-dies", "poweroff", &[]).end();
+    assert_eq!(status, 3, "{console}\n{errors}");
+    assert!(errors.contains("0xfed803"), "{errors}");
+    assert!(!console.contains("guest: ready"), "{console}");
+}
+
+/// As many boots of our kernel in one machine, which is reset each time.
+fn boots(times: usize) {
+    let guest = Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), build().join("bzImage"), &[]);
+    let run = guest.run("boots", "reset", &[]);
+    for booted in (1..=times).step_by(10).chain([times]) {
+        run.expect_times("guest: ready", booted);
+    }
+    let (stopped, said) = run.ctl(&["stop", "-f"]);
+    assert!(stopped.success(), "{said}");
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 4, "{console}\n{errors}");
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn twenty_boots_in_a_row() {
+    boots(20);
+}
+
+#[test]
+#[ignore = "takes hours: make long-test"]
+fn long_thousand_boots_in_a_row() {
+    boots(env::var("VMMLINUX_TEST_BOOTS").map_or(1000, |boots| boots.parse().unwrap()));
+}
