@@ -86,26 +86,20 @@ pub enum Error {
         /// What is wrong in it.
         problem: String,
     },
-    /// apt offers no kernel for the helper VM.
-    #[error("apt offers no package {package}")]
-    #[diagnostic(help(
-        "the helper VM runs Debian's cloud kernel: the system's apt sources must carry Debian's main component for \
-         amd64 (`apt-cache policy {package}` shows what they offer)"
-    ))]
-    NoKernel {
-        /// The package.
-        package: String,
-    },
+    /// The helper VM's kernel, Debian's, cannot be had.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Kernel(#[from] Box<forge::Error>),
     /// The kernel package lacks a driver that the helper VM needs.
     #[error("kernel {release} has no module {module}")]
-    #[diagnostic(help("another kernel is needed: remove {} so that it is fetched anew", cache.display()))]
+    #[diagnostic(help("another kernel is needed: remove the package with {} so that it is fetched anew", dir.display()))]
     NoModule {
         /// The kernel's release.
         release: String,
         /// The module's name.
         module: String,
-        /// Where unpacked kernels are kept.
-        cache: PathBuf,
+        /// The kernel's modules.
+        dir: PathBuf,
     },
     /// A file is too large for the job's archive.
     #[error("{path} is too large for the helper VM's initramfs: {size} bytes")]
@@ -131,6 +125,12 @@ pub enum Error {
 
 /// What every function here returns.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<forge::Error> for Error {
+    fn from(error: forge::Error) -> Self {
+        Self::Kernel(Box::new(error))
+    }
+}
 
 impl Error {
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {

@@ -1,8 +1,8 @@
-//! The helper VM's kernel: Debian's cloud kernel, fetched by apt and unpacked into the user's cache, never installed.
+//! The helper VM's kernel: Debian's cloud kernel, unpacked into the user's cache, never installed.
 //!
 //! ```text
-//! <cache>/vmmlinux/l1/<package>_<version>/vmlinuz
-//! <cache>/vmmlinux/l1/<package>_<version>/modules/00-irqbypass.ko …   in loading order, not compressed
+//! <cache>/vmmlinux/debian/…                                the kernel's packages, as `forge` keeps them
+//! <cache>/vmmlinux/l1/<release>/00-irqbypass.ko …          modules in loading order, not compressed
 //! ```
 //!
 //! A directory with its final name is whole: it is made under a temporary name and renamed.
@@ -12,23 +12,23 @@ use std::{
     fs,
     io::Read,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use etcetera::BaseStrategy as _;
+use forge::{Cache, Debian, DebianKernel, Progress};
 use object::{Object as _, ObjectSection as _, read::elf::ElfFile64};
 use walkdir::WalkDir;
 
-use crate::{Error, Result, run};
+use crate::{Error, Result};
+
+/// Where the kernel comes from, on whatever Debian this runs: bookworm's 6.1 is compressed with LZ4 and at its init a
+/// second sooner than later releases' kernels.
+const SUITE: &str = "bookworm";
 
 /// Depends on the current kernel of its release of Debian.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// Drivers that the helper VM needs; what they depend on comes along, what is built in is left out.
 const MODULES: [&str; 4] = ["kvm_amd", "virtio_pci", "virtio_console", "virtio_blk"];
-
-const GET_APT: &str = "the helper VM's kernel comes from Debian: this needs apt and dpkg, as on Debian or Ubuntu with \
-                       Debian's archive among the sources";
 
 /// The helper VM's kernel, in the user's cache.
 #[derive(Debug)]
@@ -41,67 +41,51 @@ pub struct Kernel {
 
 impl Kernel {
     /// The helper VM's kernel, which is fetched where the cache has none; `say` hears of that.
-    pub fn get(say: &dyn Fn(&str)) -> Result<Self> {
-        let base = etcetera::choose_base_strategy().map_err(|e| {
-            Error::io("find the home directory of the user for", "~/.cache", std::io::Error::other(e))
-        })?;
-        Self::cached_or_fetched(&base.cache_dir().join("vmmlinux/l1"), say)
-    }
-
-    /// The newest kernel in the cache; where there is none, it is fetched, and `say` hears of the longer steps.
     ///
     /// A cached kernel is used until its directory is removed: the helper VM has no network to be attacked from.
-    fn cached_or_fetched(cache: &Path, say: &dyn Fn(&str)) -> Result<Self> {
-        if let Some(kernel) = Self::newest(cache)? {
-            return Ok(kernel);
-        }
+    pub fn get(say: &(dyn Fn(&str) + Send + Sync)) -> Result<Self> {
+        let cache = Cache::user()?;
+        let kernel = Debian::new(&cache, SUITE, &Phases(say)).kernel(META_PACKAGE)?;
+        let modules = unpack_modules(&kernel, &cache.root().join("l1"))?;
+        Ok(Self { vmlinuz: kernel.vmlinuz, modules })
+    }
+}
+
+/// Of what the forge tells about its work, the phases.
+struct Phases<'a>(&'a (dyn Fn(&str) + Send + Sync));
+
+impl Progress for Phases<'_> {
+    fn phase(&self, what: &str) {
+        (self.0)(what);
+    }
+
+    fn step(&self, _: u64, _: u64, _: &str) {}
+
+    fn note(&self, what: &str) {
+        (self.0)(what);
+    }
+}
+
+/// Decompresses the modules that the helper VM needs into `cache`, unless that is done.
+fn unpack_modules(kernel: &DebianKernel, cache: &Path) -> Result<Vec<PathBuf>> {
+    let to = cache.join(&kernel.release);
+    if !to.is_dir() {
         fs::create_dir_all(cache).map_err(|e| Error::io("create", cache, e))?;
-        say("fetching the helper VM's kernel (once, about 30 MB)");
-        let package = fetch(cache)?;
-        say("unpacking the helper VM's kernel");
-        Self::unpack(&package.path().join("kernel.deb"), cache)?;
-        Self::newest(cache)?.ok_or(Error::NoKernel { package: META_PACKAGE.to_owned() })
-    }
-
-    fn newest(cache: &Path) -> Result<Option<Self>> {
-        if !cache.is_dir() {
-            return Ok(None);
-        }
-        let dir = list(cache)?
-            .into_iter()
-            .filter(|dir| dir.join("vmlinuz").is_file())
-            .max_by_key(|dir| fs::metadata(dir).and_then(|meta| meta.modified()).ok());
-        let Some(dir) = dir else { return Ok(None) };
-        Ok(Some(Self { vmlinuz: dir.join("vmlinuz"), modules: list(&dir.join("modules"))? }))
-    }
-
-    /// Unpacks a kernel package into the cache.
-    fn unpack(package: &Path, cache: &Path) -> Result<()> {
-        let name = run::stdout(
-            Command::new("dpkg-deb").arg("--show").arg("--showformat=${Package}_${Version}").arg(package),
-            GET_APT,
-        )?;
-        let scratch = scratch(cache)?;
-        let tree = scratch.path().join("tree");
-        run::stdout(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&tree), GET_APT)?;
-
-        let files = Files::of(&tree)?;
-        let whole = scratch.path().join("whole");
-        let modules = whole.join("modules");
-        fs::create_dir_all(&modules).map_err(|e| Error::io("create", &modules, e))?;
-        let vmlinuz = whole.join("vmlinuz");
-        fs::rename(&files.vmlinuz, &vmlinuz).map_err(|e| Error::io("move", &files.vmlinuz, e))?;
-        for (index, (module, content)) in files.closure(cache, &MODULES)?.iter().enumerate() {
-            let path = modules.join(format!("{index:02}-{module}.ko"));
+        let scratch = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempdir_in(cache)
+            .map_err(|e| Error::io("create a directory in", cache, e))?;
+        for (index, (module, content)) in Modules::of(kernel)?.closure(&MODULES)?.iter().enumerate() {
+            let path = scratch.path().join(format!("{index:02}-{module}.ko"));
             fs::write(&path, content).map_err(|e| Error::io("write", &path, e))?;
         }
-        let to = cache.join(name.trim());
-        match fs::rename(&whole, &to) {
+        match fs::rename(scratch.path(), &to) {
             // Another run was faster: its directory is as good.
-            Err(_) if to.join("vmlinuz").is_file() => Ok(()),
-            result => result.map_err(|e| Error::io("create", &to, e)),
+            Err(_) if to.is_dir() => {}
+            result => result.map_err(|e| Error::io("create", &to, e))?,
         }
     }
+    list(&to)
 }
 
 /// Paths in a directory, sorted.
@@ -115,121 +99,52 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn scratch(cache: &Path) -> Result<tempfile::TempDir> {
-    tempfile::Builder::new()
-        .prefix(".new-")
-        .tempdir_in(cache)
-        .map_err(|e| Error::io("create a directory in", cache, e))
-}
-
-/// Downloads the kernel's package as `kernel.deb` into a directory that goes away when dropped.
-///
-/// The system's own package lists come first. Where they are missing or too old, lists of our own are fetched from the
-/// same sources: that needs no root, and the system never hears of it.
-fn fetch(cache: &Path) -> Result<tempfile::TempDir> {
-    let dir = scratch(cache)?;
-    let own_lists = cache.join(".apt");
-    let mut tried = download(dir.path(), &[]);
-    if let Err(error) = &tried {
-        tracing::info!(%error, "the system's package lists do not lead to a kernel; fetching lists of our own");
-        for sub in ["lists/partial", "archives/partial"] {
-            let sub = own_lists.join(sub);
-            fs::create_dir_all(&sub).map_err(|e| Error::io("create", &sub, e))?;
-        }
-        let options = [
-            format!("Dir::State::lists={}", own_lists.join("lists").display()),
-            format!("Dir::Cache={}", own_lists.display()),
-            "APT::Sandbox::User=root".to_owned(),
-            "Acquire::Languages=none".to_owned(),
-            "APT::Update::Post-Invoke::=".to_owned(),
-        ];
-        // apt-get fails when any third party's source does; whether Debian's came is seen at the download.
-        run::output(apt("apt-get", &options).args(["--quiet=2", "update"]), GET_APT)?;
-        tried = download(dir.path(), &options);
-    }
-    tried?;
-    let package = list(dir.path())?.into_iter().find(|path| path.extension().is_some_and(|e| e == "deb"));
-    let package = package.ok_or_else(|| Error::NoKernel { package: META_PACKAGE.to_owned() })?;
-    let to = dir.path().join("kernel.deb");
-    fs::rename(&package, &to).map_err(|e| Error::io("move", &package, e))?;
-    Ok(dir)
-}
-
-fn apt(program: &str, options: &[String]) -> Command {
-    let mut command = Command::new(program);
-    command.args(options.iter().flat_map(|option| ["-o", option]));
-    command
-}
-
-fn download(dir: &Path, options: &[String]) -> Result<()> {
-    let shown =
-        run::output(apt("apt-cache", options).args(["show", "--no-all-versions", META_PACKAGE]), GET_APT)?;
-    let package = image_package(&String::from_utf8_lossy(&shown.stdout))
-        .ok_or_else(|| Error::NoKernel { package: META_PACKAGE.to_owned() })?;
-    run::stdout(apt("apt-get", options).args(["--quiet=2", "download", &package]).current_dir(dir), GET_APT)
-        .map(drop)
-}
-
-/// The kernel that the meta package's record depends on.
-fn image_package(record: &str) -> Option<String> {
-    let depends = record.lines().find_map(|line| line.strip_prefix("Depends:"))?;
-    depends
-        .split([',', '|'])
-        .filter_map(|dependency| dependency.split_whitespace().next())
-        .find(|package| package.starts_with("linux-image-"))
-        .map(str::to_owned)
-}
-
-/// What an unpacked kernel package holds.
-struct Files {
+/// The modules of a kernel.
+struct Modules {
     release: String,
-    vmlinuz: PathBuf,
-    modules: BTreeMap<String, PathBuf>,
+    /// Where the kernel is, to be named when it will not do.
+    dir: PathBuf,
+    files: BTreeMap<String, PathBuf>,
     builtin: BTreeSet<String>,
 }
 
-impl Files {
-    fn of(tree: &Path) -> Result<Self> {
-        let mut vmlinuz = None;
-        let (mut modules, mut builtin) = (BTreeMap::new(), BTreeSet::new());
-        for entry in WalkDir::new(tree) {
-            let entry = entry.map_err(|e| Error::io("read", tree, e))?;
+impl Modules {
+    fn of(kernel: &DebianKernel) -> Result<Self> {
+        let (mut files, mut builtin) = (BTreeMap::new(), BTreeSet::new());
+        for entry in WalkDir::new(&kernel.modules) {
+            let entry = entry.map_err(|e| Error::io("read", &kernel.modules, e))?;
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy());
-            if let Some(release) = name.strip_prefix("vmlinuz-") {
-                vmlinuz = Some((release.to_owned(), path.to_owned()));
-            } else if name == "modules.builtin" {
+            if name == "modules.builtin" {
                 let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
                 builtin.extend(text.lines().filter_map(|line| module_name(line.rsplit('/').next()?)));
             } else if let Some(module) = module_name(&name) {
-                modules.insert(module, path.to_owned());
+                files.insert(module, path.to_owned());
             }
         }
-        let (release, vmlinuz) =
-            vmlinuz.ok_or_else(|| Error::NoKernel { package: META_PACKAGE.to_owned() })?;
-        Ok(Self { release, vmlinuz, modules, builtin })
+        Ok(Self { release: kernel.release.clone(), dir: kernel.modules.clone(), files, builtin })
     }
 
     /// Modules and all they depend on, in loading order; those built into the kernel are left out.
-    fn closure(&self, cache: &Path, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
+    fn closure(&self, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
         let mut order: Vec<(String, Vec<u8>)> = Vec::new();
         for module in wanted {
-            self.add(cache, module, &mut order)?;
+            self.add(module, &mut order)?;
         }
         Ok(order)
     }
 
-    fn add(&self, cache: &Path, module: &str, order: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+    fn add(&self, module: &str, order: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
         if self.builtin.contains(module) || order.iter().any(|(name, _)| name == module) {
             return Ok(());
         }
-        let path = self.modules.get(module).ok_or_else(|| Error::NoModule {
+        let path = self.files.get(module).ok_or_else(|| Error::NoModule {
             release: self.release.clone(),
             module: module.to_owned(),
-            cache: cache.to_owned(),
+            dir: self.dir.clone(),
         })?;
         let content = read_module(path)?;
         for dependency in dependencies(path, &content)? {
-            self.add(cache, &dependency, order)?;
+            self.add(&dependency, order)?;
         }
         order.push((module.to_owned(), content));
         Ok(())
@@ -277,15 +192,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_meta_package_leads_to_a_kernel() {
-        let record = "Package: linux-image-cloud-amd64\nVersion: 6.12.1-1\n\
-                      Depends: linux-image-6.12.1-cloud-amd64 (= 6.12.1-1), foo | bar\nSize: 1\n";
-        assert_eq!(image_package(record).unwrap(), "linux-image-6.12.1-cloud-amd64");
-        assert_eq!(image_package(""), None);
-        assert_eq!(image_package("Depends: initramfs-tools\n"), None);
-    }
-
-    #[test]
     fn module_files_are_known_by_the_kernels_names() {
         assert_eq!(module_name("kvm-amd.ko").unwrap(), "kvm_amd");
         assert_eq!(module_name("virtio_blk.ko.xz").unwrap(), "virtio_blk");
@@ -325,8 +231,6 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let lib = tree.path().join("lib/modules/9.9/kernel/a");
         fs::create_dir_all(&lib).unwrap();
-        fs::create_dir_all(tree.path().join("boot")).unwrap();
-        fs::write(tree.path().join("boot/vmlinuz-9.9"), b"kernel").unwrap();
         fs::write(tree.path().join("lib/modules/9.9/modules.builtin"), builtin).unwrap();
         for (file, depends) in modules {
             let content = module(format!("license=GPL\0depends={depends}\0").as_bytes());
@@ -342,8 +246,17 @@ mod tests {
         tree
     }
 
+    fn kernel(tree: &tempfile::TempDir) -> DebianKernel {
+        DebianKernel {
+            release: "9.9".to_owned(),
+            vmlinuz: tree.path().join("vmlinuz"),
+            config: tree.path().join("config"),
+            modules: tree.path().join("lib/modules/9.9"),
+        }
+    }
+
     fn order(tree: &tempfile::TempDir, wanted: &[&str]) -> Result<Vec<String>> {
-        let modules = Files::of(tree.path())?.closure(Path::new("cache"), wanted)?;
+        let modules = Modules::of(&kernel(tree))?.closure(wanted)?;
         Ok(modules.into_iter().map(|(name, _)| name).collect())
     }
 
@@ -361,5 +274,16 @@ mod tests {
         let tree = tree(&[("kvm-amd.ko", "kvm")], "");
         let error = order(&tree, &["kvm_amd"]).unwrap_err();
         assert_eq!(error.to_string(), "kernel 9.9 has no module kvm");
+    }
+
+    #[test]
+    fn modules_are_unpacked_once_and_whole() {
+        let all =
+            [("kvm-amd.ko.xz", ""), ("virtio_pci.ko", ""), ("virtio_console.ko", ""), ("virtio_blk.ko", "")];
+        let (tree, cache) = (tree(&all, ""), tempfile::tempdir().unwrap());
+        let first = unpack_modules(&kernel(&tree), cache.path()).unwrap();
+        assert_eq!(first.len(), MODULES.len());
+        fs::remove_dir_all(tree.path().join("lib")).unwrap();
+        assert_eq!(unpack_modules(&kernel(&tree), cache.path()).unwrap(), first);
     }
 }

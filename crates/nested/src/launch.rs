@@ -111,7 +111,7 @@ impl Launch {
     }
 
     /// Starts the helper VM and hands it the job's description. `say` hears of steps that take long.
-    pub fn start(self, job: &serde_json::Value, say: &dyn Fn(&str)) -> Result<L1> {
+    pub fn start(self, job: &serde_json::Value, say: &(dyn Fn(&str) + Send + Sync)) -> Result<L1> {
         let begin = Instant::now();
         let qemu = Qemu::find()?;
         let program = elf::static_program(Path::new("/proc/self/exe"))?;

@@ -34,7 +34,11 @@ pub(crate) struct Outside {
 
 impl Outside {
     /// Starts the helper VM and the machine in it.
-    pub(crate) fn start(plan: Plan, about: About, say: &dyn Fn(&str)) -> miette::Result<Self> {
+    pub(crate) fn start(
+        plan: Plan,
+        about: About,
+        say: &(dyn Fn(&str) + Send + Sync),
+    ) -> miette::Result<Self> {
         let (launch, job) = pack(plan, about)?;
         let job = serde_json::to_value(job).into_diagnostic().wrap_err("cannot describe the machine")?;
         let l1 = launch.start(&job, say)?;

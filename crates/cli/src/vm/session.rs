@@ -141,7 +141,7 @@ impl Running {
         about: About,
         output: Output,
         terminal: bool,
-        say: &dyn Fn(&str),
+        say: &(dyn Fn(&str) + Send + Sync),
     ) -> miette::Result<Self> {
         let outside = Arc::new(Outside::start(plan, about, say)?);
         let share = || outside.console().try_clone().into_diagnostic().wrap_err("cannot share the console");
