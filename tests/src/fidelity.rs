@@ -174,6 +174,11 @@ fn ports(output: &str) -> Vec<(String, String)> {
             found.push(("configuration address and data".to_owned(), line.to_owned()));
         } else if let Some(seen) = line.strip_prefix("RTC UIP seen ") {
             found.push(("RTC update in progress".to_owned(), seen.to_owned()));
+        } else if let Some(registers) = line.strip_prefix("uart: 3f8..3ff: ") {
+            for (register, value) in registers.split(' ').filter_map(|assignment| assignment.split_once('='))
+            {
+                found.push((format!("UART register {register}"), value.to_owned()));
+            }
         } else if let Some((name, value)) = line.split_once(": ") {
             // Whole lines of register values. Not those whose values are counts: how far a count has come by the
             // time it is read is the machine's speed (and of the three bytes that `readback status ch0` reads in one
@@ -398,6 +403,7 @@ mod tests {
         let ports = fields(Probe::Ports, "ports", include_str!("../golden/pit_rtc/k73.pittest.txt"));
         assert_eq!(ports["ports/unlatched reads stand still"], "true");
         assert_eq!(ports["ports/ch2 counts"], "true");
+        assert_eq!(ports["ports/UART register 5"], "60");
         assert_eq!(ports["ports/channel 0 counts down from about"], "7ff0");
         assert_eq!(ports["ports/RTC register 35"], "1f");
         assert_eq!(ports["ports/64<-aa"], "status ff data ff");
