@@ -95,7 +95,8 @@ fn stock(suite: &str) -> Guest {
 #[ignore = "boots guests in the helper VM: make e2e"]
 fn stock_kernels_boot() {
     for (suite, parameters) in STOCK {
-        let run = stock(suite).run_with(&format!("stock-{suite}"), "poweroff", parameters, &[]);
+        let guest = stock(suite);
+        let run = guest.run_with(&format!("stock-{suite}"), "poweroff", parameters, &[]);
         let (status, console, errors) = run.end();
         assert_eq!(status, 0, "{suite}: {console}\n{errors}");
         assert!(console.contains("guest: ready"), "{suite}: {console}\n{errors}");
@@ -106,7 +107,8 @@ fn stock_kernels_boot() {
 #[ignore = "boots guests in the helper VM: make e2e"]
 fn stock_7_3_dies_at_the_chipsets_register_as_on_a_real_vmd() {
     let (suite, _) = STOCK[2];
-    let (status, console, errors) = stock(suite).run("stock-dies", "poweroff", &[]).end();
+    let guest = stock(suite);
+    let (status, console, errors) = guest.run("stock-dies", "poweroff", &[]).end();
     assert_eq!(status, 3, "{console}\n{errors}");
     assert!(errors.contains("0xfed803"), "{errors}");
     assert!(!console.contains("guest: ready"), "{console}");
