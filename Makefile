@@ -50,7 +50,8 @@ unit: setup ## Unit tests
 	$(CARGO) test --workspace --locked
 
 e2e: kernel ## Boot guests in the vmd machine, ours and Debian's, and hold it against a real vmd
-	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) $(CARGO) test --locked -p guest-tests -- --ignored --test-threads 1 --skip long_
+	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) $(CARGO) test --locked -p guest-tests --tests -- \
+	  --ignored --test-threads 1 --skip long_
 
 test: lint unit e2e ## All that CI checks
 

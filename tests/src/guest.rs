@@ -4,15 +4,18 @@
 //! - `echo`: reads a line from the console and writes it back in capitals;
 //! - `disk`: writes a text to the first disk, reads it back through the disk and says so;
 //! - `pci`: says which PCI devices there are;
+//! - `vmmci`: obeys the host through the control device, and goes on to the next word when told to go down;
+//! - `deaf`: switches the control device on and then never looks at it;
 //! - `wait`: does nothing for ten minutes;
 //! - `reset`, `poweroff`: ends the guest.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead, Read, Seek, SeekFrom, Write},
+    os::unix::fs::FileExt,
     path::Path,
     thread,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::{
@@ -20,6 +23,7 @@ use rustix::{
     system::{RebootCommand, finit_module, reboot},
     termios::tcdrain,
 };
+use vmmci::{Action, Driver, Registers};
 
 /// What is written to the disk.
 const TEXT: &[u8] = b"written by the guest";
@@ -57,6 +61,11 @@ fn run() -> io::Result<()> {
             }
             "disk" => disk(Path::new("/dev/vda"))?,
             "pci" => pci()?,
+            "vmmci" => obey(&mut control_device()?)?,
+            "deaf" => {
+                let _device = control_device()?;
+                println!("guest: the control device is on");
+            }
             "wait" => thread::sleep(Duration::from_secs(600)),
             "reset" => end(RebootCommand::Restart),
             "poweroff" => end(RebootCommand::PowerOff),
@@ -86,4 +95,54 @@ fn disk(path: &Path) -> io::Result<()> {
     disk.sync_all()?;
     println!("guest: disk begins with `{}`", String::from_utf8_lossy(&before));
     Ok(())
+}
+
+/// The registers of the control device through its I/O BAR in sysfs, which any kernel has.
+struct Bar(File);
+
+impl Registers for Bar {
+    fn read(&self, offset: u16) -> u32 {
+        let mut value = [0xff; 4];
+        // A device that is gone reads as all ones.
+        let _ = self.0.read_exact_at(&mut value, offset.into());
+        u32::from_le_bytes(value)
+    }
+
+    fn write(&self, offset: u16, value: u32) {
+        let _ = self.0.write_all_at(&value.to_le_bytes(), offset.into());
+    }
+}
+
+/// Finds the control device among the PCI functions and switches it on.
+fn control_device() -> io::Result<Driver<Bar>> {
+    for entry in fs::read_dir("/sys/bus/pci/devices")? {
+        let function = entry?.path();
+        let id = |name| fs::read_to_string(function.join(name)).map(|id| id.trim().to_owned());
+        if (id("vendor")?.as_str(), id("device")?.as_str()) == ("0x0b5d", "0x0777") {
+            fs::write(function.join("enable"), "1")?;
+            let bar = OpenOptions::new().read(true).write(true).open(function.join("resource0"))?;
+            return Driver::probe(Bar(bar)).map_err(io::Error::other);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, "no function 0b5d:0777"))
+}
+
+/// Does what the host says until that is to go down.
+fn obey(device: &mut Driver<Bar>) -> io::Result<()> {
+    println!("guest: the control device is on");
+    loop {
+        match device.poll(true) {
+            Some(Action::PowerOff | Action::Reboot) => {
+                println!("guest: told to go down");
+                return Ok(());
+            }
+            Some(Action::SetClock) => {
+                let host = device.host_time().ok_or_else(|| io::Error::other("no time of the host"))?;
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+                println!("guest: behind by {} s", i64::from(host.seconds) - now.as_secs().cast_signed());
+                device.clock_is_set();
+            }
+            None => thread::sleep(Duration::from_millis(200)),
+        }
+    }
 }
