@@ -15,9 +15,11 @@ IMAGE = out/$(BUILD)/minimal.img
 .DEFAULT_GOAL := guest
 .PHONY: guest help bootstrap program setup kernel image lint unit e2e test check-config long-test fuzz boot-test
 
+# Without a terminal there is nobody to type `poweroff`: then it ends when the guest is ready.
 guest: image ## Build the kernel and an image, boot it in the vmd machine, show its console (leave with ~.)
-	@if [ -t 0 ]; then $(PROGRAM) run -i $(IMAGE); \
-	  else printf 'root\npoweroff\n' | $(PROGRAM) run -i $(IMAGE); fi
+	@if [ -t 0 ]; then $(PROGRAM) run -i $(IMAGE); else \
+	  $(PROGRAM) run -i --name make $(IMAGE) </dev/null | while IFS= read -r line; do printf '%s\n' "$$line"; \
+	    case $$line in *"vmmlinux: ready"*) $(PROGRAM) ctl make stop -f >/dev/null;; esac; done; fi
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
