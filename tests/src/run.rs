@@ -15,7 +15,7 @@ use nested::Kernel;
 use crate::initramfs::Initramfs;
 
 /// The longest that a test waits for something, on a machine that has much else to do.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+const PATIENCE: Duration = Duration::from_secs(8 * 60);
 
 /// The `vmmlinux` program beside the tests' own programs.
 pub fn vmmlinux() -> PathBuf {
