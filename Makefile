@@ -63,7 +63,7 @@ check-config: setup ## Resolve every selection of the kernel configuration for e
 long-test: kernel check-config ## What takes longer than CI should: BOOTS (1000) boots, two identical kernels, Debian images
 	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) VMMLINUX_TEST_BOOTS=$(BOOTS) \
 	  $(CARGO) test --locked -p guest-tests -- --ignored --test-threads 1 long_
-	$(CARGO) test --locked -p forge -- --ignored --test-threads 1
+	CCACHE_DISABLE=1 $(CARGO) test --locked -p forge -- --ignored --test-threads 1
 	$(MAKE) boot-test KERNEL=out/$(BUILD)/bzImage
 
 fuzz: bootstrap ## Fuzz the device models, FUZZ_SECONDS (600) each, with rustup's nightly compiler
