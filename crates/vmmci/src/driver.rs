@@ -143,12 +143,20 @@ impl<R: Registers> Driver<R> {
 
     /// The host's time, if the device has it and answers.
     pub fn host_time(&self) -> Option<HostTime> {
+        self.host_time_between(|| ()).map(|((), time, ())| time)
+    }
+
+    /// The host's time, with what `now` says just before and just after the access that latches it: the guest's clock
+    /// read there tells how far apart the two are, and how sure that is.
+    pub fn host_time_between<T>(&self, mut now: impl FnMut() -> T) -> Option<(T, HostTime, T)> {
         if !self.features.contains(Features::TIME_SYNC) {
             return None;
         }
+        let before = now();
         let seconds = self.registers.read(register::SECONDS);
+        let after = now();
         let micros = self.registers.read(register::MICROS);
-        (micros < 1_000_000).then_some(HostTime { seconds, micros })
+        (micros < 1_000_000).then_some((before, HostTime { seconds, micros }, after))
     }
 
     /// Acknowledges [`Action::SetClock`]: the host may send the next one.
@@ -192,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    /// Registers that are what the test says, and remember what was written to COMMAND.
+    /// Registers that are what the test says, and remember what was read, and written to COMMAND.
     struct Fake {
         features: u32,
         guest_features: Cell<u32>,
@@ -200,6 +208,7 @@ mod tests {
         isr: Cell<u32>,
         command: Cell<u32>,
         answers: RefCell<Vec<u32>>,
+        reads: RefCell<Vec<u16>>,
     }
 
     impl Fake {
@@ -211,12 +220,14 @@ mod tests {
                 isr: Cell::new(0),
                 command: Cell::new(0),
                 answers: RefCell::default(),
+                reads: RefCell::default(),
             }
         }
     }
 
     impl Registers for Fake {
         fn read(&self, offset: u16) -> u32 {
+            self.reads.borrow_mut().push(offset);
             match offset {
                 register::DEVICE_FEATURES => self.features,
                 register::GUEST_FEATURES => self.guest_features.get(),
@@ -300,6 +311,17 @@ mod tests {
             assert_eq!(driver.poll(false), None);
         }
         assert_eq!(*fake.answers.borrow(), [3, 3, 3]);
+    }
+
+    #[test]
+    fn the_guests_clock_is_read_around_the_access_that_latches() {
+        let fake = Fake::new(7);
+        let driver = Driver::probe(&fake).unwrap();
+        fake.reads.take();
+        let (before, _, after) = driver.host_time_between(|| fake.reads.borrow().clone()).unwrap();
+        assert_eq!((before, after), (Vec::new(), std::vec![register::SECONDS]));
+        assert_eq!(fake.reads.take(), [register::SECONDS, register::MICROS]);
+        assert_eq!(Driver::probe(Fake::new(6)).unwrap().host_time(), None);
     }
 
     #[test]
