@@ -142,7 +142,8 @@ pub fn host_tsc_hz() -> Option<NonZeroU64> {
     let start = Moment::now_both();
     std::thread::sleep(Duration::from_millis(50));
     let hz = Moment::now_both().rate_since(&start);
-    tracing::warn!(hz, "CPUID does not tell the TSC's rate; it is good to a few ppm only");
+    // The guest is told this rate and the machine's clocks count with it, so that they agree whatever it is.
+    tracing::debug!(hz, "CPUID does not tell the TSC's rate: it was measured, to within a few ppm");
     NonZeroU64::new(hz)
 }
 

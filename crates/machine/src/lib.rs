@@ -18,7 +18,9 @@
 //! - MSRs that vmm lets a guest read from the processor (FEATURE_CONTROL, on AMD HWCR, P-state 0 and SEV status) are read
 //!   through `/dev/cpu/0/msr`, and are 0 where that cannot be opened. Writing FEATURE_CONTROL does nothing.
 //! - The PAT is a register that changes nothing, as under vmm on AMD; on Intel vmm has that, too.
-//! - A kHz-exact TSC rate makes the clock as wrong as that, up to 0.5 ppm; vmm has a rate in Hz ([`host_tsc_hz`]).
+//! - Time is counted with the TSC, at the rate that the guest is told, as on OpenBSD ([`SystemClock`]). Where the host's
+//!   CPUID does not tell that rate it is measured ([`host_tsc_hz`]): a second is then a few ppm off the host's, for the
+//!   guest and for what it takes for its host alike.
 //!
 //! What lets firmware boot that does not know vmd is listed in `stock_firmware.rs`.
 

@@ -64,7 +64,8 @@ impl Machine {
         let tsc_hz = cpu.tsc_hz.map_or(0, NonZeroU64::get);
         let symbols = config.symbols.as_deref().map(Symbols::read).transpose()?.unwrap_or_default();
         let trace = config.trace.as_deref().map(|path| trace::Writer::create(path, tsc_hz)).transpose()?;
-        let clock = Arc::new(SystemClock::new());
+        // Whoever had to be told the TSC's rate has guessed at it for its own clocks.
+        let clock = Arc::new(SystemClock::new(cpu.tsc_hz, config.tsc_hz.is_none()));
         let nics = (0..).zip(&config.nics);
         let wires = nics
             .map(|(index, nic)| Wire::plug_in(nic, index, &(Arc::clone(&clock) as _)))
@@ -171,6 +172,7 @@ impl Machine {
         })?;
         let works = Arc::new(Works::new(board, Arc::clone(&shared.clock))?);
         shared.set_works(Some(Arc::clone(&works)));
+        let now = || shared.clock.now();
         let result = thread::scope(|scope| {
             let input = self.input.as_ref().map(AsFd::as_fd);
             let events = thread::Builder::new()
@@ -186,7 +188,7 @@ impl Machine {
                 msrs: Msrs::new(self.cpu.extensions, msr::HostMsrs::open()),
                 shared: &shared,
                 works: &works,
-                pvclock: PvClock::new(self.config.generation, self.cpu.tsc_hz, &*shared.clock, ram.clone()),
+                pvclock: PvClock::new(self.config.generation, self.cpu.tsc_hz, &now, ram.clone()),
                 interrupts: &interrupts,
                 symbols: &self.symbols,
                 trace: self.trace.as_mut(),

@@ -6,19 +6,14 @@
 
 use std::num::NonZeroU64;
 
-use devices::{
-    clock::Clock,
-    pvclock::{HostTime, TimeInfo, WallClock, system_time_address, wall_clock_address},
-};
+use devices::pvclock::{HostTime, TimeInfo, WallClock, system_time_address, wall_clock_address};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmd::Generation;
-
-use crate::vcpu::rdtsc;
 
 pub(crate) struct PvClock<'a> {
     generation: Generation,
     tsc_hz: Option<NonZeroU64>,
-    clock: &'a dyn Clock,
+    now: &'a dyn Fn() -> HostTime,
     memory: GuestMemoryMmap,
     address: Option<GuestAddress>,
     entries: u32,
@@ -28,14 +23,10 @@ impl<'a> PvClock<'a> {
     pub(crate) fn new(
         generation: Generation,
         tsc_hz: Option<NonZeroU64>,
-        clock: &'a dyn Clock,
+        now: &'a dyn Fn() -> HostTime,
         memory: GuestMemoryMmap,
     ) -> Self {
-        Self { generation, tsc_hz, clock, memory, address: None, entries: 0 }
-    }
-
-    fn now(&self) -> HostTime {
-        HostTime { tsc: rdtsc(), monotonic: self.clock.monotonic(), realtime: self.clock.realtime() }
+        Self { generation, tsc_hz, now, memory, address: None, entries: 0 }
     }
 
     fn is_ram(&self, address: u64, size: u64) -> bool {
@@ -63,14 +54,14 @@ impl<'a> PvClock<'a> {
         };
         let address = GuestAddress(address);
         let Ok(version) = self.memory.read_obj(address) else { return false };
-        self.memory.write_slice(&WallClock::new(version, self.now()).to_bytes(), address).is_ok()
+        self.memory.write_slice(&WallClock::new(version, (self.now)()).to_bytes(), address).is_ok()
     }
 
     /// Writes the time, if the guest wants it, before an entry.
     pub(crate) fn before_entry(&mut self) {
         let Some(address) = self.address else { return };
         self.entries = self.entries.wrapping_add(1);
-        let info = TimeInfo::new(self.generation, self.entries, self.now(), self.tsc_hz);
+        let info = TimeInfo::new(self.generation, self.entries, (self.now)(), self.tsc_hz);
         // The address was checked when it was set, and memory does not go away.
         let _ = self.memory.write_slice(&info.to_bytes(), address);
     }
@@ -78,9 +69,13 @@ impl<'a> PvClock<'a> {
 
 #[cfg(test)]
 mod tests {
-    use devices::clock::{ManualClock, NANOS_PER_SEC};
+    use devices::clock::{Clock, ManualClock, NANOS_PER_SEC};
 
     use super::*;
+
+    fn time(clock: &ManualClock) -> HostTime {
+        HostTime { tsc: 0, monotonic: clock.monotonic(), realtime: clock.realtime() }
+    }
 
     fn memory() -> GuestMemoryMmap {
         GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap()
@@ -90,8 +85,9 @@ mod tests {
     fn the_time_is_written_at_each_entry_once_it_is_wanted() {
         let clock = ManualClock::new(5 * NANOS_PER_SEC, 1_700_000_000 * NANOS_PER_SEC);
         let memory = memory();
+        let now = || time(&clock);
         let mut pvclock =
-            PvClock::new(Generation::V7_8, NonZeroU64::new(2_000_000_000), &clock, memory.clone());
+            PvClock::new(Generation::V7_8, NonZeroU64::new(2_000_000_000), &now, memory.clone());
         pvclock.before_entry();
         assert_eq!(memory.read_obj::<[u8; 32]>(GuestAddress(0x1000)).unwrap(), [0; 32]);
         assert!(pvclock.set_system_time(0x1001));
@@ -110,7 +106,8 @@ mod tests {
     #[test]
     fn places_outside_memory_fault() {
         let clock = ManualClock::default();
-        let mut pvclock = PvClock::new(Generation::V7_8, None, &clock, memory());
+        let now = || time(&clock);
+        let mut pvclock = PvClock::new(Generation::V7_8, None, &now, memory());
         for value in [0x1_0001, 0xffe0_0001, u64::MAX, 0xff1] {
             assert!(!pvclock.set_system_time(value), "{value:#x}");
         }
@@ -122,7 +119,8 @@ mod tests {
     fn there_is_no_wall_clock_up_to_7_7() {
         let clock = ManualClock::new(0, NANOS_PER_SEC);
         let memory = memory();
-        let pvclock = PvClock::new(Generation::V7_7, None, &clock, memory.clone());
+        let now = || time(&clock);
+        let pvclock = PvClock::new(Generation::V7_7, None, &now, memory.clone());
         assert!(pvclock.set_wall_clock(0x2000));
         assert_eq!(memory.read_obj::<[u8; 12]>(GuestAddress(0x2000)).unwrap(), [0; 12]);
     }

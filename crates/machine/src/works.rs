@@ -52,7 +52,7 @@ const NIC_RETRY: u64 = NANOS_PER_SEC / 100;
 
 impl Works {
     pub(crate) fn new(board: Board, clock: Arc<SystemClock>) -> Result<Self, Error> {
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
+        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
             .map_err(Error::host("create a timer"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(Error::host("create an event descriptor"))?;
@@ -90,15 +90,15 @@ impl Works {
     fn arm(&self, deadline: Option<u64>) {
         let at = match deadline {
             None => 0,
-            // 0 would disarm it.
-            Some(deadline) => deadline.saturating_sub(self.clock.napped()).max(1),
+            // From now on, for the board's clock is not the timer's. 0 would disarm it.
+            Some(deadline) => deadline.saturating_sub(self.clock.monotonic()).max(1),
         };
         let it_value = Timespec {
             tv_sec: (at / NANOS_PER_SEC).cast_signed(),
             tv_nsec: (at % NANOS_PER_SEC).cast_signed(),
         };
         let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval, it_value })
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value })
             .expect("the descriptor is a timer and the time a valid one");
     }
 
