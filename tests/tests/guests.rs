@@ -24,7 +24,7 @@ fn build() -> PathBuf {
 }
 
 /// Boots our image through firmware and boot loader, logs in, uses disk and network, powers off.
-fn our_image_on(host: &str, network: bool) -> String {
+fn our_image_on(host: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("guest.img");
     let made = Command::new(vmmlinux())
@@ -43,16 +43,12 @@ fn our_image_on(host: &str, network: bool) -> String {
     let mut run = Run::start(&name, command);
     run.expect("vmmlinux: ready host=guest");
     run.expect("guest login: ");
-    if network {
-        run.expect("eth0 has");
-    }
+    run.expect("eth0 has");
     run.send(b"root\n");
     run.expect("# ");
     run.send(CHECK.as_bytes());
     run.expect("disk-good");
-    if network {
-        run.expect("network-good");
-    }
+    run.expect("network-good");
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     errors
@@ -61,27 +57,26 @@ fn our_image_on(host: &str, network: bool) -> String {
 #[test]
 #[ignore = "boots guests in the helper VM: make e2e"]
 fn our_image_runs_on_7_7_with_legacy_virtio() {
-    our_image_on("7.7", true);
+    our_image_on("7.7");
 }
 
 #[test]
 #[ignore = "boots guests in the helper VM: make e2e"]
 fn our_image_runs_on_7_8() {
-    // Not its network: 7.8 answers the feature words 2 and 3 with all ones (golden/pci/k612.v1cfg.net.txt), and Linux
-    // 7.3 reads them and believes in features that vmd's NIC does not have. That needs a kernel patch.
-    our_image_on("7.8", false);
+    // Which answers the feature words 2 and 3 with all ones (golden/pci/k612.v1cfg.net.txt): patch 0002.
+    our_image_on("7.8");
 }
 
 #[test]
 #[ignore = "boots guests in the helper VM: make e2e"]
 fn our_image_runs_on_7_9() {
-    our_image_on("7.9", true);
+    our_image_on("7.9");
 }
 
 #[test]
 #[ignore = "boots guests in the helper VM: make e2e"]
 fn our_image_runs_on_8_0_and_powers_off_through_acpi() {
-    let errors = our_image_on("8.0", true);
+    let errors = our_image_on("8.0");
     assert!(errors.contains("powered"), "{errors}");
 }
 
