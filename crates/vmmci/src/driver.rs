@@ -56,6 +56,18 @@ pub struct HostTime {
     pub micros: u32,
 }
 
+impl HostTime {
+    /// Reads it from a device that is known to have it; see [`Driver::host_time_between`]. Nothing is written to the
+    /// device, which may be another's.
+    pub fn read<T>(registers: &impl Registers, mut now: impl FnMut() -> T) -> Option<(T, Self, T)> {
+        let before = now();
+        let seconds = registers.read(register::SECONDS);
+        let after = now();
+        let micros = registers.read(register::MICROS);
+        (micros < 1_000_000).then_some((before, Self { seconds, micros }, after))
+    }
+}
+
 /// What the guest has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -78,6 +90,8 @@ pub struct Driver<R: Registers> {
     features: Features,
     /// The command that was acted on and has not gone away since.
     seen: Command,
+    /// What was in the command register last, if it was no command.
+    unknown: Option<u32>,
 }
 
 impl<R: Registers> Driver<R> {
@@ -104,7 +118,7 @@ impl<R: Registers> Driver<R> {
             registers.write(register::DEVICE_STATUS, register::STATUS_FAILED);
             return Err(ProbeError::Refused);
         }
-        Ok(Self { registers, features, seen: Command::None })
+        Ok(Self { registers, features, seen: Command::None, unknown: None })
     }
 
     /// The features that both sides have.
@@ -126,7 +140,10 @@ impl<R: Registers> Driver<R> {
     /// then acknowledged once more, though not acted on: it may have been another one for a moment, and be due again.
     /// Without a change it is left alone, as each acknowledgement gives the guest another 120 s.
     pub fn poll(&mut self, changed: bool) -> Option<Action> {
-        let command = Command::from_u32(self.registers.read(register::COMMAND))?;
+        let value = self.registers.read(register::COMMAND);
+        let command = Command::from_u32(value);
+        self.unknown = if command.is_none() { Some(value) } else { None };
+        let command = command?;
         let action = match command {
             Command::None => None,
             Command::Shutdown => Some(Action::PowerOff),
@@ -141,6 +158,12 @@ impl<R: Registers> Driver<R> {
         action.filter(|_| new)
     }
 
+    /// What the last [`Driver::poll`] found in the command register, if it was no command: all ones from a device
+    /// that is gone, anything from a broken one. It was not answered.
+    pub const fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
     /// The host's time, if the device has it and answers.
     pub fn host_time(&self) -> Option<HostTime> {
         self.host_time_between(|| ()).map(|((), time, ())| time)
@@ -148,15 +171,11 @@ impl<R: Registers> Driver<R> {
 
     /// The host's time, with what `now` says just before and just after the access that latches it: the guest's clock
     /// read there tells how far apart the two are, and how sure that is.
-    pub fn host_time_between<T>(&self, mut now: impl FnMut() -> T) -> Option<(T, HostTime, T)> {
+    pub fn host_time_between<T>(&self, now: impl FnMut() -> T) -> Option<(T, HostTime, T)> {
         if !self.features.contains(Features::TIME_SYNC) {
             return None;
         }
-        let before = now();
-        let seconds = self.registers.read(register::SECONDS);
-        let after = now();
-        let micros = self.registers.read(register::MICROS);
-        (micros < 1_000_000).then_some((before, HostTime { seconds, micros }, after))
+        HostTime::read(&self.registers, now)
     }
 
     /// Acknowledges [`Action::SetClock`]: the host may send the next one.
@@ -363,6 +382,7 @@ mod tests {
                     Some(Action::SetClock) => prop_assert_eq!(value, 3),
                     None => prop_assert!(value == 0 || value > 3 || value == last_acted),
                 }
+                prop_assert_eq!(driver.unknown(), (value > 3).then_some(value));
                 if value <= 3 {
                     last_acted = value;
                 }

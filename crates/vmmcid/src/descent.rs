@@ -1,0 +1,101 @@
+//! Taking the system down: hooks, then init, then force.
+
+use std::{
+    fs,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::system::{RebootCommand, reboot};
+
+use crate::{
+    config::{Config, Going},
+    hooks::{self, Moment},
+    init::Init,
+    log::{Level, Log},
+    watch::Order,
+};
+
+/// How long file systems may take to be written back before the system goes down by force.
+const SYNC: Duration = Duration::from_secs(5);
+/// How long the kernel gets to make them read-only.
+const READ_ONLY: Duration = Duration::from_secs(1);
+
+/// What the host's order comes to.
+pub fn going(order: Order, config: &Config) -> Going {
+    match order {
+        Order::Shutdown => Going::PowerOff,
+        Order::Reboot => config.on_reboot,
+    }
+}
+
+/// Takes the system down. Returns only if even force has failed.
+///
+/// `asked` is when the host's command was acknowledged: it ends the VM 120 s later.
+pub fn go_down(order: Order, asked: Instant, config: &Config, init: &Init, log: &Log) {
+    let going = going(order, config);
+    let word = match order {
+        Order::Shutdown => "shutdown",
+        Order::Reboot => "reboot",
+    };
+    let environment = [("VMMCID_COMMAND", word.to_owned())];
+    hooks::run(&config.hooks, Moment::BeforeStop, &environment, config.hook_timeout, init, log);
+
+    let mut asked_init = false;
+    for way in init.ways(config, going) {
+        match way.go() {
+            Ok(()) => {
+                log.say(Level::Notice, format!("{} was asked to go down: {way}", init.name()));
+                asked_init = true;
+                break;
+            }
+            Err(why) => log.say(Level::Warning, format!("`{way}` {why}")),
+        }
+    }
+    if asked_init {
+        thread::sleep((asked + config.force_after).saturating_duration_since(Instant::now()));
+        log.say(Level::Error, "the system has not gone down in time: it is taken down by force");
+    } else {
+        log.say(Level::Error, "nothing takes the system down in order: it is taken down by force");
+    }
+    force(going, log);
+}
+
+/// Writes back what can be written back, and ends the system without asking anybody.
+fn force(going: Going, log: &Log) {
+    let (done, synced) = mpsc::channel();
+    // A file system that hangs must not keep the others from being ended.
+    thread::spawn(move || {
+        rustix::fs::sync();
+        done.send(())
+    });
+    if synced.recv_timeout(SYNC).is_err() {
+        log.say(Level::Error, "file systems are still being written back: they will need a check");
+    }
+    // All file systems read-only, as SysRq-U has it: they are clean afterwards.
+    if fs::write("/proc/sysrq-trigger", "u").is_ok() {
+        thread::sleep(READ_ONLY);
+    }
+    let command = match going {
+        Going::PowerOff => RebootCommand::PowerOff,
+        Going::Reboot => RebootCommand::Restart,
+    };
+    if let Err(error) = reboot(command) {
+        log.say(Level::Error, format!("the system cannot be taken down: reboot(2): {error}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shutdown_powers_off_and_reboot_is_configured() {
+        let config = Config::default();
+        assert_eq!(going(Order::Shutdown, &config), Going::PowerOff);
+        assert_eq!(going(Order::Reboot, &config), Going::Reboot);
+        let config = Config { on_reboot: Going::PowerOff, ..config };
+        assert_eq!(going(Order::Reboot, &config), Going::PowerOff);
+    }
+}
