@@ -11,6 +11,8 @@ BOOTS ?= 1000
 # Where .cargo/config.toml has cargo put it.
 PROGRAM = target/x86_64-unknown-linux-gnu/debug/vmmlinux
 IMAGE = out/$(BUILD)/minimal.img
+# With --workspace and not -p, so that nothing is compiled twice: cargo unites features over the packages it is told.
+GUEST_TESTS = $(CARGO) test --locked --workspace $(addprefix --test ,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 
 .DEFAULT_GOAL := guest
 .PHONY: guest help bootstrap program setup kernel image lint unit e2e test check-config long-test fuzz boot-test
@@ -52,8 +54,7 @@ unit: setup ## Unit tests
 	$(CARGO) test --workspace --locked
 
 e2e: kernel ## Boot guests in the vmd machine, ours and Debian's, and hold it against a real vmd
-	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) $(CARGO) test --locked -p guest-tests --tests -- \
-	  --ignored --test-threads 1 --skip long_
+	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) $(GUEST_TESTS) -- --ignored --test-threads 1 --skip long_
 
 test: lint unit e2e ## All that CI checks
 
@@ -61,9 +62,8 @@ check-config: setup ## Resolve every selection of the kernel configuration for e
 	$(PROGRAM) config check
 
 long-test: kernel check-config ## What takes longer than CI should: BOOTS (1000) boots, two identical kernels, Debian images
-	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) VMMLINUX_TEST_BOOTS=$(BOOTS) \
-	  $(CARGO) test --locked -p guest-tests -- --ignored --test-threads 1 long_
-	CCACHE_DISABLE=1 $(CARGO) test --locked -p forge -- --ignored --test-threads 1
+	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) VMMLINUX_TEST_BOOTS=$(BOOTS) CCACHE_DISABLE=1 \
+	  $(GUEST_TESTS) -- --ignored --test-threads 1 long_
 	$(MAKE) boot-test KERNEL=out/$(BUILD)/bzImage
 
 fuzz: bootstrap ## Fuzz the device models, FUZZ_SECONDS (600) each, with rustup's nightly compiler

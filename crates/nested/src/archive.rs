@@ -1,4 +1,4 @@
-//! The helper VM's initramfs: an uncompressed newc archive, because unpacking costs emulated time and RAM is cheap.
+//! Initramfs archives: uncompressed newc, because unpacking costs emulated time and RAM is cheap.
 
 use std::{
     fs::File,
@@ -17,16 +17,18 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 const LARGEST: u64 = i32::MAX as u64;
 
 /// A newc archive under construction.
-pub(crate) struct Archive<W> {
+#[derive(Debug)]
+pub struct Archive<W> {
     to: W,
     path: PathBuf,
 }
 
 impl<W: Write> Archive<W> {
-    /// An archive that begins with what Linux needs before init runs: `/dev/console`.
-    pub(crate) fn new(to: W, path: &Path) -> Result<Self> {
+    /// An archive with the directories `dirs`, and with what Linux needs before init runs: `/dev/console`. Errors call
+    /// it `path`.
+    pub fn new(to: W, path: &Path, dirs: &[&str]) -> Result<Self> {
         let mut archive = Self { to, path: path.to_owned() };
-        for dir in ["dev", "proc", "sys", "run", "job", "modules"] {
+        for dir in ["dev"].iter().chain(dirs) {
             archive.entry(NewcBuilder::new(dir).mode(DIRECTORY), &[])?;
         }
         archive
@@ -35,7 +37,7 @@ impl<W: Write> Archive<W> {
     }
 
     /// Adds a file from memory.
-    pub(crate) fn file(&mut self, name: &str, permissions: u32, content: &[u8]) -> Result<()> {
+    pub fn file(&mut self, name: &str, permissions: u32, content: &[u8]) -> Result<()> {
         if content.len() as u64 > LARGEST {
             return Err(Error::TooLarge { path: name.into(), size: content.len() as u64 });
         }
@@ -43,14 +45,14 @@ impl<W: Write> Archive<W> {
     }
 
     /// Adds a file from the disk.
-    pub(crate) fn copy(&mut self, name: &str, from: &Path) -> Result<()> {
+    pub fn copy(&mut self, name: &str, permissions: u32, from: &Path) -> Result<()> {
         let mut file = File::open(from).map_err(|e| Error::io("open", from, e))?;
         let size = file.metadata().map_err(|e| Error::io("read", from, e))?.len();
         if size > LARGEST {
             return Err(Error::TooLarge { path: from.to_owned(), size });
         }
         let size = size as u32;
-        let mut writer = NewcBuilder::new(name).mode(0o100_400).write(&mut self.to, size);
+        let mut writer = NewcBuilder::new(name).mode(0o100_000 | permissions).write(&mut self.to, size);
         io::copy(&mut file, &mut writer)
             .and_then(|_| writer.finish())
             .map_err(|e| Error::io("pack", from, e))?;
@@ -58,7 +60,7 @@ impl<W: Write> Archive<W> {
     }
 
     /// Ends the archive and gives back what it was written to.
-    pub(crate) fn finish(self) -> Result<W> {
+    pub fn finish(self) -> Result<W> {
         let mut to = newc::trailer(self.to).map_err(|e| Error::io("write", &self.path, e))?;
         to.flush().map_err(|e| Error::io("write", &self.path, e))?;
         Ok(to)
@@ -86,9 +88,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kernel = dir.path().join("bzImage");
         std::fs::write(&kernel, [7; 1001]).unwrap();
-        let mut archive = Archive::new(Vec::new(), Path::new("initramfs")).unwrap();
+        let mut archive = Archive::new(Vec::new(), Path::new("initramfs"), &["job"]).unwrap();
         archive.file("init", 0o755, b"program").unwrap();
-        archive.copy("job/kernel", &kernel).unwrap();
+        archive.copy("job/kernel", 0o400, &kernel).unwrap();
         let bytes = archive.finish().unwrap();
 
         let mut rest = &bytes[..];
@@ -111,8 +113,8 @@ mod tests {
 
     #[test]
     fn a_file_that_is_gone_is_named() {
-        let mut archive = Archive::new(Vec::new(), Path::new("initramfs")).unwrap();
-        let error = archive.copy("job/initrd", Path::new("/nonexistent/initrd.img")).unwrap_err();
+        let mut archive = Archive::new(Vec::new(), Path::new("initramfs"), &["job"]).unwrap();
+        let error = archive.copy("job/initrd", 0o400, Path::new("/nonexistent/initrd.img")).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/initrd.img"));
     }
 }

@@ -33,6 +33,9 @@ use crate::{
 /// MiB that the helper VM needs for itself: its kernel and what that keeps for each page of RAM.
 const OWN_MEMORY: u64 = 224;
 
+/// What its init mounts, and where it finds its job.
+const DIRECTORIES: [&str; 5] = ["proc", "sys", "run", "job", "modules"];
+
 /// How long the helper VM may take to greet us. It needs 3 s on an idle machine; this is for a crowded one.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -185,14 +188,14 @@ impl Launch {
     fn initramfs(&self, program: &[u8], kernel: &Kernel) -> Result<(OwnedFd, u64)> {
         let name = Path::new("the initramfs");
         let file = memory_file("vmmlinux-initramfs", MemfdFlags::empty())?;
-        let mut archive = Archive::new(BufWriter::with_capacity(1 << 20, File::from(file)), name)?;
+        let mut archive = Archive::new(BufWriter::with_capacity(1 << 20, File::from(file)), name, &DIRECTORIES)?;
         archive.file("init", 0o755, program)?;
         for module in &kernel.modules {
             let file = module.file_name().unwrap_or_default().to_string_lossy();
-            archive.copy(&format!("modules/{file}"), module)?;
+            archive.copy(&format!("modules/{file}"), 0o400, module)?;
         }
         for (name, path) in &self.files {
-            archive.copy(name, path)?;
+            archive.copy(name, 0o400, path)?;
         }
         let writer = archive.finish()?;
         let mut file = writer.into_inner().map_err(|e| Error::io("write", name, e.into_error()))?;

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use archive::Archive;
 pub use error::{Error, Result};
 pub use kernel::Kernel;
 pub use launch::{L1, Launch};

@@ -1,0 +1,62 @@
+//! Kernels as the forge makes them: the same twice, and of every series that is tracked.
+
+use std::{
+    env, fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use forge::Cache;
+use guest_tests::run::{Guest, vmmlinux};
+
+/// `vmmlinux build` of the core workload, with its cache and its output below `root`.
+fn build(root: &Path, more: &[&str]) -> PathBuf {
+    // What was downloaded and installed is the user's; trees and builds are this build's own.
+    let cache = root.join("vmmlinux");
+    fs::create_dir_all(&cache).unwrap();
+    let user = Cache::user().unwrap();
+    for shared in ["downloads", "apt", "tools", "rust-src"] {
+        fs::create_dir_all(user.root().join(shared)).unwrap();
+        symlink(user.root().join(shared), cache.join(shared)).unwrap();
+    }
+    let built = Command::new(vmmlinux())
+        .args(["build", "--workload", "core", "--name", "core", "--out"])
+        .arg(root.join("out"))
+        .args(more)
+        .env("XDG_CACHE_HOME", root)
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    root.join("out/core")
+}
+
+#[test]
+#[ignore = "compiles two kernels: make long-test"]
+fn long_two_builds_of_a_kernel_are_the_same_bit_for_bit() {
+    assert!(
+        env::var_os("CCACHE_DISABLE").is_some(),
+        "set CCACHE_DISABLE=1: the second build would be made of the first one's objects"
+    );
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let sums = |name: &str| {
+        fs::read_to_string(build(&place.path().join(name), &[]).join("SHA256SUMS")).unwrap()
+    };
+    let (first, second) = (sums("one"), sums("another-place"));
+    assert!(first.contains("bzImage"));
+    assert_eq!(first, second);
+}
+
+#[test]
+#[ignore = "compiles a kernel: make long-test"]
+fn long_the_lts_kernel_is_built_and_boots() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let built = build(place.path(), &["--series", "6.12"]);
+    let guest = Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), built.join("bzImage"), &[]);
+    for host in ["7.7", "7.8", "7.9", "8.0"] {
+        let run = guest.run(&format!("lts-{host}"), "poweroff", &["--host", host]);
+        let (status, console, errors) = run.end();
+        assert_eq!(status, 0, "{host}: {console}\n{errors}");
+        assert!(console.contains("guest: ready"), "{host}: {console}\n{errors}");
+    }
+}
