@@ -39,9 +39,8 @@ fn long_two_builds_of_a_kernel_are_the_same_bit_for_bit() {
         "set CCACHE_DISABLE=1: the second build would be made of the first one's objects"
     );
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let sums = |name: &str| {
-        fs::read_to_string(build(&place.path().join(name), &[]).join("SHA256SUMS")).unwrap()
-    };
+    let sums =
+        |name: &str| fs::read_to_string(build(&place.path().join(name), &[]).join("SHA256SUMS")).unwrap();
     let (first, second) = (sums("one"), sums("another-place"));
     assert!(first.contains("bzImage"));
     assert_eq!(first, second);

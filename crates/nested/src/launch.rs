@@ -188,7 +188,8 @@ impl Launch {
     fn initramfs(&self, program: &[u8], kernel: &Kernel) -> Result<(OwnedFd, u64)> {
         let name = Path::new("the initramfs");
         let file = memory_file("vmmlinux-initramfs", MemfdFlags::empty())?;
-        let mut archive = Archive::new(BufWriter::with_capacity(1 << 20, File::from(file)), name, &DIRECTORIES)?;
+        let mut archive =
+            Archive::new(BufWriter::with_capacity(1 << 20, File::from(file)), name, &DIRECTORIES)?;
         archive.file("init", 0o755, program)?;
         for module in &kernel.modules {
             let file = module.file_name().unwrap_or_default().to_string_lossy();
