@@ -1,6 +1,6 @@
 //! The guest's side.
 
-use crate::{Command, Features, register};
+use super::{clock::HostTime, register, Command, Features};
 
 /// 32-bit accesses to the device's registers.
 ///
@@ -38,7 +38,10 @@ impl core::fmt::Display for ProbeError {
         match self {
             Self::Absent => f.write_str("the device does not answer"),
             Self::NoAck(features) => {
-                write!(f, "the device offers no acknowledgement (features {features:#x})")
+                write!(
+                    f,
+                    "the device offers no acknowledgement (features {features:#x})"
+                )
             }
             Self::Refused => f.write_str("the device did not take features and status"),
         }
@@ -46,27 +49,6 @@ impl core::fmt::Display for ProbeError {
 }
 
 impl core::error::Error for ProbeError {}
-
-/// The host's wall clock, to the microsecond.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HostTime {
-    /// Seconds since 1970-01-01 00:00 UTC. The device has 32 bits of them: up to the year 2106.
-    pub seconds: u32,
-    /// Microseconds of the second, 0 to 999,999.
-    pub micros: u32,
-}
-
-impl HostTime {
-    /// Reads it from a device that is known to have it; see [`Driver::host_time_between`]. Nothing is written to the
-    /// device, which may be another's.
-    pub fn read<T>(registers: &impl Registers, mut now: impl FnMut() -> T) -> Option<(T, Self, T)> {
-        let before = now();
-        let seconds = registers.read(register::SECONDS);
-        let after = now();
-        let micros = registers.read(register::MICROS);
-        (micros < 1_000_000).then_some((before, Self { seconds, micros }, after))
-    }
-}
 
 /// What the guest has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +76,37 @@ pub struct Driver<R: Registers> {
     unknown: Option<u32>,
 }
 
+/// To be called when the line was raised: clears the cause and lowers the line. Tells whether it was this device's doing,
+/// after which [`Driver::poll`] is due.
+///
+/// For interrupt handlers, which cannot wait for the [`Driver`].
+pub fn take_interrupt<R: Registers + ?Sized>(registers: &R) -> bool {
+    let isr = registers.read(register::ISR_STATUS);
+    isr & register::ISR_CONFIG_CHANGE != 0 && isr & !register::ISR_ALL == 0
+}
+
+/// Tells the host that the guest goes down on its own: vmd removes the VM 3 s later. To be called last, just before the
+/// CPU is halted.
+///
+/// vmd listens only while no command is pending, so that a clock that is still to be set is given up. False if the
+/// guest was told to go down by the host, which then waits for a reset, or 120 s.
+///
+/// For code that cannot wait for the [`Driver`].
+pub fn power_off<R: Registers + ?Sized>(registers: &R) -> bool {
+    match Command::from_u32(registers.read(register::COMMAND)) {
+        Some(Command::Shutdown | Command::Reboot) => return false,
+        Some(Command::SyncRtc) => registers.write(register::COMMAND, Command::SyncRtc as u32),
+        Some(Command::None) | None => {}
+    }
+    registers.write(register::COMMAND, Command::Shutdown as u32);
+    true
+}
+
+/// Resets the device: no more commands come.
+pub fn reset<R: Registers + ?Sized>(registers: &R) {
+    registers.write(register::DEVICE_STATUS, 0);
+}
+
 impl<R: Registers> Driver<R> {
     /// Resets the device, agrees on features, and tells it that the driver is ready.
     pub fn probe(registers: R) -> Result<Self, ProbeError> {
@@ -105,8 +118,12 @@ impl<R: Registers> Driver<R> {
         if !features.contains(Features::ACK) {
             return Err(ProbeError::NoAck(offered));
         }
-        let status = [register::STATUS_ACKNOWLEDGE, register::STATUS_DRIVER, register::STATUS_DRIVER_OK];
-        registers.write(register::DEVICE_STATUS, 0);
+        let status = [
+            register::STATUS_ACKNOWLEDGE,
+            register::STATUS_DRIVER,
+            register::STATUS_DRIVER_OK,
+        ];
+        reset(&registers);
         registers.write(register::DEVICE_STATUS, status[0]);
         registers.write(register::DEVICE_STATUS, status[0] | status[1]);
         registers.write(register::GUEST_FEATURES, features.0);
@@ -118,7 +135,12 @@ impl<R: Registers> Driver<R> {
             registers.write(register::DEVICE_STATUS, register::STATUS_FAILED);
             return Err(ProbeError::Refused);
         }
-        Ok(Self { registers, features, seen: Command::None, unknown: None })
+        Ok(Self {
+            registers,
+            features,
+            seen: Command::None,
+            unknown: None,
+        })
     }
 
     /// The features that both sides have.
@@ -126,11 +148,9 @@ impl<R: Registers> Driver<R> {
         self.features
     }
 
-    /// To be called when the line was raised: clears the cause and lowers the line. Tells whether it was this
-    /// device's doing, after which [`Driver::poll`] is due.
+    /// [`take_interrupt`] of this device.
     pub fn interrupt(&self) -> bool {
-        let isr = self.registers.read(register::ISR_STATUS);
-        isr != u32::MAX && isr & register::ISR_CONFIG_CHANGE != 0
+        take_interrupt(&self.registers)
     }
 
     /// Looks for a command, acknowledges it, and gives what is to be done. Call it after an interrupt, and
@@ -191,15 +211,14 @@ impl<R: Registers> Driver<R> {
         }
     }
 
-    /// Tells the host that the guest powers off on its own: vmd removes the VM 3 s later. To be called last, just
-    /// before the CPU is halted.
-    pub fn powering_off(&self) {
-        self.registers.write(register::COMMAND, Command::Shutdown as u32);
+    /// [`power_off`] of this device.
+    pub fn powering_off(&self) -> bool {
+        power_off(&self.registers)
     }
 
     /// Resets the device: no more commands come.
     pub fn remove(self) -> R {
-        self.registers.write(register::DEVICE_STATUS, 0);
+        reset(&self.registers);
         self.registers
     }
 
@@ -297,8 +316,14 @@ mod tests {
 
     #[test]
     fn what_is_no_vmmci_is_refused() {
-        assert_eq!(Driver::probe(&Fake::new(u32::MAX)).err(), Some(ProbeError::Absent));
-        assert_eq!(Driver::probe(&Fake::new(1)).err(), Some(ProbeError::NoAck(1)));
+        assert_eq!(
+            Driver::probe(&Fake::new(u32::MAX)).err(),
+            Some(ProbeError::Absent)
+        );
+        assert_eq!(
+            Driver::probe(&Fake::new(1)).err(),
+            Some(ProbeError::NoAck(1))
+        );
         assert_eq!(Driver::probe(Deaf).err(), Some(ProbeError::Refused));
     }
 
@@ -310,9 +335,17 @@ mod tests {
         fake.command.set(2);
         assert_eq!(driver.poll(false), Some(Action::Reboot));
         assert_eq!(*fake.answers.borrow(), [2]);
-        assert_eq!(driver.poll(false), None, "the command stays in the register");
+        assert_eq!(
+            driver.poll(false),
+            None,
+            "the command stays in the register"
+        );
         assert_eq!(driver.poll(true), None);
-        assert_eq!(*fake.answers.borrow(), [2, 2], "answered again, as it may be a new one");
+        assert_eq!(
+            *fake.answers.borrow(),
+            [2, 2],
+            "answered again, as it may be a new one"
+        );
         fake.command.set(1);
         assert_eq!(driver.poll(false), Some(Action::PowerOff));
         assert_eq!(*fake.answers.borrow(), [2, 2, 1]);
@@ -325,7 +358,13 @@ mod tests {
         for _ in 0..3 {
             fake.command.set(3);
             assert_eq!(driver.poll(false), Some(Action::SetClock));
-            assert_eq!(driver.host_time(), Some(HostTime { seconds: 1_795_348_512, micros: 505_915 }));
+            assert_eq!(
+                driver.host_time(),
+                Some(HostTime {
+                    seconds: 1_795_348_512,
+                    micros: 505_915
+                })
+            );
             driver.clock_is_set();
             assert_eq!(driver.poll(false), None);
         }
@@ -337,7 +376,9 @@ mod tests {
         let fake = Fake::new(7);
         let driver = Driver::probe(&fake).unwrap();
         fake.reads.take();
-        let (before, _, after) = driver.host_time_between(|| fake.reads.borrow().clone()).unwrap();
+        let (before, _, after) = driver
+            .host_time_between(|| fake.reads.borrow().clone())
+            .unwrap();
         assert_eq!((before, after), (Vec::new(), std::vec![register::SECONDS]));
         assert_eq!(fake.reads.take(), [register::SECONDS, register::MICROS]);
         assert_eq!(Driver::probe(Fake::new(6)).unwrap().host_time(), None);
@@ -359,9 +400,34 @@ mod tests {
     fn interrupts_of_others_and_of_a_device_that_is_gone_are_not_ours() {
         let fake = Fake::new(7);
         let driver = Driver::probe(&fake).unwrap();
-        for (isr, ours) in [(0, false), (1, false), (2, true), (3, true), (u32::MAX, false)] {
+        for (isr, ours) in [
+            (0, false),
+            (1, false),
+            (2, true),
+            (3, true),
+            (6, false),
+            (0xff, false),
+            (u32::MAX, false),
+        ] {
             fake.isr.set(isr);
             assert_eq!(driver.interrupt(), ours, "{isr:#x}");
+        }
+    }
+
+    #[test]
+    fn a_power_off_gives_up_the_clock_and_does_not_answer_a_stop() {
+        for (pending, told, answers) in [
+            (0, true, &[1][..]),
+            (3, true, &[3, 1]),
+            (1, false, &[]),
+            (2, false, &[]),
+            (u32::MAX, true, &[1]),
+        ] {
+            let fake = Fake::new(7);
+            let driver = Driver::probe(&fake).unwrap();
+            fake.command.set(pending);
+            assert_eq!(driver.powering_off(), told, "{pending:#x}");
+            assert_eq!(*fake.answers.borrow(), answers, "{pending:#x}");
         }
     }
 

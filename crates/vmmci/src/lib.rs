@@ -7,17 +7,23 @@
 //!
 //! - [`register`]: where things are;
 //! - [`Command`] and [`Features`]: what is said;
-//! - [`Driver`]: the guest's side of it, over any [`Registers`].
+//! - [`Driver`]: the guest's side of it, over any [`Registers`];
+//! - [`Comparison`]: what is made of the host's time.
 //!
 //! All accesses have to be 32 bits wide. vmd answers an exact offset with 32 bits whatever the width, does not answer
 //! offsets inside a register at all, and takes the whole of EAX from a write.
+//!
+//! This source is compiled into the kernel's driver too, as a module of it (`kernel/drivers/virt/openbsd`): it names its own
+//! items by `super`, and does with the 2021 edition and Linux's oldest compiler.
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod clock;
 mod driver;
 pub mod register;
 
-pub use driver::{Action, Driver, HostTime, ProbeError, Registers};
+pub use clock::{Comparison, HostTime};
+pub use driver::{power_off, reset, take_interrupt, Action, Driver, ProbeError, Registers};
 
 /// PCI vendor ID of the device: OpenBSD.
 pub const VENDOR_ID: u16 = 0x0b5d;
@@ -87,7 +93,10 @@ mod tests {
     #[test]
     fn command_numbers_round_trip_and_there_are_four() {
         for value in 0..=u32::from(u16::MAX) {
-            assert_eq!(Command::from_u32(value).map(|command| command as u32), (value < 4).then_some(value));
+            assert_eq!(
+                Command::from_u32(value).map(|command| command as u32),
+                (value < 4).then_some(value)
+            );
         }
         assert_eq!(Command::from_u32(u32::MAX), None);
     }

@@ -38,3 +38,5 @@ pub const STATUS_FAILED: u32 = 0x80;
 
 /// The command register has changed.
 pub const ISR_CONFIG_CHANGE: u32 = 2;
+/// The bits that an ISR can have: [`ISR_CONFIG_CHANGE`], and that of the queues, of which there are none.
+pub const ISR_ALL: u32 = 3;
