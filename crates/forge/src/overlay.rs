@@ -4,6 +4,8 @@
 //! `drivers/virt/vmmci/`. Each overlay directory that the tree does not have is a driver: its `Kconfig` is sourced from,
 //! and the directory built by, the directory above it. Files of the tree are never replaced; that is what patches are
 //! for.
+//!
+//! A symbolic link stands for what it points to: so a driver shares source with the crates of the workspace.
 
 use std::{
     collections::BTreeSet,
@@ -24,8 +26,11 @@ pub(crate) fn files(overlay: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let mut files = Vec::new();
-    for entry in WalkDir::new(overlay).sort_by_file_name() {
-        let entry = entry.map_err(|e| Error::io("read", overlay, e.into()))?;
+    for entry in WalkDir::new(overlay).follow_links(true).sort_by_file_name() {
+        let entry = entry.map_err(|e| {
+            let path = e.path().unwrap_or(overlay).to_owned();
+            Error::io("read", path, e.into())
+        })?;
         if entry.file_type().is_file() {
             files.push(entry.path().strip_prefix(overlay).expect("below the overlay").to_owned());
         }

@@ -1,6 +1,11 @@
 //! Sources: fetched, verified, unpacked and patched whole, or not at all.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, symlink},
+    path::Path,
+    process::Command,
+};
 
 use crate::fixture::{FILES, PATCH, Place, compress, new_key, tarball};
 use forge::{Error, Options};
@@ -152,6 +157,39 @@ fn an_overlay_is_laid_over_drivers_and_hooked_in() {
     );
     assert_eq!(text("drivers/virt/Makefile"), "obj-$(CONFIG_VMGENID) += vmgenid.o\nobj-y += vmmci/\n");
     assert_eq!(tree.overlay.len(), 3);
+}
+
+#[test]
+fn a_link_in_an_overlay_stands_for_what_it_points_to() {
+    let place = Place::new();
+    let shared = place.dir.path().join("shared");
+    fs::create_dir_all(&shared).unwrap();
+    fs::write(shared.join("lib.rs"), "//! Shared.\n").unwrap();
+    let driver = place.kernel_dir().join("drivers/virt/vmmci");
+    fs::create_dir_all(&driver).unwrap();
+    fs::write(driver.join("Kconfig"), "config VMMCI\n\ttristate \"vmmci\"\n").unwrap();
+    fs::write(driver.join("Makefile"), "obj-$(CONFIG_VMMCI) += vmmci.o\n").unwrap();
+    symlink(&shared, driver.join("protocol")).unwrap();
+    let before = place.forge().prepare("7.3").unwrap();
+    let file = before.path.join("drivers/virt/vmmci/protocol/lib.rs");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "//! Shared.\n");
+    assert!(!file.parent().unwrap().is_symlink());
+    let hash = before.hash.clone();
+    drop(before);
+    fs::write(shared.join("lib.rs"), "//! Changed.\n").unwrap();
+    let after = place.forge().prepare("7.3").unwrap();
+    assert_ne!(hash, after.hash);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "//! Changed.\n");
+}
+
+#[test]
+fn a_link_to_nowhere_in_an_overlay_is_named() {
+    let place = Place::new();
+    let virt = place.kernel_dir().join("drivers/virt");
+    fs::create_dir_all(&virt).unwrap();
+    symlink("nowhere", virt.join("protocol")).unwrap();
+    let error = place.forge().prepare("7.3").unwrap_err();
+    assert!(error.to_string().contains("drivers/virt/protocol"), "{error}");
 }
 
 #[test]
