@@ -44,6 +44,9 @@ pub struct Config {
     /// Text on the console that means that the guest is ready, for the statistics.
     #[serde(default)]
     pub ready: Option<String>,
+    /// Whether a [`crate::MARK`] on the console notes in the statistics what was counted so far.
+    #[serde(default)]
+    pub marks: bool,
     /// Where to record every port access.
     #[serde(default)]
     pub trace: Option<PathBuf>,
@@ -201,6 +204,7 @@ impl Config {
             tsc_hz: None,
             on_reset: OnReset::default(),
             ready: None,
+            marks: false,
             trace: None,
             symbols: None,
         }

@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{statistics::Counters, vcpu::rdtsc};
+use crate::{
+    statistics::{Counters, MARK},
+    vcpu::rdtsc,
+};
 
 /// Where the serial console goes.
 pub struct Console {
@@ -26,16 +29,22 @@ impl Console {
 /// The output, shared by the guest's restarts.
 pub(crate) type SharedOutput = Arc<Mutex<Box<dyn Write + Send>>>;
 
-/// Passes the guest's output on, counts it, and notes when it says that it is ready.
+/// Passes the guest's output on, counts it, and notes its marks and when it says that it is ready.
 pub(crate) struct Tap {
     output: SharedOutput,
     counters: Arc<Mutex<Counters>>,
     ready: Ready,
+    marks: bool,
 }
 
 impl Tap {
-    pub(crate) fn new(output: SharedOutput, counters: Arc<Mutex<Counters>>, ready: Option<&str>) -> Self {
-        Self { output, counters, ready: Ready::new(ready.unwrap_or_default()) }
+    pub(crate) fn new(
+        output: SharedOutput,
+        counters: Arc<Mutex<Counters>>,
+        ready: Option<&str>,
+        marks: bool,
+    ) -> Self {
+        Self { output, counters, ready: Ready::new(ready.unwrap_or_default()), marks }
     }
 }
 
@@ -46,6 +55,9 @@ impl Write for Tap {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         for &byte in &bytes[..written] {
             counters.console_byte(tsc, self.ready.see(byte));
+            if self.marks && byte == MARK {
+                counters.mark(tsc);
+            }
         }
         Ok(written)
     }
@@ -102,10 +114,10 @@ mod tests {
     fn output_is_passed_on_and_counted() {
         let counters = Arc::new(Mutex::new(Counters::new(0)));
         let output: SharedOutput = Arc::new(Mutex::new(Box::new(io::sink())));
-        let mut tap = Tap::new(output, Arc::clone(&counters), Some("# "));
-        tap.write_all(b"Welcome\n# ").unwrap();
+        let mut tap = Tap::new(output, Arc::clone(&counters), Some("# "), true);
+        tap.write_all(b"Welcome\n# \x1e").unwrap();
         let statistics = counters.lock().unwrap().snapshot();
-        assert_eq!(statistics.console_bytes, 10);
+        assert_eq!((statistics.console_bytes, statistics.marks.len()), (11, 1));
         assert!(statistics.first_byte.is_some() && statistics.ready.is_some());
     }
 }

@@ -60,4 +60,4 @@ pub use end::{At, DeviceFault, Ended, Killing, OutsideRam, StringIo, Stuck};
 pub use error::Error;
 pub use handle::{Asked, Handle, Refused, State, Status};
 pub use machine::Machine;
-pub use statistics::{Accesses, ExitKind, Phase, Statistics};
+pub use statistics::{Accesses, ExitKind, MARK, Mark, Phase, Statistics};

@@ -155,6 +155,7 @@ impl Machine {
                 Arc::clone(&self.output),
                 Arc::clone(&shared.counters),
                 self.config.ready.as_deref(),
+                self.config.marks,
             )),
             wires: &self.wires,
             on_end: Box::new({

@@ -106,6 +106,22 @@ impl Phase {
     }
 }
 
+/// The byte on the console with which a guest makes a [`Mark`]: ASCII's record separator.
+pub const MARK: u8 = 0x1e;
+
+/// How many marks are kept: a guest could make any number.
+const MOST_MARKS: usize = 512;
+
+/// What was counted when the guest wrote [`MARK`]. The difference between two marks is what happened between them; that
+/// of two in a row is what a mark itself costs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mark {
+    /// TSC ticks since the guest's latest start.
+    pub at: u64,
+    /// Everything that was counted, without the marks.
+    pub statistics: Statistics,
+}
+
 /// What a guest made the host do, since it was started for the first time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Statistics {
@@ -135,6 +151,9 @@ pub struct Statistics {
     pub interrupts: BTreeMap<u8, u64>,
     /// Bytes that the guest wrote to the console.
     pub console_bytes: u64,
+    /// What the guest marked, if the machine was to look for that: the first 512.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<Mark>,
 }
 
 impl Statistics {
@@ -156,12 +175,13 @@ pub(crate) struct Counters {
     statistics: Statistics,
     phase: Phase,
     devices: Vec<(&'static str, Accesses)>,
+    marks: Vec<Mark>,
 }
 
 impl Counters {
     pub(crate) fn new(tsc_hz: u64) -> Self {
         let statistics = Statistics { tsc_hz, ..Default::default() };
-        Self { statistics, phase: Phase::Firmware, devices: Vec::new() }
+        Self { statistics, phase: Phase::Firmware, devices: Vec::new(), marks: Vec::new() }
     }
 
     /// The guest starts, for the first time or again.
@@ -224,11 +244,23 @@ impl Counters {
         }
     }
 
-    /// What was counted so far.
-    pub(crate) fn snapshot(&self) -> Statistics {
+    /// The guest wrote a [`MARK`].
+    pub(crate) fn mark(&mut self, tsc: u64) {
+        if self.marks.len() < MOST_MARKS {
+            let at = tsc.wrapping_sub(self.statistics.started);
+            self.marks.push(Mark { at, statistics: self.counts() });
+        }
+    }
+
+    fn counts(&self) -> Statistics {
         let mut statistics = self.statistics.clone();
         statistics.devices = self.devices.iter().map(|(name, a)| ((*name).to_owned(), *a)).collect();
         statistics
+    }
+
+    /// What was counted so far.
+    pub(crate) fn snapshot(&self) -> Statistics {
+        Statistics { marks: self.marks.clone(), ..self.counts() }
     }
 }
 
@@ -311,11 +343,31 @@ mod tests {
     }
 
     #[test]
+    fn between_two_marks_is_what_happened_between_them() {
+        let mut counters = Counters::new(0);
+        counters.start(1000, false);
+        counters.exit(&io(Direction::Out), KERNEL_RIP, 1010);
+        counters.mark(1011);
+        counters.exit(&Exit::Hlt, KERNEL_RIP, 1020);
+        counters.port(0x40, Direction::In, "pit");
+        counters.mark(1030);
+        let s = counters.snapshot();
+        let [first, second] = &s.marks[..] else { panic!("{s:?}") };
+        assert_eq!((first.at, second.at), (11, 30));
+        assert_eq!(second.statistics.total_exits() - first.statistics.total_exits(), 1);
+        assert_eq!(second.statistics.devices["pit"].reads, 1);
+        assert!(second.statistics.marks.is_empty());
+        (0..1000).for_each(|n| counters.mark(n));
+        assert_eq!(counters.snapshot().marks.len(), MOST_MARKS);
+    }
+
+    #[test]
     fn statistics_survive_a_round_trip_through_json() {
         let mut counters = Counters::new(7);
         counters.start(0, true);
         counters.exit(&io(Direction::In), KERNEL_RIP, 1);
         counters.port(0x61, Direction::In, "pit");
+        counters.mark(2);
         let s = counters.snapshot();
         let text = serde_json::to_string(&s).unwrap();
         assert_eq!(serde_json::from_str::<Statistics>(&text).unwrap(), s);

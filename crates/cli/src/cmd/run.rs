@@ -73,7 +73,8 @@ pub(crate) struct Args {
     /// Record every port access in FILE
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Write statistics as JSON when the guest has ended; - is standard error
+    /// Write statistics when the guest has ended: a table if FILE ends in .txt, a plot if it ends in .svg, otherwise
+    /// JSON; - is JSON on standard error
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
     /// The kernel's System.map or vmlinux, for names in diagnoses
@@ -82,6 +83,9 @@ pub(crate) struct Args {
     /// Text on the console that tells that the guest is ready; its time is in the statistics
     #[arg(long, value_name = "STRING")]
     ready: Option<String>,
+    /// Note in the statistics what was counted when the guest writes a record separator (0x1e) on the console
+    #[arg(long)]
+    marks: bool,
     /// End the guest by force after so long, as in 90s or 5m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
@@ -131,6 +135,7 @@ impl Args {
             config.on_reset = OnReset::End;
         }
         config.ready = self.ready;
+        config.marks = self.marks;
         config.trace = self.trace;
         config.symbols = self.system_map;
         vm::run(Session {

@@ -14,7 +14,10 @@ use std::{
 };
 
 use control::{Command, Ending, Server, Vm, console::Console, place::Claim};
-use machine::{NicBackend, probe};
+use machine::{
+    NicBackend, Statistics, probe,
+    report::{Table, svg},
+};
 use miette::{IntoDiagnostic, WrapErr, miette};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -32,7 +35,7 @@ const LAST_BYTES: Duration = Duration::from_secs(10);
 /// How a machine is run.
 pub(crate) struct Session {
     pub(crate) plan: Plan,
-    /// Where the statistics go, as JSON; `-` is standard error.
+    /// Where the statistics go, see [`report`].
     pub(crate) statistics: Option<PathBuf>,
     /// When the guest is ended by force.
     pub(crate) timeout: Option<Duration>,
@@ -248,19 +251,28 @@ fn take_input(vm: &Arc<dyn Vm>, console: &Arc<Console>) -> miette::Result<()> {
     })
 }
 
-/// Writes the statistics.
+/// Writes the statistics, in the form that the file's name asks for.
 fn report(path: &Path, ending: &Ending) -> miette::Result<()> {
-    let value = serde_json::json!({
-        "ended": ending.ended,
-        "status": ending.status,
-        "text": ending.text,
-        "statistics": ending.statistics,
-    });
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let text = if let Some("txt" | "svg") = extension {
+        let statistics: Statistics = serde_json::from_value(ending.statistics.clone())
+            .into_diagnostic()
+            .wrap_err("the machine ended without statistics")?;
+        if extension == Some("svg") { svg(&statistics) } else { Table(&statistics).to_string() }
+    } else {
+        let value = serde_json::json!({
+            "ended": ending.ended,
+            "status": ending.status,
+            "text": ending.text,
+            "statistics": ending.statistics,
+        });
+        format!("{value:#}\n")
+    };
     if path == Path::new("-") {
-        eprintln!("{value:#}");
+        eprint!("{text}");
         return Ok(());
     }
-    forge::write_atomically(path, format!("{value:#}\n").as_bytes())?;
+    forge::write_atomically(path, text.as_bytes())?;
     Ok(())
 }
 
@@ -277,4 +289,33 @@ fn tell(name: &str, ending: &Ending, late: bool) -> ExitCode {
         (None, _) => eprintln!("vmmlinux: {name}: {text}"),
     }
     ExitCode::from(*status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_have_the_form_that_the_files_name_asks_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let statistics = Statistics { starts: 1, console_bytes: 42, ..Statistics::default() };
+        let ending = Ending {
+            status: 0,
+            text: "the guest reset itself".to_owned(),
+            help: None,
+            ended: serde_json::json!("reset"),
+            statistics: serde_json::to_value(&statistics).unwrap(),
+            console_bytes: 42,
+        };
+        for (name, part) in
+            [("a.json", "\"console_bytes\": 42"), ("a.txt", "console bytes 42"), ("a.svg", "<svg")]
+        {
+            let path = dir.path().join(name);
+            report(&path, &ending).unwrap();
+            let text = std::fs::read_to_string(path).unwrap();
+            assert!(text.contains(part), "{name}: {text}");
+        }
+        let nothing = Ending { statistics: serde_json::Value::Null, ..ending };
+        assert!(report(&dir.path().join("b.txt"), &nothing).is_err());
+    }
 }
