@@ -149,6 +149,26 @@ pub enum Error {
         /// What is missing.
         problem: String,
     },
+    /// A kernel package lacks a module.
+    #[error("kernel {release} has no module {module}")]
+    #[diagnostic(help("another kernel is needed: remove the package with {} so that it is fetched anew", dir.display()))]
+    NoModule {
+        /// The kernel's release.
+        release: String,
+        /// The module's name.
+        module: String,
+        /// The kernel's modules.
+        dir: PathBuf,
+    },
+    /// A file that should be a kernel module is none.
+    #[error("{path} is not a kernel module for x86-64: {problem}")]
+    #[diagnostic(help("remove the package that it is from, so that it is fetched anew"))]
+    NotAModule {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        problem: String,
+    },
     /// A PGP signature does not vouch for the file.
     #[error("{path}: {problem}")]
     #[diagnostic(help(

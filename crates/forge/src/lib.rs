@@ -12,6 +12,7 @@ mod fetch;
 mod kernel_org;
 mod lock;
 mod make;
+mod modules;
 mod output;
 mod overlay;
 mod patch;

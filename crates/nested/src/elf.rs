@@ -15,7 +15,7 @@ const SECTION_FIELDS: [(usize, usize); 2] = [(0x28, 8), (0x3c, 4)];
 
 /// A statically linked program, without what the kernel does not load: sections, symbols and debugging information
 /// make up most of a debug build.
-pub(crate) fn static_program(path: &Path) -> Result<Vec<u8>> {
+pub fn static_program(path: &Path) -> Result<Vec<u8>> {
     loadable(path, fs::read(path).map_err(|e| Error::io("read", path, e))?)
 }
 

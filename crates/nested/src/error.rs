@@ -90,17 +90,6 @@ pub enum Error {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Kernel(#[from] Box<forge::Error>),
-    /// The kernel package lacks a driver that the helper VM needs.
-    #[error("kernel {release} has no module {module}")]
-    #[diagnostic(help("another kernel is needed: remove the package with {} so that it is fetched anew", dir.display()))]
-    NoModule {
-        /// The kernel's release.
-        release: String,
-        /// The module's name.
-        module: String,
-        /// The kernel's modules.
-        dir: PathBuf,
-    },
     /// A file is too large for the job's archive.
     #[error("{path} is too large for the helper VM's initramfs: {size} bytes")]
     #[diagnostic(help("kernels, initrds and firmware may have up to 2 GiB; give larger things as disks"))]

@@ -20,6 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use archive::Archive;
+pub use elf::static_program;
 pub use error::{Error, Result};
 pub use kernel::Kernel;
 pub use launch::{L1, Launch};
