@@ -15,7 +15,7 @@ IMAGE = out/$(BUILD)/minimal.img
 GUEST_TESTS = $(CARGO) test --locked --workspace $(addprefix --test ,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 
 .DEFAULT_GOAL := guest
-.PHONY: guest help bootstrap program setup kernel image lint unit e2e test check-config long-test fuzz boot-test
+.PHONY: guest help bootstrap program setup kernel image lint unit e2e test check-config long-test fuzz bench boot-test
 
 # Without a terminal there is nobody to type `poweroff`: then it ends when the guest is ready.
 guest: image ## Build the kernel and an image, boot it in the vmd machine, show its console (leave with ~.)
@@ -33,7 +33,7 @@ bootstrap: ## What the program itself needs before it can be built: a C linker a
 	  else echo "install a C compiler and a static libc first"; exit 1; fi; fi
 
 program: bootstrap # The program, as the tests use it too
-	@$(CARGO) build --locked -p vmmlinux
+	@$(CARGO) build --locked -p vmmlinux -p bench
 
 setup: program ## Install what kernels, images and the machine need
 	@$(PROGRAM) setup
@@ -71,6 +71,10 @@ fuzz: bootstrap ## Fuzz the device models, FUZZ_SECONDS (600) each, with rustup'
 	$(CARGO) +nightly --version >/dev/null || rustup toolchain install --profile minimal nightly
 	set -e; for target in $$($(CARGO) +nightly fuzz list); do \
 	  $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
+
+bench: kernel ## Our kernel beside Debian's: boot, idle, disk, net, size, and an hour or two of clocks: out/bench
+	$(PROGRAM) bench all --kernel ours=out/$(BUILD) --out out/bench
+	$(PROGRAM) bench clock --kernel ours=out/$(BUILD) --out out/bench
 
 boot-test: setup ## Boot images of KERNEL=bzImage in QEMU, grow them, take them down (INITRD=, MODULES= as needed)
 	@test -n "$(KERNEL)" || { echo "say which kernel: make boot-test KERNEL=out/7.3/bzImage"; exit 1; }

@@ -6,7 +6,8 @@ use std::{
     process::Command,
 };
 
-use forge::{Cache, Debian, Quiet};
+use bench::Baseline;
+use forge::{Cache, Quiet};
 use guest_tests::run::{Guest, Run, vmmlinux};
 
 /// What the shell of an image's guest is told: it writes to the disk and reads that back from there, talks to the
@@ -80,37 +81,27 @@ fn our_image_runs_on_8_0_and_powers_off_through_acpi() {
     assert!(errors.contains("powered"), "{errors}");
 }
 
-/// Debian's stock kernels, by suite and package, and what each needs on its command line.
-const STOCK: [(&str, &str); 3] = [
-    ("bookworm", ""),
-    ("trixie", ""),
-    // Dies on the real vmd without this, too: it reads what AMD's chipset keeps at 0xfed80300.
-    ("trixie-backports", "initcall_blacklist=print_s5_reset_status_mmio"),
-];
-
-fn stock(suite: &str) -> Guest {
-    let kernel =
-        Debian::new(&Cache::user().unwrap(), suite, &Quiet).kernel("linux-image-cloud-amd64").unwrap();
-    Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), kernel.vmlinuz, &[])
+fn stock(baseline: Baseline) -> Guest {
+    let kernel = baseline.kernel(&Cache::user().unwrap(), &Quiet).unwrap();
+    Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), kernel.image, &[])
 }
 
 #[test]
 #[ignore = "boots guests in the helper VM: make e2e"]
 fn stock_kernels_boot() {
-    for (suite, parameters) in STOCK {
-        let guest = stock(suite);
-        let run = guest.run_with(&format!("stock-{suite}"), "poweroff", parameters, &[]);
+    for baseline in Baseline::ALL {
+        let (guest, version) = (stock(baseline), baseline.as_str());
+        let run = guest.run_with(&format!("stock-{version}"), "poweroff", baseline.crutch(), &[]);
         let (status, console, errors) = run.end();
-        assert_eq!(status, 0, "{suite}: {console}\n{errors}");
-        assert!(console.contains("guest: ready"), "{suite}: {console}\n{errors}");
+        assert_eq!(status, 0, "{version}: {console}\n{errors}");
+        assert!(console.contains("guest: ready"), "{version}: {console}\n{errors}");
     }
 }
 
 #[test]
 #[ignore = "boots guests in the helper VM: make e2e"]
 fn stock_7_3_dies_at_the_chipsets_register_as_on_a_real_vmd() {
-    let (suite, _) = STOCK[2];
-    let guest = stock(suite);
+    let guest = stock(Baseline::V7_3);
     let (status, console, errors) = guest.run("stock-dies", "poweroff", &[]).end();
     assert_eq!(status, 3, "{console}\n{errors}");
     assert!(errors.contains("0xfed803"), "{errors}");

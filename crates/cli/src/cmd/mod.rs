@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Subcommand};
 
+mod bench;
 mod build;
 mod completions;
 mod config;
@@ -22,6 +23,8 @@ pub(crate) enum Command {
     Image(Box<image::Args>),
     /// Run a guest on vmd's hardware
     Run(Box<run::Args>),
+    /// Compare kernels in the vmd machine
+    Bench(Box<bench::Args>),
     /// Control running machines
     Ctl(ctl::Args),
     /// The curated kernel configuration, and audits of other kernels'
@@ -41,6 +44,7 @@ impl Command {
             Self::Build(args) => args.run(),
             Self::Image(args) => args.run(),
             Self::Run(args) => args.run(log.to_owned()),
+            Self::Bench(args) => args.run(),
             Self::Ctl(args) => args.run(),
             Self::Config(args) => args.run(),
             Self::Completions(args) => args.run(&mut crate::Cli::command()),
