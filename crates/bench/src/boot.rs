@@ -1,5 +1,7 @@
 //! `bench boot`: what it takes until init runs and the guest is ready.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use vmd::Generation;
 
@@ -21,7 +23,7 @@ const HOW: [&str; 4] = [
      last kernel in the same round.",
     "Ready: init runs, and /dev, /proc and /sys are mounted. Memory used is MemTotal − MemAvailable then; reserved is \
      what of 512 MiB the kernel does not even count in MemTotal.",
-    "Accesses by device are those until init runs, of the first round.",
+    "Exits by kind and phase and accesses by device are those of the first round.",
 ];
 
 /// One boot.
@@ -51,7 +53,13 @@ pub fn run(lab: &Lab, kernels: &[Kernel], host: Generation, rounds: u32) -> Resu
         })
     })?;
     let mut report = Report::new("boot", &lab.accel, &HOW, &boots.data());
-    report.tables = vec![summary(&boots, host), memory(&boots), devices(&boots)];
+    report.tables = vec![
+        summary(&boots, host),
+        memory(&boots),
+        counts(&boots, "Exits until init runs", "by kind", |boot| &boot.init.kinds),
+        counts(&boots, "Exits until the guest is ready", "while running", |boot| &boot.ready.phases),
+        counts(&boots, "Accesses until init runs", "device", |boot| &boot.init.devices),
+    ];
     report.plots = vec![device_plot(&boots)];
     Ok(report)
 }
@@ -106,34 +114,35 @@ fn memory(boots: &Rounds<Boot>) -> Table {
     table
 }
 
-/// Devices by how often any kernel accesses them.
-fn busiest(boots: &Rounds<Boot>) -> Vec<String> {
-    let mut devices: Vec<(String, i64)> = Vec::new();
+type Counts = BTreeMap<String, i64>;
+
+/// What was counted in the first round, the most frequent in any kernel first.
+fn busiest(boots: &Rounds<Boot>, of: fn(&Boot) -> &Counts) -> Vec<String> {
+    let mut most = Counts::new();
     for index in 0..boots.kernels.len() {
-        for (device, count) in &boots.first(index).init.devices {
-            match devices.iter_mut().find(|(name, _)| name == device) {
-                Some((_, most)) => *most = (*most).max(*count),
-                None => devices.push((device.clone(), *count)),
-            }
+        for (name, count) in of(boots.first(index)) {
+            let entry = most.entry(name.clone()).or_default();
+            *entry = (*entry).max(*count);
         }
     }
-    devices.sort_by_key(|(_, most)| -most);
-    devices.into_iter().map(|(device, _)| device).collect()
+    let mut most: Vec<_> = most.into_iter().collect();
+    most.sort_by_key(|(_, count)| -count);
+    most.into_iter().map(|(name, _)| name).collect()
 }
 
-fn devices(boots: &Rounds<Boot>) -> Table {
-    let columns: Vec<&str> = ["device"].into_iter().chain(boots.kernels.iter().map(String::as_str)).collect();
-    let mut table = Table::new("Accesses until init runs", &columns);
-    for device in busiest(boots) {
+fn counts(boots: &Rounds<Boot>, title: &str, head: &str, of: fn(&Boot) -> &Counts) -> Table {
+    let columns: Vec<&str> = [head].into_iter().chain(boots.kernels.iter().map(String::as_str)).collect();
+    let mut table = Table::new(title, &columns);
+    for name in busiest(boots, of) {
         let counts = (0..boots.kernels.len())
-            .map(|index| boots.first(index).init.devices.get(&device).copied().unwrap_or(0).to_string());
-        table.row([device.clone()].into_iter().chain(counts));
+            .map(|index| of(boots.first(index)).get(&name).copied().unwrap_or(0).to_string());
+        table.row([name.clone()].into_iter().chain(counts));
     }
     table
 }
 
 fn device_plot(boots: &Rounds<Boot>) -> Plot {
-    let devices: Vec<String> = busiest(boots).into_iter().take(8).collect();
+    let devices: Vec<String> = busiest(boots, |boot| &boot.init.devices).into_iter().take(8).collect();
     let series = boots.kernels.iter().enumerate().map(|(index, kernel)| {
         let counts = &boots.first(index).init.devices;
         (kernel.clone(), devices.iter().map(|name| number(counts.get(name).copied().unwrap_or(0))).collect())

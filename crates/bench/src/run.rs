@@ -71,6 +71,8 @@ pub struct Window {
     pub exits: i64,
     /// Exits by kind.
     pub kinds: BTreeMap<String, i64>,
+    /// Exits by what was running: a loader or decompressor, the kernel, a process, nothing.
+    pub phases: BTreeMap<String, i64>,
     /// Accesses by device.
     pub devices: BTreeMap<String, i64>,
     /// Interrupts that were injected.
@@ -79,18 +81,14 @@ pub struct Window {
 
 impl Window {
     fn between(start: &Statistics, end: &Statistics, ticks: i64) -> Self {
-        let word = |kind: &machine::ExitKind| {
-            serde_json::to_value(kind)
-                .ok()
-                .and_then(|word| Some(word.as_str()?.to_owned()))
-                .unwrap_or_default()
-        };
         let kinds = |s: &Statistics| s.exits.iter().map(|(kind, n)| (word(kind), *n)).collect();
+        let phases = |s: &Statistics| s.phases.iter().map(|(phase, n)| (word(phase), *n)).collect();
         let devices = |s: &Statistics| s.devices.iter().map(|(name, a)| (name.clone(), a.total())).collect();
         Self {
             ticks,
             exits: end.total_exits().cast_signed() - start.total_exits().cast_signed(),
             kinds: difference(kinds(start), kinds(end)),
+            phases: difference(phases(start), phases(end)),
             devices: difference(devices(start), devices(end)),
             interrupts: injected(end) - injected(start),
         }
@@ -100,7 +98,11 @@ impl Window {
     fn without(mut self, other: &Self) -> Self {
         self.exits -= other.exits;
         self.interrupts -= other.interrupts;
-        for (all, some) in [(&mut self.kinds, &other.kinds), (&mut self.devices, &other.devices)] {
+        for (all, some) in [
+            (&mut self.kinds, &other.kinds),
+            (&mut self.phases, &other.phases),
+            (&mut self.devices, &other.devices),
+        ] {
             for (name, count) in some {
                 *all.entry(name.clone()).or_default() -= count;
             }
@@ -108,6 +110,12 @@ impl Window {
         }
         self
     }
+}
+
+/// The word that JSON has for a kind or a phase.
+fn word(value: &impl Serialize) -> String {
+    let word = serde_json::to_value(value).ok();
+    word.and_then(|word| Some(word.as_str()?.to_owned())).unwrap_or_default()
 }
 
 fn injected(s: &Statistics) -> i64 {

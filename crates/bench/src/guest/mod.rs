@@ -117,6 +117,7 @@ impl Guest {
         let host = host::Host::open().ok();
         self.mark("idle-mark")?;
         self.mark("idle-begin")?;
+        // Two exits each, among those of some tens of seconds.
         let before = (host.as_ref().map(host::Host::micros), memory::interrupts()?);
         thread::sleep(Duration::from_secs(seconds.into()));
         let after = (host.as_ref().map(host::Host::micros), memory::interrupts()?);

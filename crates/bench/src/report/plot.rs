@@ -73,6 +73,7 @@ fn bars(
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .light_line_style(WHITE)
         .x_labels(2 * groups.len() + 1)
         .x_label_formatter(&name)
         .y_desc(unit)
@@ -109,7 +110,7 @@ fn lines(
         .y_label_area_size(80)
         .build_cartesian_2d(around(points().map(|p| p.0), Some(0.0)), around(points().map(|p| p.1), None))
         .map_err(problem)?;
-    chart.configure_mesh().x_desc(x).y_desc(y).draw().map_err(problem)?;
+    chart.configure_mesh().light_line_style(WHITE).x_desc(x).y_desc(y).draw().map_err(problem)?;
     for (index, (label, points)) in series.iter().enumerate() {
         let colour = Palette99::pick(index).to_rgba();
         chart
