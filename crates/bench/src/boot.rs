@@ -11,10 +11,8 @@ use crate::{
     numbers::number,
     report::Plot,
     rounds::Rounds,
+    run::RAM,
 };
-
-/// RAM of the guests in KiB.
-const RAM: u64 = 512 << 10;
 
 const HOW: [&str; 4] = [
     "Each kernel is loaded directly and starts init from an ext4 file system on a virtio disk, with a quiet console; \
@@ -98,7 +96,7 @@ fn memory(boots: &Rounds<Boot>) -> Table {
     let columns = ["kernel", "used KiB", &reference, "reserved KiB", "both", "kernel code", "kernel data"];
     let mut table = Table::new("Memory when ready, of 512 MiB", &columns);
     let used = |boot: &Boot| number(boot.memory.total.saturating_sub(boot.memory.available).cast_signed());
-    let reserved = |boot: &Boot| number(RAM.saturating_sub(boot.memory.total).cast_signed());
+    let reserved = |boot: &Boot| number((RAM << 10).saturating_sub(boot.memory.total).cast_signed());
     for (index, kernel) in boots.kernels.iter().enumerate() {
         let show = |what: &dyn Fn(&Boot) -> f64| boots.spread(index, what).show(0);
         table.row([

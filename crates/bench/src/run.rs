@@ -20,6 +20,9 @@ use crate::{
     event::{Event, Ordeal},
 };
 
+/// RAM of the guests in MiB.
+pub(crate) const RAM: u64 = 512;
+
 /// How long a guest is paused.
 const PAUSE: Duration = Duration::from_secs(3);
 
@@ -224,7 +227,7 @@ impl Lab {
         command.args(["--host", machine.generation.as_str(), "--host-hz", &machine.host_hz.to_string()]);
         command.arg("--timeout").arg(format!("{}s", machine.patience.as_secs()));
         command.arg("--stats").arg(stats).arg("--kernel").arg(&kernel.image);
-        command.arg("--disk").arg(&self.root);
+        command.arg("--memory").arg(format!("{RAM}M")).arg("--disk").arg(&self.root);
         if machine.data {
             command.arg("--disk").arg(self.data_disk()?);
         }

@@ -13,7 +13,10 @@ use forge::Cache;
 use miette::{IntoDiagnostic, WrapErr, miette};
 use vmd::Generation;
 
-use crate::{forging::Bar, vm::Accel};
+use crate::{
+    forging::Bar,
+    vm::{self, Accel},
+};
 
 /// Where `make kernel` puts ours.
 const OURS: &str = "out/7.3";
@@ -117,7 +120,9 @@ impl Args {
     /// Measures and reports.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         let program = env::current_exe().into_diagnostic().wrap_err("cannot tell where this program is")?;
-        let accel = self.accel.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
+        // Found out once, and told in the report.
+        let accel =
+            vm::choose(self.accel)?.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
         let lab = Lab::new(&program, &accel, Box::new(|what| eprintln!("{what}")))?;
         let everything = [What::Boot, What::Idle, What::Disk, What::Net, What::Size];
         let benches = if self.what == What::All { &everything[..] } else { &[self.what] };

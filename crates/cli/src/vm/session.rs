@@ -174,7 +174,7 @@ impl io::Write for Shown {
 }
 
 /// Where the machine's KVM is to be, `Auto` resolved.
-fn choose(accel: Accel) -> miette::Result<Accel> {
+pub(crate) fn choose(accel: Accel) -> miette::Result<Accel> {
     match accel {
         Accel::Nested => Ok(Accel::Nested),
         Accel::Kvm => probe::probe().map(|_| Accel::Kvm).map_err(Into::into),
