@@ -15,7 +15,7 @@ IMAGE = out/$(BUILD)/minimal.img
 GUEST_TESTS = $(CARGO) test --locked --workspace $(addprefix --test ,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 
 .DEFAULT_GOAL := guest
-.PHONY: guest help bootstrap program setup kernel image lint unit e2e test check-config long-test fuzz bench boot-test
+.PHONY: guest help bootstrap program setup kernel image vmmcid-deb lint unit e2e test check-config long-test fuzz bench boot-test
 
 # Without a terminal there is nobody to type `poweroff`: then it ends when the guest is ready.
 guest: image ## Build the kernel and an image, boot it in the vmd machine, show its console (leave with ~.)
@@ -32,8 +32,8 @@ bootstrap: ## What the program itself needs before it can be built: a C linker a
 	    echo "installing: gcc libc6-dev"; apt-get update -q && apt-get install -y -q --no-install-recommends gcc libc6-dev; \
 	  else echo "install a C compiler and a static libc first"; exit 1; fi; fi
 
-program: bootstrap # The program, as the tests use it too
-	@$(CARGO) build --locked -p vmmlinux -p bench
+program: bootstrap # The program, what it starts, and the guests' daemon, as the tests use them too
+	@$(CARGO) build --locked -p vmmlinux -p bench -p vmmcid
 
 setup: program ## Install what kernels, images and the machine need
 	@$(PROGRAM) setup
@@ -45,6 +45,10 @@ kernel: setup ## Build the kernel: out/7.3
 image: kernel ## Make the disk image: out/7.3/minimal.img
 	@if [ -e $(IMAGE) ] && ! [ out/$(BUILD)/bzImage -nt $(IMAGE) ]; then echo "$(IMAGE) is up to date"; \
 	  else $(PROGRAM) image out/$(BUILD) --output $(IMAGE) --force; fi
+
+vmmcid-deb: program ## Pack the daemon for guests with stock kernels: out/vmmcid_*.deb, out/vmmcid-*.tar.xz
+	$(CARGO) build --locked --profile dist -p vmmcid
+	$(PROGRAM) package vmmcid
 
 lint: bootstrap ## Format and clippy, warnings as errors
 	$(CARGO) fmt --all --check

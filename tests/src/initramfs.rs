@@ -25,6 +25,11 @@ impl Initramfs {
         self.0.copy(name, 0o755, from).map_err(io::Error::other)
     }
 
+    /// Adds a symbolic link.
+    pub fn link(&mut self, name: &str, target: &str) -> io::Result<()> {
+        self.0.link(name, target).map_err(io::Error::other)
+    }
+
     /// Ends the archive.
     pub fn finish(self) -> io::Result<()> {
         self.0.finish().map(drop).map_err(io::Error::other)

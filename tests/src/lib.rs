@@ -1,5 +1,6 @@
 //! What the end-to-end tests share.
 
+pub mod daemon;
 pub mod fidelity;
 pub mod initramfs;
 pub mod probes;

@@ -19,11 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(8 * 60);
 
 /// The `vmmlinux` program beside the tests' own programs.
 pub fn vmmlinux() -> PathBuf {
+    program("vmmlinux")
+}
+
+/// One of the project's programs beside the tests' own, which is built by the package of the same name.
+pub fn program(name: &str) -> PathBuf {
     let me = env::current_exe().expect("the test knows where it is");
     // …/target/<triple>/<profile>/deps/<test>
     let dir = me.parent().and_then(Path::parent).expect("tests are in a directory of the build's");
-    let program = dir.join("vmmlinux");
-    assert!(program.is_file(), "{} is not there: cargo build -p vmmlinux", program.display());
+    let program = dir.join(name);
+    assert!(program.is_file(), "{} is not there: cargo build -p {name}", program.display());
     program
 }
 

@@ -6,6 +6,7 @@
 mod apt;
 mod build;
 mod cache;
+mod daemon;
 mod debian;
 mod error;
 mod fetch;
@@ -38,6 +39,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::{
     build::{BoxedDiagnostic, Built, Configuration, Package, Request},
     cache::{Cache, hash_file, write_atomically},
+    daemon::{DaemonPackages, package_daemon},
     debian::{Debian, DebianKernel},
     error::{Error, Result},
     lock::Locked,

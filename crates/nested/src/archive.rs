@@ -59,6 +59,11 @@ impl<W: Write> Archive<W> {
         Ok(())
     }
 
+    /// Adds a symbolic link.
+    pub fn link(&mut self, name: &str, target: &str) -> Result<()> {
+        self.entry(NewcBuilder::new(name).mode(0o120_777), target.as_bytes())
+    }
+
     /// Ends the archive and gives back what it was written to.
     pub fn finish(self) -> Result<W> {
         let mut to = newc::trailer(self.to).map_err(|e| Error::io("write", &self.path, e))?;
@@ -91,6 +96,7 @@ mod tests {
         let mut archive = Archive::new(Vec::new(), Path::new("initramfs"), &["job"]).unwrap();
         archive.file("init", 0o755, b"program").unwrap();
         archive.copy("job/kernel", 0o400, &kernel).unwrap();
+        archive.link("job/init", "../init").unwrap();
         let bytes = archive.finish().unwrap();
 
         let mut rest = &bytes[..];
@@ -108,6 +114,7 @@ mod tests {
         }
         assert!(found.iter().any(|(name, mode, _)| name == "dev/console" && *mode == 0o020_600));
         assert!(found.contains(&("init".to_owned(), 0o100_755, b"program".to_vec())));
+        assert!(found.contains(&("job/init".to_owned(), 0o120_777, b"../init".to_vec())));
         assert!(found.contains(&("job/kernel".to_owned(), 0o100_400, vec![7; 1001])));
     }
 

@@ -50,12 +50,16 @@ impl Comparison {
         })
     }
 
+    /// When the host answered, by the guest's clock.
+    pub const fn at(self) -> i64 {
+        self.before.saturating_add(self.width() / 2)
+    }
+
     /// Guest minus host in nanoseconds: positive if the guest is ahead.
     ///
     /// The way to the host and back takes a few microseconds; the host is taken to have answered in the middle.
     pub const fn offset(self) -> i64 {
-        let middle = self.before.saturating_add(self.width() / 2);
-        middle.saturating_sub(self.host.nanos())
+        self.at().saturating_sub(self.host.nanos())
     }
 
     /// By how many nanoseconds [`Comparison::offset`] can be wrong at most, either way.

@@ -10,7 +10,7 @@ use std::{
 
 use clap::{CommandFactory, Parser, Subcommand};
 use miette::{IntoDiagnostic, WrapErr, miette};
-use vmmci::{Command as HostCommand, HostTime, Registers, register};
+use vmmci::HostTime;
 
 use crate::{
     check,
@@ -55,6 +55,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Succeed if there is a device that no kernel driver has: for service managers
+    Needed,
     /// Tell the host that the guest is powering off: for the very end of a shutdown
     PoweringOff,
     /// Print shell completions
@@ -124,6 +126,7 @@ impl Cli {
             Command::Status { json } => status(json),
             Command::Offset { json } => offset(json),
             Command::Test { json, config } => test(json, config.as_deref()),
+            Command::Needed => return needed(),
             Command::PoweringOff => powering_off(),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "vmmcid", &mut io::stdout());
@@ -205,13 +208,21 @@ fn test(json: bool, config: Option<&Path>) -> miette::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+fn needed() -> ExitCode {
+    let why = match Function::find(Path::new(FUNCTIONS)).map(|function| function.driver()) {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(driver)) => format!("the kernel's driver {driver} obeys the host"),
+        Err(_) => "this is no guest of OpenBSD's vmd(8)".to_owned(),
+    };
+    println!("{why}: vmmcid is not needed");
+    ExitCode::FAILURE
+}
+
 fn powering_off() -> miette::Result<ExitCode> {
     let device = Function::find(Path::new(FUNCTIONS))?.open()?;
     let bar = Bar::new(device.bar);
     // With a stop pending the host knows.
-    if bar.read(register::COMMAND) == HostCommand::None as u32 {
-        bar.write(register::COMMAND, HostCommand::Shutdown as u32);
-    }
+    vmmci::power_off(&bar);
     match bar.failure() {
         None => Ok(ExitCode::SUCCESS),
         Some(kind) => Err(miette!("the device cannot be reached: {kind}")),

@@ -124,7 +124,10 @@ impl std::fmt::Display for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Run(words) => f.write_str(&words.join(" ")),
-            Self::Signal(signal) => write!(f, "{signal:?} to process 1"),
+            Self::Signal(signal) => {
+                let name = if *signal == Signal::TERM { "SIGTERM" } else { "SIGUSR2" };
+                write!(f, "{name} to process 1")
+            }
         }
     }
 }
@@ -161,7 +164,7 @@ mod tests {
     fn each_is_asked_in_its_own_words() {
         assert_eq!(ways(&Init::Systemd, Going::PowerOff)[0], "systemctl -i --no-block poweroff");
         assert_eq!(ways(&Init::Systemd, Going::Reboot)[2], "kill -39 1");
-        assert_eq!(ways(&Init::Busybox, Going::PowerOff).len(), 1);
+        assert_eq!(ways(&Init::Busybox, Going::PowerOff), ["SIGUSR2 to process 1"]);
         assert_eq!(Init::Busybox.ways(&Config::default(), Going::Reboot), [Way::Signal(Signal::TERM)]);
         assert_eq!(ways(&Init::Openrc, Going::Reboot), ["openrc-shutdown --reboot now"]);
         let other = Init::Other("init".into());

@@ -140,7 +140,13 @@ fn filter() -> seccompiler::Result<BpfProgram> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, net::TcpListener, os::unix::net::UnixDatagram, process::Command, thread};
+    use std::{
+        fs,
+        net::TcpListener,
+        os::unix::net::{UnixDatagram, UnixListener},
+        process::Command,
+        thread,
+    };
 
     use super::*;
 
@@ -150,6 +156,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_owned();
         let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let chronyd = dir.path().join("chrony");
+        let _chronyd = UnixDatagram::bind(&chronyd).unwrap();
+        let chrony = crate::config::Chrony { socket: chronyd, interval: crate::config::Chrony::INTERVAL };
+        let mut feed = crate::chrony::Feed::new(chrony).unwrap();
+        let asking = thread::spawn(move || crate::status::ask(&socket));
         let thread = thread::spawn(move || {
             let thread = rustix::thread::gettid().as_raw_pid();
             let missing = enter_worker();
@@ -157,6 +170,12 @@ mod tests {
             assert!(fs::write(path.join("file"), "x").is_err());
             assert!(Command::new("/bin/true").spawn().is_err());
             assert!(TcpListener::bind("127.0.0.1:0").is_err());
+            // What it is there for.
+            crate::status::answer(&listener, crate::status::tests::status).unwrap();
+            let offset = crate::clock::Offset { nanos: 0, uncertainty: 0, at: 0 };
+            assert!(feed.send(std::time::Instant::now(), Some(offset)).unwrap().is_ok());
+            let now = crate::clock::Clock::realtime(&crate::clock::System);
+            assert!(now > 0);
             theirs.send(&thread.to_ne_bytes()).unwrap();
             theirs.recv(&mut [0; 1]).unwrap();
             missing
@@ -169,6 +188,7 @@ mod tests {
         assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2", "1"));
         let kept = u64::from_str_radix(field("CapPrm:"), 16).unwrap();
         assert_eq!(kept & !CapabilitySet::SYS_TIME.bits(), 0, "{kept:#x}");
+        assert_eq!(asking.join().unwrap().unwrap(), Some(crate::status::tests::status()));
         ours.send(b"x").unwrap();
         let missing = thread.join().unwrap();
         // Who is not root cannot give up what he does not have.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::{SocketFlags, accept_with};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -50,9 +51,8 @@ pub struct Status {
 
 /// Answers one who has connected, if there is one, and never waits for him.
 pub fn answer(listener: &UnixListener, status: impl FnOnce() -> Status) -> io::Result<()> {
-    let (mut stream, _) = listener.accept()?;
-    stream.set_nonblocking(true)?;
-    stream.write_all(&serde_json::to_vec(&status())?)
+    let stream = accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    UnixStream::from(stream).write_all(&serde_json::to_vec(&status())?)
 }
 
 /// Asks the daemon; `None` if there is none.
@@ -125,12 +125,12 @@ impl Status {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::thread;
 
     use super::*;
 
-    fn status() -> Status {
+    pub(crate) fn status() -> Status {
         Status {
             version: "1.2.3".into(),
             pid: 77,

@@ -7,6 +7,7 @@ use std::{
         unix::net::{UnixListener, UnixStream},
     },
     process::ExitCode,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -15,6 +16,10 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     mm::{MlockAllFlags, mlockall},
     process::{DumpableBehavior, set_dumpable_behavior, setpriority_process},
+};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    flag,
 };
 use vmmci::Registers;
 
@@ -53,6 +58,11 @@ fn link() -> io::Result<UnixStream> {
 }
 
 fn work(link: &UnixStream) -> io::Result<()> {
+    let _ = rustix::thread::set_name(c"vmmcid-worker");
+    // At a system's end init signals all processes at once; this one goes when the supervisor has gone, not before.
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        flag::register(signal, Arc::default())?;
+    }
     let Start { config, device, listener } = link::started(link)?;
     listener.set_nonblocking(true)?;
     let say = |level, text: String| link::report(link, &Report::Say(level, text));

@@ -10,6 +10,7 @@ mod completions;
 mod config;
 mod ctl;
 mod image;
+mod package;
 mod run;
 mod setup;
 mod source;
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Ctl(ctl::Args),
     /// The curated kernel configuration, and audits of other kernels'
     Config(config::Args),
+    /// Pack vmmcid, the daemon for guests with a stock kernel
+    Package(package::Args),
     /// Print shell completions
     Completions(completions::Args),
     /// Install what this machine lacks for building kernels and images
@@ -47,6 +50,7 @@ impl Command {
             Self::Bench(args) => args.run(),
             Self::Ctl(args) => args.run(),
             Self::Config(args) => args.run(),
+            Self::Package(args) => args.run(),
             Self::Completions(args) => args.run(&mut crate::Cli::command()),
             Self::Setup(args) => args.run(),
             Self::Source(args) => args.run(),

@@ -1,0 +1,158 @@
+//! A guest of busybox whose daemon is vmmcid, and what it did to the device, from the machine's trace of port accesses.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use devices::bus::{Direction, Width};
+use machine::trace::{self, Record};
+use vmmci::register;
+
+use crate::{
+    initramfs::Initramfs,
+    run::{Run, program, vmmlinux},
+};
+
+/// A kernel with busybox as its init and vmmcid as its only daemon; `tests/daemon` has its scripts.
+pub struct DaemonGuest {
+    dir: tempfile::TempDir,
+    kernel: PathBuf,
+}
+
+impl DaemonGuest {
+    /// Packs the guest with a kernel, a static busybox, and the program of `src/clockwatch.rs`.
+    pub fn new(kernel: PathBuf, busybox: &Path, clockwatch: &Path) -> Self {
+        let guest = Self { dir: tempfile::tempdir().expect("a directory"), kernel };
+        let directories =
+            ["bin", "etc", "sbin", "etc/vmmcid", "etc/vmmcid/before-stop.d", "etc/vmmcid/after-resume.d"];
+        let mut archive = Initramfs::create(&guest.initrd(), &directories).expect("an initrd");
+        archive.link("init", "bin/busybox").expect("an initrd");
+        // Debug information is most of a program.
+        let vmmcid = guest.dir.path().join("vmmcid");
+        let stripped = Command::new("strip").arg("-o").arg(&vmmcid).arg(program("vmmcid")).status();
+        assert!(stripped.expect("strip runs").success());
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("daemon");
+        for (name, from) in [
+            ("bin/busybox", busybox.to_owned()),
+            ("bin/clockwatch", clockwatch.to_owned()),
+            ("sbin/vmmcid", vmmcid),
+            ("etc/inittab", scripts.join("inittab")),
+            ("etc/rcS", scripts.join("rcS")),
+            ("etc/rcK", scripts.join("rcK")),
+            ("etc/main", scripts.join("main")),
+            ("etc/stuck", scripts.join("stuck")),
+            ("etc/vmmcid/before-stop.d/10-say", scripts.join("hook")),
+            ("etc/vmmcid/after-resume.d/10-say", scripts.join("hook")),
+        ] {
+            archive.copy(name, &from).expect("an initrd");
+        }
+        archive.finish().expect("an initrd");
+        guest
+    }
+
+    fn initrd(&self) -> PathBuf {
+        self.dir.path().join("initrd")
+    }
+
+    /// The trace of the last run.
+    pub fn trace(&self) -> Trace {
+        Trace::read(&self.dir.path().join("trace"))
+    }
+
+    /// Runs it on a generation of vmd. `what` is what it does, `more` goes onto the kernel's command line.
+    pub fn run(&self, name: &str, host: &str, what: &str, more: &str) -> Run {
+        let common = "console=ttyS0,115200 quiet mitigations=off reboot=t panic=-1";
+        let mut command = Command::new(vmmlinux());
+        command
+            .args(["run", "--accel", "nested", "--timeout", "15m", "--name", name, "--host", host])
+            .args(["--append", &format!("{common} {more} do={what}")])
+            .arg("--kernel")
+            .arg(&self.kernel)
+            .arg("--initrd")
+            .arg(self.initrd())
+            .arg("--trace")
+            .arg(self.dir.path().join("trace"));
+        Run::start(name, command)
+    }
+}
+
+/// An access to a register of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Nanoseconds since the guest's start.
+    pub at: u64,
+    /// The register.
+    pub register: u16,
+    /// Whether it was written.
+    pub write: bool,
+    /// The value.
+    pub value: u32,
+}
+
+/// The accesses to the device.
+#[derive(Debug)]
+pub struct Trace(pub Vec<Access>);
+
+impl Trace {
+    fn read(path: &Path) -> Self {
+        let (hz, records) = trace::read(path).expect("the machine has written its trace");
+        assert!(hz > 0, "the trace has no time");
+        let accesses: Vec<_> = records
+            .into_iter()
+            .filter_map(|record| match record {
+                Record::Access { ticks, access } => Some((ticks, access)),
+                Record::Start => None,
+            })
+            .collect();
+        // The handshake shows where the device is: kernels' drivers write the status as a byte.
+        let base = accesses
+            .iter()
+            .find(|(_, access)| {
+                (access.direction, access.width, access.eax) == (Direction::Out, Width::Dword, 7)
+                    && access.port & 0x3f == register::DEVICE_STATUS
+            })
+            .map(|(_, access)| access.port - register::DEVICE_STATUS)
+            .expect("the daemon has agreed with the device");
+        let of_device = accesses.into_iter().filter_map(|(ticks, access)| {
+            let register = access.port.checked_sub(base).filter(|register| *register < 0x40)?;
+            let at = u64::try_from(u128::from(ticks) * 1_000_000_000 / u128::from(hz)).ok()?;
+            Some(Access { at, register, write: access.direction == Direction::Out, value: access.eax })
+        });
+        Self(of_device.collect())
+    }
+
+    /// The index of the first access like this.
+    pub fn position(&self, register: u16, write: bool, value: impl Fn(u32) -> bool) -> Option<usize> {
+        self.0.iter().position(|a| (a.register, a.write) == (register, write) && value(a.value))
+    }
+
+    /// The accesses a second in the longest time in which nobody read the host's clock, from one look of the daemon's to
+    /// another.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn idle_rate(&self) -> f64 {
+        let idle = self
+            .0
+            .split(|a| a.register != register::COMMAND)
+            .filter(|looks| !looks.is_empty())
+            .max_by_key(|looks| looks[looks.len() - 1].at - looks[0].at)
+            .expect("the daemon has looked");
+        let nanos = idle[idle.len() - 1].at - idle[0].at;
+        assert!(nanos > 10_000_000_000, "watched for {nanos} ns only");
+        (idle.len() - 1) as f64 * 1e9 / nanos as f64
+    }
+
+    /// How long a command of the host's can have waited for its acknowledgement, in nanoseconds: from the last look at
+    /// which it was not there.
+    pub fn acknowledged_within(&self, command: u32) -> u64 {
+        let answer = self
+            .position(register::COMMAND, true, |value| value == command)
+            .unwrap_or_else(|| panic!("command {command} was not acknowledged"));
+        let before = self.0[..answer]
+            .iter()
+            .rev()
+            .find(|a| a.register == register::COMMAND && !a.write && a.value != command)
+            .expect("it was not there from the beginning");
+        self.0[answer].at - before.at
+    }
+}

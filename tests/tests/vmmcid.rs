@@ -1,0 +1,193 @@
+//! vmmcid on Debian's stock kernels, with busybox as init, on every generation of vmd.
+
+use std::path::{Path, PathBuf};
+
+use forge::{Cache, Debian, Quiet};
+use guest_tests::daemon::{DaemonGuest, Trace};
+use vmmci::register;
+
+/// Debian's stock kernels, by suite, and what each needs on its command line.
+const STOCK: [(&str, &str); 3] = [
+    ("bookworm", ""),
+    ("trixie", ""),
+    // Dies on the real vmd without this, too.
+    ("trixie-backports", "initcall_blacklist=print_s5_reset_status_mmio"),
+];
+const HOSTS: [&str; 4] = ["7.7", "7.8", "7.9", "8.0"];
+
+const OBEYS: &str = "the host has been told that somebody obeys";
+/// The least that vmd gives a guest for its answer, less the host's rounding of it.
+const PATIENCE: u64 = 2_900_000_000;
+
+fn guest(suite: &str) -> DaemonGuest {
+    let cache = Cache::user().unwrap();
+    let kernel = Debian::new(&cache, suite, &Quiet).kernel("linux-image-cloud-amd64").unwrap();
+    DaemonGuest::new(kernel.vmlinuz, &busybox(&cache), Path::new(env!("CARGO_BIN_EXE_clockwatch")))
+}
+
+fn busybox(cache: &Cache) -> PathBuf {
+    let package = Debian::new(cache, "trixie", &Quiet).package("busybox-static").unwrap();
+    ["usr/bin/busybox", "bin/busybox"]
+        .map(|path| package.join(path))
+        .into_iter()
+        .find(|path| path.is_file())
+        .unwrap()
+}
+
+/// Idle, a host that sleeps for three hours, and a stop: what a laptop's guest sees in a day.
+fn a_day(suite: &str, parameters: &str, host: &str) {
+    let guest = guest(suite);
+    let run = guest.run(&format!("day-{suite}-{host}"), host, "everything", parameters);
+    run.expect(OBEYS);
+    run.expect("guest: idle no more");
+    run.expect("clockwatch: on");
+    let (suspended, said) = run.ctl(&["suspend", "--for", "3h"]);
+    assert!(suspended.success(), "{said}");
+    run.expect("clockwatch: the connection lives");
+    run.expect("hook: after-resume 10800");
+    run.expect("guest: a sleeper woke up");
+    let (stopped, said) = run.ctl(&["stop"]);
+    assert!(stopped.success(), "{said}");
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    for expected in [
+        "clockwatch: off by -10800 s",
+        "vmmcid: the clock was set by +10800",
+        "vmmcid: the host wants the guest to stop or reboot (REBOOT): acknowledged",
+        "hook: before-stop reboot",
+        "vmmcid: busybox init was asked to go down",
+        "guest: init takes the system down",
+    ] {
+        assert!(console.contains(expected), "no `{expected}` in:\n{console}\n{errors}");
+    }
+    assert!(!console.contains("went back"), "{console}");
+    let trace = guest.trace();
+    let (rate, waited) = (trace.idle_rate(), trace.acknowledged_within(2));
+    let right =
+        console.split("clockwatch: right after ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+    println!(
+        "{suite} on {host}: {rate:.3} exits/s, stop acknowledged within {} ms, clock right after {right}, looks until SYNCRTC {}",
+        waited / 1_000_000,
+        looks_until_sync(&trace),
+    );
+    assert!(rate <= 2.0, "{rate} exits a second");
+    assert!(waited < PATIENCE, "acknowledged within {waited} ns");
+    // The host sends SYNCRTC within a second or so of its own; the daemon's part are its looks until it saw it.
+    assert!(looks_until_sync(&trace) <= 3);
+}
+
+/// How often the daemon found no command after the host's clock had jumped, until it found SYNCRTC.
+fn looks_until_sync(trace: &Trace) -> usize {
+    let first = trace.position(register::SECONDS, false, |_| true).unwrap();
+    let before = trace.0[first].value;
+    let jumped = trace.position(register::SECONDS, false, |seconds| seconds > before + 10_000).unwrap();
+    let synced = trace.position(register::COMMAND, false, |command| command == 3).unwrap();
+    let looks = trace.0.get(jumped..synced).unwrap_or_default();
+    looks.iter().filter(|access| access.register == register::COMMAND).count()
+}
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn a_day_on_7_8() {
+    let (suite, parameters) = STOCK[1];
+    a_day(suite, parameters, "7.8");
+}
+
+#[test]
+#[ignore = "boots twelve guests: make long-test"]
+fn long_a_day_on_every_host_with_every_kernel() {
+    for (suite, parameters) in STOCK {
+        for host in HOSTS {
+            a_day(suite, parameters, host);
+        }
+    }
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make long-test"]
+fn long_poweroff_in_the_guest_ends_the_vm_and_can_be_announced() {
+    let (suite, parameters) = STOCK[1];
+    let guest = guest(suite);
+    for host in HOSTS {
+        let (status, console, errors) = guest.run(&format!("off-{host}"), host, "poweroff", parameters).end();
+        assert_eq!(status, 0, "{console}\n{errors}");
+        assert!(console.contains("guest: init takes the system down"), "{console}");
+        let (status, console, errors) =
+            guest.run(&format!("tell-{host}"), host, "announce", parameters).end();
+        assert_eq!(status, 0, "{console}\n{errors}");
+        assert!(console.contains("guest: the host knows"), "{console}");
+        assert!(guest.trace().position(register::COMMAND, true, |command| command == 1).is_some());
+    }
+}
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make long-test"]
+fn long_a_busy_guest_answers_in_time() {
+    let (suite, parameters) = STOCK[1];
+    let guest = guest(suite);
+    let run = guest.run("busy", "7.8", "busy", parameters);
+    run.expect("guest: busy");
+    assert!(run.ctl(&["stop"]).0.success());
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    let waited = guest.trace().acknowledged_within(2);
+    println!("busy: acknowledged within {} ms", waited / 1_000_000);
+    assert!(waited < PATIENCE, "{waited}");
+}
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make long-test"]
+fn long_an_init_that_does_not_listen_is_gone_round() {
+    let (suite, parameters) = STOCK[1];
+    let guest = guest(suite);
+    let run = guest.run(
+        "stuck",
+        "7.8",
+        "stop",
+        &format!("{parameters} vmmcid=--force-after,30s rdinit=/etc/stuck"),
+    );
+    run.expect(OBEYS);
+    assert!(run.ctl(&["stop"]).0.success());
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    assert!(
+        console.contains("vmmcid: the system has not gone down in time: it is taken down by force"),
+        "{console}"
+    );
+    assert!(!console.contains("guest: init takes"), "{console}");
+}
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make long-test"]
+fn long_people_and_the_device_come_and_go() {
+    let (suite, parameters) = STOCK[1];
+    let guest = guest(suite);
+    let run = guest.run("people", "7.8", "tell", parameters);
+    run.expect("guest: told");
+    assert!(run.ctl(&["stop"]).0.success());
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    for expected in [
+        "ok   device",
+        "ok   registers",
+        "ok   init          busybox init; powers off with",
+        "commands  0 shutdown, 0 stop or reboot, 0 clock sync, 0 unknown",
+        "the host, to",
+        "guest: everybody may ask",
+        "vmmcid runs already",
+        "guest: a second one ends with 1",
+        "CapPrm:\t0000000002000000",
+        "CapBnd:\t0000000000000000",
+        "Seccomp:\t2",
+    ] {
+        assert!(console.contains(expected), "no `{expected}` in:\n{console}\n{errors}");
+    }
+
+    let run = guest.run("rebind", "7.8", "rebind", parameters);
+    run.expect("guest: the device is back");
+    assert!(run.ctl(&["stop"]).0.success());
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    assert!(console.contains("vmmcid: the device works again"), "{console}");
+    assert_eq!(console.matches("the device is gone:").count(), 1, "{console}");
+}
