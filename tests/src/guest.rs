@@ -7,21 +7,25 @@
 //! - `vmmci`: obeys the host through the control device, and goes on to the next word when told to go down;
 //! - `deaf`: switches the control device on and then never looks at it;
 //! - `wait`: does nothing for ten minutes;
-//! - `reset`, `poweroff`: ends the guest.
+//! - `clock`: says which clocksource there is, and at which rate it takes the TSC to run;
+//! - `steps`: looks for steps backwards of the clocks for a few seconds;
+//! - `reset`, `poweroff`, `halt`: ends the guest.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead, Read, Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
     path::Path,
+    process::Command,
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::{
     mount::{MountFlags, mount},
     system::{RebootCommand, finit_module, reboot},
     termios::tcdrain,
+    time::{ClockId, Timespec, clock_gettime},
 };
 use vmmci::{Action, Driver, Registers};
 
@@ -69,10 +73,49 @@ fn run() -> io::Result<()> {
             "wait" => thread::sleep(Duration::from_secs(600)),
             "reset" => end(RebootCommand::Restart),
             "poweroff" => end(RebootCommand::PowerOff),
+            "halt" => end(RebootCommand::Halt),
+            "clock" => clock()?,
+            "steps" => steps(),
             _ => println!("guest: failed: what is `{word}`?"),
         }
     }
     Ok(())
+}
+
+/// Waits until the kernel has chosen its clocksource, and measures that.
+fn clock() -> io::Result<()> {
+    let source = || fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    let mut seconds = 0;
+    while source()?.trim() == "tsc-early" && seconds < 30 {
+        thread::sleep(Duration::from_secs(1));
+        seconds += 1;
+    }
+    println!("guest: clocksource {}", source()?.trim());
+    let rate = Command::new("/tscrate").arg("4").output()?;
+    print!("guest: {}", String::from_utf8_lossy(&rate.stdout));
+    Ok(())
+}
+
+/// Reads the clocks in turns, in a loop and after short sleeps.
+fn steps() {
+    let clocks = [ClockId::Monotonic, ClockId::MonotonicRaw, ClockId::Boottime];
+    let now = |clock| {
+        let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+        (tv_sec, tv_nsec)
+    };
+    let (mut last, mut back, start) = (clocks.map(now), 0, Instant::now());
+    for round in 0_u64.. {
+        let read = clocks.map(now);
+        back += read.iter().zip(last).filter(|(read, last)| *read < last).count();
+        last = read;
+        if round % 100 == 0 {
+            if start.elapsed() > Duration::from_secs(3) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    println!("guest: {back} steps backwards");
 }
 
 fn pci() -> io::Result<()> {

@@ -31,7 +31,7 @@ pub fn initramfs(to: &Path, busybox: &Path, modules: &[PathBuf]) -> io::Result<(
     archive.copy("probes/dump.sh", &probes().join("dump.sh"))?;
     for name in PROGRAMS {
         let binary = scratch.path().join(name);
-        compile(&probes().join(name).with_extension("c"), &binary)?;
+        compile(name, &binary)?;
         archive.copy(&format!("probes/{name}"), &binary)?;
     }
     for (index, module) in modules.iter().enumerate() {
@@ -40,8 +40,10 @@ pub fn initramfs(to: &Path, busybox: &Path, modules: &[PathBuf]) -> io::Result<(
     archive.finish()
 }
 
-fn compile(source: &Path, to: &Path) -> io::Result<()> {
-    let output = Command::new("cc").args(["-static", "-O1", "-o"]).arg(to).arg(source).output()?;
+/// Compiles the probe `name` to the static program `to`.
+pub(crate) fn compile(name: &str, to: &Path) -> io::Result<()> {
+    let source = probes().join(name).with_extension("c");
+    let output = Command::new("cc").args(["-static", "-O1", "-o"]).arg(to).arg(&source).output()?;
     if output.status.success() {
         return Ok(());
     }

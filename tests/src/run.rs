@@ -12,7 +12,7 @@ use std::{
 
 use nested::Kernel;
 
-use crate::initramfs::Initramfs;
+use crate::{initramfs::Initramfs, probes};
 
 /// The longest that a test waits for something, on a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(8 * 60);
@@ -53,6 +53,9 @@ impl Guest {
         let guest = Self { dir: tempfile::tempdir().expect("a directory"), kernel };
         let mut archive = Initramfs::create(&guest.initrd(), &[]).expect("an initrd");
         archive.copy("init", init).expect("an initrd");
+        let probe = guest.dir.path().join("tscrate");
+        probes::compile("tscrate", &probe).expect("a C compiler");
+        archive.copy("tscrate", &probe).expect("an initrd");
         for module in modules {
             let name = module.file_name().expect("a name").to_string_lossy();
             archive.copy(&format!("modules/{name}"), module).expect("an initrd");
@@ -73,9 +76,13 @@ impl Guest {
     /// The same, with more on the kernel's command line.
     pub fn run_with(&self, name: &str, words: &str, kernel: &str, arguments: &[&str]) -> Run {
         let common = "console=ttyS0,115200 quiet mitigations=off reboot=t panic=-1";
-        let append = format!("{common} {kernel} -- {words}");
+        self.start(name, &format!("{common} {kernel} -- {words}"), arguments)
+    }
+
+    /// The same, with this for the kernel's command line.
+    pub fn start(&self, name: &str, append: &str, arguments: &[&str]) -> Run {
         let mut command = Command::new(vmmlinux());
-        command.args(["run", "--accel", "nested", "--timeout", "6h", "--name", name, "--append", &append]);
+        command.args(["run", "--accel", "nested", "--timeout", "6h", "--name", name, "--append", append]);
         command.arg("--kernel").arg(&self.kernel).arg("--initrd").arg(self.initrd()).args(arguments);
         Run::start(name, command)
     }

@@ -38,6 +38,13 @@ pub struct Config {
     /// [`crate::host_tsc_hz`].
     #[serde(default)]
     pub tsc_hz: Option<NonZeroU64>,
+    /// Whose processor the guest's CPUID and MSRs are of; the host's where it is not said. It is that in word only:
+    /// what executes the guest is the host's.
+    #[serde(default)]
+    pub vendor: Option<Vendor>,
+    /// As if the host's TSC were not invariant, so that OpenBSD does not know its rate.
+    #[serde(default)]
+    pub variable_tsc: bool,
     /// What a guest's reset does.
     #[serde(default)]
     pub on_reset: OnReset,
@@ -163,6 +170,16 @@ pub enum NicBackend {
     Unplugged,
 }
 
+/// Who made a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vendor {
+    /// AMD: an EPYC of family 0x17.
+    Amd,
+    /// Intel: a Skylake.
+    Intel,
+}
+
 /// What a guest's reset does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -202,6 +219,8 @@ impl Config {
             cdrom: None,
             host_hz: default_host_hz(),
             tsc_hz: None,
+            vendor: None,
+            variable_tsc: false,
             on_reset: OnReset::default(),
             ready: None,
             marks: false,

@@ -15,7 +15,12 @@ use kvm_ioctls::Kvm;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use vmd::Generation;
 
-use crate::{error::Error, msr::Extensions, vcpu::rdtsc};
+use crate::{
+    config::{Config, Vendor},
+    error::Error,
+    msr::Extensions,
+    vcpu::rdtsc,
+};
 
 /// CPUID leaf of SGX, which no guest of vmm's has.
 const SGX: u32 = 0x12;
@@ -31,12 +36,13 @@ pub(crate) struct Cpu {
     pub(crate) extensions: Extensions,
     /// How fast the TSC runs; `None` if it is not invariant, as OpenBSD knows no rate then.
     pub(crate) tsc_hz: Option<NonZeroU64>,
+    vendor: Option<Vendor>,
     supported: CpuId,
 }
 
 impl Cpu {
-    /// `tsc_hz` overrides what the host says of its TSC.
-    pub(crate) fn of_host(kvm: &Kvm, tsc_hz: Option<NonZeroU64>) -> Result<Self, Error> {
+    /// `config` overrides what the host says of its TSC and its maker.
+    pub(crate) fn of_host(kvm: &Kvm, config: &Config) -> Result<Self, Error> {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(Error::kvm("to list what CPUID may say (KVM_GET_SUPPORTED_CPUID)"))?;
@@ -45,21 +51,28 @@ impl Cpu {
         for (bytes, register) in vendor.chunks_exact_mut(4).zip([leaf_0.ebx, leaf_0.edx, leaf_0.ecx]) {
             bytes.copy_from_slice(&register.to_le_bytes());
         }
-        let tsc_hz = tsc_hz.or_else(host_tsc_hz);
+        let tsc_hz = if config.variable_tsc { None } else { config.tsc_hz.or_else(host_tsc_hz) };
         if tsc_hz.is_none() {
             tracing::warn!(
                 "the host's TSC is not invariant: its rate is unknown to guests and their clock's multiplier is 0, as \
                  under vmm"
             );
         }
-        Ok(Self { extensions: Extensions::of_vendor(&vendor), tsc_hz, supported })
+        // A vendor that the host has anyway needs no disguise.
+        let own = Extensions::of_vendor(&vendor);
+        let vendor = config.vendor.filter(|vendor| vendor.extensions() != own);
+        Ok(Self { extensions: vendor.map_or(own, Vendor::extensions), tsc_hz, vendor, supported })
     }
 
     /// What CPUID tells a guest of `generation`: what vmm would tell on this processor, but never a feature that KVM
     /// cannot give.
     pub(crate) fn guest_cpuid(&self, generation: Generation) -> Result<CpuId, Error> {
         let profile = Profile { generation, tsc_hz: self.tsc_hz, vcpu: 0 };
-        let entries: Vec<_> = GuestCpuid::new(&host_cpuid, profile)
+        let host = |leaf, subleaf| {
+            let own = host_cpuid(leaf, subleaf);
+            self.vendor.map_or(own, |vendor| vendor.disguise(leaf, subleaf, own, self.tsc_hz))
+        };
+        let entries: Vec<_> = GuestCpuid::new(&host, profile)
             .table()
             .into_iter()
             // KVM adds to a listed leaf of SGX what the guest may have saved; not listed, it reads as zeroes.

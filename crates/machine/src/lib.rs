@@ -21,6 +21,8 @@
 //! - Time is counted with the TSC, at the rate that the guest is told, as on OpenBSD ([`SystemClock`]). Where the host's
 //!   CPUID does not tell that rate it is measured ([`host_tsc_hz`]): a second is then a few ppm off the host's, for the
 //!   guest and for what it takes for its host alike.
+//! - A guest may be told that the processor is another vendor's ([`Config::vendor`]). That is CPUID and MSRs as vmm has
+//!   them on such a host; instructions do what the host's do.
 //!
 //! What lets firmware boot that does not know vmd is listed in `stock_firmware.rs`.
 
@@ -30,6 +32,7 @@ mod clock;
 mod config;
 mod console;
 mod cpu;
+mod disguise;
 mod end;
 mod error;
 mod gate;
@@ -53,7 +56,7 @@ mod vcpu;
 mod works;
 
 pub use clock::SystemClock;
-pub use config::{Boot, BootDevice, Config, Disk, DiskFormat, Nic, NicBackend, OnReset};
+pub use config::{Boot, BootDevice, Config, Disk, DiskFormat, Nic, NicBackend, OnReset, Vendor};
 pub use console::Console;
 pub use cpu::host_tsc_hz;
 pub use end::{At, DeviceFault, Ended, Killing, OutsideRam, StringIo, Stuck};

@@ -60,7 +60,7 @@ impl Machine {
     pub fn new(config: Config, console: Console) -> Result<Self, Error> {
         let kvm = Kvm::new()
             .map_err(|errno| Unusable::NoKvm { source: std::io::Error::from_raw_os_error(errno.errno()) })?;
-        let cpu = Cpu::of_host(&kvm, config.tsc_hz)?;
+        let cpu = Cpu::of_host(&kvm, &config)?;
         let tsc_hz = cpu.tsc_hz.map_or(0, NonZeroU64::get);
         let symbols = config.symbols.as_deref().map(Symbols::read).transpose()?.unwrap_or_default();
         let trace = config.trace.as_deref().map(|path| trace::Writer::create(path, tsc_hz)).transpose()?;

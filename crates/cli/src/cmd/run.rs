@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, path::PathBuf, process::ExitCode, time::Duration};
 
 use control::place::check_name;
-use machine::{Boot, BootDevice, Config, Disk, OnReset};
+use machine::{Boot, BootDevice, Config, Disk, OnReset, Vendor};
 use miette::miette;
 use vmd::Generation;
 
@@ -14,6 +14,7 @@ const FIRMWARE: [&str; 3] =
     ["/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin", "/usr/share/qemu/bios.bin"];
 
 /// Arguments of `vmmlinux run`.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 #[derive(clap::Args)]
 #[command(after_long_help = EXIT_STATUS)]
 pub(crate) struct Args {
@@ -67,6 +68,12 @@ pub(crate) struct Args {
     /// Rate of the host's clock in Hz, to which vmd's timers are rounded
     #[arg(long, value_name = "HZ", default_value = "100")]
     host_hz: NonZeroU32,
+    /// Whose processor the guest is to find, in CPUID and MSRs: amd or intel [default: the host's]
+    #[arg(long, value_name = "VENDOR", value_parser = vendor)]
+    cpu_vendor: Option<Vendor>,
+    /// As if the host's TSC were not invariant: OpenBSD does not tell guests its rate then
+    #[arg(long)]
+    variable_tsc: bool,
     /// End when the guest resets itself, instead of starting it again
     #[arg(long)]
     no_reboot: bool,
@@ -97,6 +104,14 @@ pub(crate) struct Args {
 /// A duration as in 90s, 5m or 1h 30m.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; a duration is written as in 90s, 5m or 3h"))
+}
+
+fn vendor(text: &str) -> Result<Vendor, String> {
+    match text {
+        "amd" => Ok(Vendor::Amd),
+        "intel" => Ok(Vendor::Intel),
+        _ => Err("there are amd and intel".to_owned()),
+    }
 }
 
 fn boot_device(text: &str) -> Result<BootDevice, String> {
@@ -131,6 +146,8 @@ impl Args {
             .collect();
         config.cdrom = self.cdrom;
         config.host_hz = self.host_hz;
+        config.vendor = self.cpu_vendor;
+        config.variable_tsc = self.variable_tsc;
         if self.no_reboot {
             config.on_reset = OnReset::End;
         }

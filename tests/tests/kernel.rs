@@ -1,0 +1,125 @@
+//! Our kernel on every vmd, without a word about vmd on its command line: time, and how it goes down.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use guest_tests::run::Guest;
+
+const HOSTS: [&str; 4] = ["7.7", "7.8", "7.9", "8.0"];
+
+fn guest() -> Guest {
+    let build = env::var_os("VMMLINUX_TEST_BUILD").map(PathBuf::from).expect("VMMLINUX_TEST_BUILD: make e2e");
+    Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), build.join("bzImage"), &[])
+}
+
+/// A guest that has gone down.
+struct Gone {
+    console: String,
+    errors: String,
+    statistics: serde_json::Value,
+}
+
+/// Boots, carries `words` out and ends in order. `kernel` is all of the command line but the console.
+fn run(name: &str, kernel: &str, words: &str, arguments: &[&str]) -> Gone {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("statistics");
+    let append = format!("console=ttyS0,115200 {kernel} -- {words}");
+    let all = [&["--no-reboot", "--stats", file.to_str().unwrap()], arguments].concat();
+    let guest = guest();
+    let (status, console, errors) = guest.start(name, &append, &all).end();
+    assert_eq!(status, 0, "{name}: {console}\n{errors}");
+    assert!(console.contains("guest: ready"), "{name}: {console}\n{errors}");
+    assert!(!console.contains("guest: failed"), "{name}: {console}");
+    let statistics = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    Gone { console, errors, statistics }
+}
+
+impl Gone {
+    /// What follows `before` on its line.
+    fn said(&self, before: &str) -> &str {
+        let (_, rest) =
+            self.console.split_once(before).unwrap_or_else(|| panic!("no {before}: {}", self.console));
+        rest.lines().next().unwrap().trim()
+    }
+
+    /// How far the guest's clock is from the host's, which counts the TSC, in ppm.
+    fn ppm(&self) -> f64 {
+        let rate: f64 = self.said("tsc rate: ").trim_end_matches(" Hz").parse().unwrap();
+        let host = self.statistics["statistics"]["tsc_hz"].as_f64().unwrap();
+        (host / rate - 1.0) * 1e6
+    }
+
+    /// The kernel did nothing that this hardware does not answer.
+    fn assert_quiet(&self) {
+        for complaint in
+            ["unchecked MSR", "Unable to calibrate", "calibration failed", "WARNING:", "Call Trace"]
+        {
+            assert!(!self.console.contains(complaint), "{complaint}: {}", self.console);
+        }
+    }
+}
+
+/// The rate is exact where CPUID tells it, else within 1 ppm; then the guest goes down by `end`.
+fn right_time(vendor: &str, allowed_ppm: f64, end: &str, ended: &str) {
+    for host in HOSTS {
+        let name = format!("clock-{vendor}-{host}");
+        let words = format!("clock steps {end}");
+        let gone = run(&name, "", &words, &["--host", host, "--cpu-vendor", vendor]);
+        assert_eq!(gone.said("guest: clocksource "), "tsc", "{host}: {}", gone.console);
+        println!("{vendor} {host}: {:+.4} ppm", gone.ppm());
+        assert!(gone.ppm().abs() <= allowed_ppm, "{host}: {} ppm, {}", gone.ppm(), gone.console);
+        assert!(gone.console.contains("guest: 0 steps backwards"), "{host}: {}", gone.console);
+        gone.assert_quiet();
+        let acpi = host == "8.0" && end == "poweroff";
+        let ended = if acpi { "powered itself off" } else { ended };
+        assert!(gone.errors.contains(ended), "{host}: {}", gone.errors);
+    }
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn on_amd_the_tsc_is_exact_and_a_reboot_restarts() {
+    right_time("amd", 0.1, "reset", "the guest reset itself");
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn on_intel_the_tsc_is_refined_and_a_poweroff_ends() {
+    right_time("intel", 1.0, "poweroff", "halted with interrupts disabled");
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn a_halt_ends_the_guest() {
+    for host in HOSTS {
+        let gone = run(&format!("halt-{host}"), "quiet", "halt", &["--host", host]);
+        assert!(gone.errors.contains("halted with interrupts disabled"), "{host}: {}", gone.errors);
+    }
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn without_a_steady_tsc_the_hosts_clock_is_read() {
+    for (host, kernel, arguments) in [
+        ("7.7", "", ["--variable-tsc"].as_slice()),
+        ("7.8", "", &["--variable-tsc"]),
+        ("8.0", "", &["--variable-tsc"]),
+        ("7.9", "tsc=unstable", &[]),
+        ("7.9", "clocksource=vmm-clock", &[]),
+    ] {
+        let all = [&["--host", host], arguments].concat();
+        let gone = run(&format!("no-tsc-{host}"), kernel, "clock steps poweroff", &all);
+        assert_eq!(gone.said("guest: clocksource "), "vmm-clock", "{host}: {}", gone.console);
+        assert!(gone.console.contains("guest: 0 steps backwards"), "{host}: {}", gone.console);
+        gone.assert_quiet();
+    }
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn nopv_is_heeded() {
+    let gone = run("nopv", "nopv", "poweroff", &["--host", "7.8"]);
+    assert!(!gone.console.contains("Hypervisor detected"), "{}", gone.console);
+}
