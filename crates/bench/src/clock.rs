@@ -94,6 +94,8 @@ pub fn run(lab: &Lab, options: &Options) -> Result<Report> {
     }
     let mut report = Report::new("clock", &lab.accel, &HOW, &all);
     report.tables = vec![clocks(&all), sleeps(&all), idle(&all), ordeals(&all)];
+    // Without a comparison of clocks there is nothing to say of them.
+    report.tables.retain(|table| !table.rows.is_empty());
     report.plots = vec![drift_plot(&all)];
     for &hz in &options.host_hz {
         report.plots.extend([sleep_plot(&all, hz), lateness_plot(&all, hz)]);
