@@ -169,7 +169,7 @@ pub fn driver_of(directory: &File) -> Option<String> {
 #[derive(Debug)]
 pub struct Bar {
     file: File,
-    failure: Cell<Option<io::ErrorKind>>,
+    failure: Cell<Option<Errno>>,
 }
 
 impl Bar {
@@ -179,12 +179,13 @@ impl Bar {
     }
 
     /// Why the last access came to nothing, if it did: the device is gone, or may not be reached.
-    pub fn failure(&self) -> Option<io::ErrorKind> {
+    pub fn failure(&self) -> Option<Errno> {
         self.failure.get()
     }
 
     fn note<T>(&self, result: io::Result<T>) -> Option<T> {
-        self.failure.set(result.as_ref().err().map(io::Error::kind));
+        let errno = |error| Errno::from_io_error(error).unwrap_or(Errno::IO);
+        self.failure.set(result.as_ref().err().map(errno));
         result.ok()
     }
 }
@@ -250,11 +251,11 @@ mod tests {
         let dir = sysfs();
         let bar = Bar::new(Function::find(dir.path()).unwrap().peek().unwrap().bar);
         assert_eq!(bar.read(0x1000), u32::MAX);
-        assert_eq!(bar.failure(), Some(io::ErrorKind::UnexpectedEof));
+        assert_eq!(bar.failure(), Some(Errno::IO));
         assert_eq!(bar.read(0), 0);
         assert_eq!(bar.failure(), None);
         bar.write(0, 1);
-        assert!(bar.failure().is_some(), "it was opened for reading");
+        assert_eq!(bar.failure(), Some(Errno::BADF), "it was opened for reading");
     }
 
     #[test]
