@@ -38,6 +38,13 @@ pub enum Command {
         #[serde(rename = "for-ms", with = "milliseconds")]
         length: Duration,
     },
+    /// Show a value in the control device's command register, as no vmd does: for tests of drivers.
+    ShowCommand {
+        /// A command or not.
+        value: u32,
+        /// How often the interrupt line is raised.
+        interrupts: u8,
+    },
     /// Say how things are.
     Status,
     /// Answer when the guest has ended.
@@ -236,6 +243,7 @@ mod tests {
             Just(Command::Pause),
             Just(Command::Unpause),
             any::<u64>().prop_map(|ms| Command::Suspend { length: Duration::from_millis(ms) }),
+            any::<(u32, u8)>().prop_map(|(value, interrupts)| Command::ShowCommand { value, interrupts }),
             Just(Command::Status),
             Just(Command::Wait),
             Just(Command::Console),

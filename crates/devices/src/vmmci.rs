@@ -106,6 +106,8 @@ pub struct Vmmci {
     queue_select: u16,
     queue_notify: u16,
     command: Command,
+    /// What no vmd shows: see [`Vmmci::show`].
+    shown: Option<u32>,
     /// Seconds and microseconds of the last reading of [`register::SECONDS`].
     latched_time: (u64, u32),
     /// When vmd ends the VM, and why.
@@ -135,6 +137,7 @@ impl Vmmci {
             queue_select: 0,
             queue_notify: 0,
             command: Command::None,
+            shown: None,
             latched_time: (0, 0),
             timer: None,
             stopping: false,
@@ -175,6 +178,22 @@ impl Vmmci {
             return Delivery::NotNegotiated;
         }
         self.send(Command::SyncRtc)
+    }
+
+    /// Shows a value in the command register and raises the line so many times, as no vmd does: it is for tests of
+    /// drivers. No timer is started, and whether there is a driver does not matter. A value that is no command stays
+    /// until the next one, whatever the guest writes; with all ones, every register reads as ones, as if the device
+    /// were gone.
+    pub fn show(&mut self, value: u32, interrupts: u8) {
+        self.shown = None;
+        match Command::from_u32(value) {
+            Some(command) => self.command = command,
+            None => self.shown = Some(value),
+        }
+        for _ in 0..interrupts {
+            self.isr = register::ISR_CONFIG_CHANGE as u8;
+            self.line.assert();
+        }
     }
 
     /// Whether the VM is being stopped, so that a guest that resets itself is not started again.
@@ -253,6 +272,9 @@ impl Vmmci {
     }
 
     fn read(&mut self, offset: u16) -> Option<u32> {
+        if self.shown == Some(u32::MAX) {
+            return Some(u32::MAX);
+        }
         Some(match offset {
             register::DEVICE_FEATURES => Features::ALL.0,
             register::GUEST_FEATURES => self.guest_features,
@@ -265,7 +287,7 @@ impl Vmmci {
                 self.line.deassert();
                 isr.into()
             }
-            register::COMMAND => self.command as u32,
+            register::COMMAND => self.shown.unwrap_or(self.command as u32),
             register::SECONDS => {
                 let now = self.clock.realtime();
                 self.latched_time = (now / NANOS_PER_SEC, (now % NANOS_PER_SEC / 1000) as u32);
@@ -311,6 +333,7 @@ impl PciFunction for Vmmci {
         self.queue_select = 0;
         self.queue_notify = 0;
         self.command = Command::None;
+        self.shown = None;
         self.latched_time = (0, 0);
         self.timer = None;
         self.stopping = false;
@@ -718,6 +741,23 @@ mod tests {
         m.host(PciFunction::reset);
         assert_eq!(m.poll(), (0, 0, 0));
         assert_eq!(m.run(500 * SEC), None);
+    }
+
+    #[test]
+    fn what_is_shown_starts_no_timer_and_raises_the_line_as_often_as_asked() {
+        let m = Machine::with_driver(7);
+        m.irqs();
+        m.host(|device| device.show(2, 0));
+        assert_eq!((m.poll(), m.run(10 * SEC)), ((7, 0, 2), None));
+        m.irqs();
+        m.host(|device| device.show(0x1234, 2));
+        assert_eq!(m.irqs(), [(IRQ, true), (IRQ, true)]);
+        m.ack(3);
+        assert_eq!(m.poll(), (7, 2, 0x1234));
+        m.host(|device| device.show(u32::MAX, 1));
+        assert_eq!(m.poll(), (u32::MAX, u32::MAX, u32::MAX));
+        m.host(|device| device.show(0, 0));
+        assert_eq!(m.poll(), (7, 2, 0));
     }
 
     #[test]

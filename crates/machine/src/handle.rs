@@ -128,6 +128,14 @@ impl Handle {
         Ok(works.with(|board| board.vmmci().reboot()).into())
     }
 
+    /// Has the control device show a value in its command register and raise its line so many times: for tests of
+    /// drivers; see [`devices::vmmci::Vmmci::show`]. Does nothing if the machine does not run.
+    pub fn show_command(&self, value: u32, interrupts: u8) {
+        if let Some(works) = self.works() {
+            works.with(|board| board.vmmci().show(value, interrupts));
+        }
+    }
+
     /// Ends the guest at once: `vmctl stop -f`.
     pub fn kill(&self) {
         self.0.gate.end(Ended::Killed);

@@ -50,6 +50,12 @@ enum Order {
         #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
         length: Duration,
     },
+    /// For tests of drivers: show values in the control device's command register, as no vmd does
+    ///
+    /// Reads lines of two numbers: the value, and how often the interrupt line is raised. All ones are a device that
+    /// is gone.
+    #[command(hide = true)]
+    ShowCommands,
     /// Show how things are
     Status,
     /// Wait until the guest has ended; the exit status is that of `vmmlinux run`
@@ -77,6 +83,7 @@ impl Args {
             Order::Pause => drop(client.call(Command::Pause)?),
             Order::Unpause => drop(client.call(Command::Unpause)?),
             Order::Suspend { length } => drop(client.call(Command::Suspend { length })?),
+            Order::ShowCommands => show_commands(&mut client)?,
             Order::Status => return show(&[status(&mut client)?], self.json),
             Order::Wait => {
                 let Answer::Ended(ending) = client.call(Command::Wait)? else {
@@ -89,6 +96,20 @@ impl Args {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Passes on the lines of the standard input.
+fn show_commands(client: &mut Client) -> miette::Result<()> {
+    for line in std::io::stdin().lines() {
+        let line = line.into_diagnostic()?;
+        let numbers = line
+            .split_once(' ')
+            .and_then(|(value, interrupts)| Some((value.parse().ok()?, interrupts.trim().parse().ok()?)));
+        let (value, interrupts) = numbers
+            .ok_or_else(|| miette!("`{line}` is not a value and a number of interrupts, as in `2 1`"))?;
+        client.call(Command::ShowCommand { value, interrupts })?;
+    }
+    Ok(())
 }
 
 /// Shows what there is to know about an order that was carried out.

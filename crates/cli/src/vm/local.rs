@@ -122,6 +122,7 @@ impl Vm for Local {
             Command::Pause => self.handle.pause(),
             Command::Unpause => self.handle.unpause(),
             Command::Suspend { length } => self.handle.suspend(length),
+            Command::ShowCommand { value, interrupts } => self.handle.show_command(value, interrupts),
             Command::Status => return Ok(Answer::Status(Box::new(self.status()))),
             Command::Wait => return Ok(Answer::Ended(Box::new(self.wait()))),
             Command::Console => return Err("the console is not had this way".to_owned()),
