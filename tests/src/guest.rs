@@ -5,27 +5,39 @@
 //! - `disk`: writes a text to the first disk, reads it back through the disk and says so;
 //! - `pci`: says which PCI devices there are;
 //! - `vmmci`: obeys the host through the control device, and goes on to the next word when told to go down;
+//! - `driver`: looks for the kernel's own driver of the control device;
+//! - `rebind`: takes that from the device and gives it back, ten times;
+//! - `clocks`: watches the clocks until the kernel's driver has set one that was behind;
+//! - `phc`: compares the host's clock, as the kernel offers it, with the guest's;
+//! - `stay`: when it is told to go down from now on, that is counted and nothing else;
+//! - `counts`: reads a line, and says what was counted, and what the kernel's memory is;
 //! - `deaf`: switches the control device on and then never looks at it;
 //! - `wait`: does nothing for ten minutes;
 //! - `clock`: says which clocksource there is, and at which rate it takes the TSC to run;
 //! - `steps`: looks for steps backwards of the clocks for a few seconds;
 //! - `reset`, `poweroff`, `halt`: ends the guest.
+//!
+//! As `/sbin/reboot` or `/sbin/poweroff`, which the kernel runs when the host wants the guest to go down, it does so.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead, Read, Seek, SeekFrom, Write},
-    os::unix::fs::FileExt,
-    path::Path,
+    os::{fd::AsFd, unix::fs::FileExt},
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::{
+    io::Errno,
     mount::{MountFlags, mount},
     system::{RebootCommand, finit_module, reboot},
     termios::tcdrain,
-    time::{ClockId, Timespec, clock_gettime},
+    time::{
+        ClockId, DynamicClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec,
+        clock_gettime, clock_gettime_dynamic, timerfd_create, timerfd_settime,
+    },
 };
 use vmmci::{Action, Driver, Registers};
 
@@ -33,6 +45,10 @@ use vmmci::{Action, Driver, Registers};
 const TEXT: &[u8] = b"written by the guest";
 
 fn main() {
+    let name = std::env::args().next().unwrap_or_default();
+    if let Some(name) = name.strip_prefix("/sbin/") {
+        return told_by_the_kernel(name);
+    }
     if let Err(error) = run() {
         println!("guest: failed: {error}");
     }
@@ -55,6 +71,10 @@ fn run() -> io::Result<()> {
     for module in modules {
         finit_module(File::open(module)?, c"", 0)?;
     }
+    fs::create_dir_all("/sbin")?;
+    for name in ["/sbin/reboot", "/sbin/poweroff"] {
+        std::os::unix::fs::symlink("/init", name)?;
+    }
     println!("guest: ready");
     for word in std::env::args().skip(1) {
         match word.as_str() {
@@ -71,6 +91,15 @@ fn run() -> io::Result<()> {
                 println!("guest: the control device is on");
             }
             "wait" => thread::sleep(Duration::from_secs(600)),
+            "driver" => {
+                let function = driven()?;
+                println!("guest: {} has a driver", function.display());
+            }
+            "rebind" => rebind()?,
+            "clocks" => clocks()?,
+            "phc" => phc()?,
+            "stay" => fs::write(STAY, "")?,
+            "counts" => counts()?,
             "reset" => end(RebootCommand::Restart),
             "poweroff" => end(RebootCommand::PowerOff),
             "halt" => end(RebootCommand::Halt),
@@ -188,4 +217,151 @@ fn obey(device: &mut Driver<Bar>) -> io::Result<()> {
             None => thread::sleep(Duration::from_millis(200)),
         }
     }
+}
+
+/// The functions that the kernel's driver has.
+const DRIVER: &str = "/sys/bus/pci/drivers/vmmci";
+/// While it exists, nobody goes down.
+const STAY: &str = "/stay";
+/// A line for each time that the kernel wanted to.
+const TOLD: &str = "/told";
+
+/// What `/sbin/reboot` and `/sbin/poweroff` do.
+fn told_by_the_kernel(name: &str) {
+    let write = |path: &str, text: String| {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        let _ = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    };
+    if Path::new(STAY).exists() {
+        return write(TOLD, format!("{name}\n"));
+    }
+    write("/dev/console", format!("guest: the kernel says {name}\n"));
+    rustix::fs::sync();
+    let _ = reboot(if name == "reboot" { RebootCommand::Restart } else { RebootCommand::PowerOff });
+}
+
+/// The function with the kernel's driver, whose directory is there once it is bound.
+fn driven() -> io::Result<PathBuf> {
+    for entry in fs::read_dir(DRIVER)? {
+        let function = entry?.path();
+        if function.join("vmmci").is_dir() {
+            return Ok(function);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, "no function that vmmci drives"))
+}
+
+/// A number that the driver shows.
+fn shown(function: &Path, name: &str) -> io::Result<i64> {
+    let text = fs::read_to_string(function.join("vmmci").join(name))?;
+    text.trim().parse().map_err(io::Error::other)
+}
+
+fn rebind() -> io::Result<()> {
+    let function = driven()?;
+    let name = function.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for _ in 0..10 {
+        fs::write(Path::new(DRIVER).join("unbind"), &name)?;
+        if function.exists() {
+            return Err(io::Error::other("it is still bound"));
+        }
+        fs::write(Path::new(DRIVER).join("bind"), &name)?;
+        shown(&function, "offset_ns")?;
+    }
+    println!("guest: rebound");
+    Ok(())
+}
+
+fn monotonic() -> i64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+/// Says how long the clock was behind by more than an hour, what became of it, and of those who care for clocks.
+fn clocks() -> io::Result<()> {
+    let function = driven()?;
+    let watch = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK)?;
+    let never = Timespec { tv_sec: 4_000_000_000, tv_nsec: 0 };
+    let timer = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
+    timerfd_settime(&watch, TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET, &timer)?;
+    let asleep = thread::spawn(|| {
+        let before = monotonic();
+        thread::sleep(Duration::from_secs(2));
+        monotonic() - before
+    });
+    let steps = shown(&function, "steps")?;
+    println!("guest: watching the clocks");
+    let (mut last, mut behind_since) = (monotonic(), None);
+    loop {
+        let now = monotonic();
+        if now < last {
+            return Err(io::Error::other("CLOCK_MONOTONIC went back"));
+        }
+        last = now;
+        if shown(&function, "steps")? > steps {
+            let offset = shown(&function, "offset_ns")?;
+            let told = rustix::io::read(&watch, &mut [0; 8]) == Err(Errno::CANCELED);
+            let slept = asleep.join().map_err(|_| io::Error::other("the sleeper died"))?;
+            println!(
+                "guest: clocks: behind for {} ms, then {offset} ns off, sure to {} ns, step {} s, timerfd {told}, slept {} ms",
+                behind_since.map_or(0, |since| now - since) / 1_000_000,
+                shown(&function, "offset_error_ns")?,
+                shown(&function, "last_step_ns")? / 1_000_000_000,
+                slept / 1_000_000,
+            );
+            return Ok(());
+        }
+        if behind_since.is_none() && shown(&function, "offset_ns")? < -3_600_000_000_000 {
+            behind_since = Some(now);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The difference between the PTP clock and what the driver's offset makes of the system clock.
+fn phc() -> io::Result<()> {
+    let function = driven()?;
+    let name = fs::read_to_string("/sys/class/ptp/ptp0/clock_name")?;
+    let clock = OpenOptions::new().read(true).write(true).open("/dev/ptp0")?;
+    let nanos = |time: Timespec| time.tv_sec * 1_000_000_000 + time.tv_nsec;
+    let mut smallest = i64::MAX;
+    for _ in 0..100 {
+        let offset = shown(&function, "offset_ns")?;
+        let before = nanos(clock_gettime(ClockId::Realtime));
+        let host = nanos(clock_gettime_dynamic(DynamicClockId::Dynamic(clock.as_fd()))?);
+        let after = nanos(clock_gettime(ClockId::Realtime));
+        let difference = before.midpoint(after) - offset - host;
+        smallest = smallest.min(difference.abs());
+    }
+    println!("guest: phc: {}, {smallest} ns from what the offset says", name.trim());
+    Ok(())
+}
+
+fn counts() -> io::Result<()> {
+    let slab = || -> io::Result<String> {
+        let text = fs::read_to_string("/proc/meminfo")?;
+        let line = text.lines().find(|line| line.starts_with("SUnreclaim:")).unwrap_or_default();
+        Ok(line.split_whitespace().nth(1).unwrap_or_default().to_owned())
+    };
+    let before = slab()?;
+    println!("guest: counting");
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    // What the kernel starts takes its time.
+    thread::sleep(Duration::from_secs(1));
+    let function = driven()?;
+    let told = fs::read_to_string(TOLD).unwrap_or_default();
+    let say = |name: &str| shown(&function, name).map(|count| format!("{name}={count} "));
+    let mut text = String::new();
+    for name in ["interrupts", "shutdown_commands", "reboot_commands", "syncrtc_commands", "steps"] {
+        text += &say(name)?;
+    }
+    let times = |name: &str| told.lines().filter(|line| *line == name).count();
+    println!(
+        "guest: counts: {text}poweroff={} reboot={} slab_before={before} slab_after={}",
+        times("poweroff"),
+        times("reboot"),
+        slab()?
+    );
+    Ok(())
 }
