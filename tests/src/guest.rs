@@ -12,6 +12,11 @@
 //! - `stay`: when it is told to go down from now on, that is counted and nothing else;
 //! - `counts`: reads a line, and says what was counted, and what the kernel's memory is;
 //! - `deaf`: switches the control device on and then never looks at it;
+//! - `sleeps`: sleeps for times of 0.1 ms to 1 s and says how long that took, the quicker ones and at most;
+//! - `idle`: does nothing for ten seconds, between two marks, and says how many interrupts came;
+//! - `busy`: computes for three seconds beside a thread that wants to sleep 1 ms at a time, and says how often it could;
+//! - `ticks`: holds jiffies and the date against the clock, over some seconds of sleeps;
+//! - `rtc`: counts the hardware clocks;
 //! - `wait`: does nothing for ten minutes;
 //! - `clock`: says which clocksource there is, and at which rate it takes the TSC to run;
 //! - `steps`: looks for steps backwards of the clocks for a few seconds;
@@ -90,6 +95,11 @@ fn run() -> io::Result<()> {
                 let _device = control_device()?;
                 println!("guest: the control device is on");
             }
+            "sleeps" => sleeps(),
+            "idle" => idle()?,
+            "busy" => busy(),
+            "ticks" => ticks()?,
+            "rtc" => println!("guest: hardware clocks: {}", fs::read_dir("/sys/class/rtc")?.count()),
             "wait" => thread::sleep(Duration::from_secs(600)),
             "driver" => {
                 let function = driven()?;
@@ -166,6 +176,89 @@ fn disk(path: &Path) -> io::Result<()> {
     disk.write_all(TEXT)?;
     disk.sync_all()?;
     println!("guest: disk begins with `{}`", String::from_utf8_lossy(&before));
+    Ok(())
+}
+
+/// How long a sleep of `time` takes.
+fn sleep(time: Duration) -> Duration {
+    let start = Instant::now();
+    thread::sleep(time);
+    start.elapsed()
+}
+
+/// Says the lower quartile, which a busy host does not move by much, and the longest.
+fn sleeps() {
+    for (micros, times) in
+        [(100, 41), (1_000, 41), (5_000, 41), (10_000, 41), (50_000, 15), (100_000, 9), (1_000_000, 3)]
+    {
+        let mut took: Vec<_> = (0..times).map(|_| sleep(Duration::from_micros(micros)).as_micros()).collect();
+        took.sort_unstable();
+        println!("guest: {micros} us took {} us, at most {} us", took[times / 4], took[times - 1]);
+    }
+}
+
+/// The interrupts since boot.
+fn interrupts() -> io::Result<u64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().find_map(|line| line.strip_prefix("intr "));
+    let total = line.and_then(|line| line.split(' ').next()?.parse().ok());
+    total.ok_or_else(|| io::Error::other(format!("no interrupts in {stat}")))
+}
+
+/// Writes what `vmmlinux run --marks` counts from and to.
+fn mark() -> io::Result<()> {
+    print!("\x1e");
+    io::stdout().flush()?;
+    Ok(tcdrain(io::stdout())?)
+}
+
+fn idle() -> io::Result<()> {
+    // What was started at boot comes to rest.
+    println!("guest: idle from now on");
+    thread::sleep(Duration::from_secs(10));
+    mark()?;
+    thread::sleep(Duration::from_millis(500));
+    let before = interrupts()?;
+    thread::sleep(Duration::from_secs(10));
+    let came = interrupts()? - before;
+    mark()?;
+    println!("guest: idle for 10 s, {came} interrupts");
+    Ok(())
+}
+
+fn busy() {
+    let end = Instant::now() + Duration::from_secs(3);
+    let sleeper = thread::spawn(move || {
+        let mut times = 0;
+        while Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+            times += 1;
+        }
+        times
+    });
+    let mut rounds = 0_u64;
+    while Instant::now() < end {
+        rounds = std::hint::black_box(rounds + 1);
+    }
+    println!("guest: busy, {} sleeps", sleeper.join().unwrap_or(0));
+}
+
+/// The kernel's jiffies.
+fn jiffies() -> io::Result<u64> {
+    let list = fs::read_to_string("/proc/timer_list")?;
+    let jiffies = list.lines().find_map(|line| line.strip_prefix("jiffies: ")?.parse().ok());
+    jiffies.ok_or_else(|| io::Error::other("no jiffies in /proc/timer_list"))
+}
+
+fn ticks() -> io::Result<()> {
+    let (start, wall, before) = (Instant::now(), SystemTime::now(), jiffies()?);
+    for _ in 0..100 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(Duration::from_secs(2));
+    let (clock, counted) = (start.elapsed().as_millis(), jiffies()? - before);
+    let wall = wall.elapsed().map_err(io::Error::other)?.as_millis();
+    println!("guest: {clock} ms passed, {wall} ms by the date, {counted} jiffies");
     Ok(())
 }
 

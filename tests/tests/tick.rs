@@ -1,0 +1,133 @@
+//! The tick of our kernel on hosts without local APIC: short sleeps, and what an idle guest costs.
+
+use std::{collections::BTreeMap, env, fs, path::Path};
+
+use guest_tests::run::{Guest, Run};
+use regex::Regex;
+
+fn guest() -> Guest {
+    let build = env::var_os("VMMLINUX_TEST_BUILD").expect("VMMLINUX_TEST_BUILD names a build: make e2e");
+    Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), Path::new(&build).join("bzImage"), &[])
+}
+
+/// The numbers of each of the guest's lines that look like `pattern`.
+fn numbers(console: &str, pattern: &str) -> Vec<Vec<u64>> {
+    let pattern = Regex::new(pattern).unwrap();
+    pattern
+        .captures_iter(console)
+        .map(|found| found.iter().skip(1).map(|number| number.unwrap().as_str().parse().unwrap()).collect())
+        .collect()
+}
+
+/// The exits between the guest's two marks, from the statistics in `file`.
+fn exits(file: &Path) -> u64 {
+    let text = fs::read_to_string(file).unwrap();
+    let all: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let at = |mark: usize| -> u64 {
+        let exits = all["statistics"]["marks"][mark]["statistics"]["exits"].as_object().expect("two marks");
+        exits.values().map(|count| count.as_u64().unwrap()).sum()
+    };
+    at(1) - at(0)
+}
+
+/// The end of a guest that did all that it was told.
+fn ended(run: Run) -> String {
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    assert!(!console.contains("guest: failed"), "{console}");
+    console
+}
+
+/// Microseconds that a sleep took, by what was asked for.
+fn sleeps(console: &str) -> BTreeMap<u64, u64> {
+    numbers(console, r"guest: (\d+) us took (\d+) us").into_iter().map(|line| (line[0], line[1])).collect()
+}
+
+/// Short sleeps take two ticks of the host and an idle guest leaves it alone, both at once. The bounds lie between
+/// what a kernel with the 8253's own driver does (28 ms and more; 180 to 240 interrupts, 780 to 1700 exits in 10 s) and
+/// what ours does (two ticks; 35 to 60 interrupts, 180 to 250 exits).
+fn short_sleeps_and_rest(host: &str, hz: u64) {
+    let guest = guest();
+    let dir = tempfile::tempdir().unwrap();
+    let statistics = dir.path().join("statistics.json");
+    let hz_word = hz.to_string();
+    let arguments =
+        ["--host", host, "--host-hz", &hz_word, "--marks", "--stats", statistics.to_str().unwrap()];
+    let console = ended(guest.run(&format!("tick-{host}-{hz}"), "sleeps idle poweroff", &arguments));
+
+    let tick = 1_000_000 / hz;
+    let took = sleeps(&console);
+    assert_eq!(took.len(), 7, "{console}");
+    for (asked, took) in took {
+        let late = took.checked_sub(asked).expect("no sleep is too short");
+        // Two ticks of the host, the overshoot of a long sleep, and what this machine is late by.
+        assert!(late <= 2 * tick + asked / 64 + 5_000, "{asked} us took {took} us\n{console}");
+    }
+    let interrupts = numbers(&console, r"idle for 10 s, (\d+) interrupts")[0][0];
+    assert!(interrupts <= 100, "{interrupts} interrupts in 10 s\n{console}");
+    let exits = exits(&statistics);
+    assert!(exits <= 400, "{exits} exits in 10 s\n{console}");
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn short_sleeps_and_rest_on_7_7() {
+    short_sleeps_and_rest("7.7", 100);
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn short_sleeps_and_rest_on_7_8() {
+    short_sleeps_and_rest("7.8", 100);
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn short_sleeps_and_rest_on_7_9_with_1000_ticks() {
+    short_sleeps_and_rest("7.9", 1000);
+}
+
+/// Neither jiffies nor the date are counted by ticks, half of which a host of 100 Hz loses.
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn jiffies_follow_the_clock_without_and_with_a_periodic_tick() {
+    for (name, parameters) in [("oneshot", ""), ("periodic", "nohz=off highres=off")] {
+        let guest = guest();
+        let run = guest.run_with(&format!("tick-{name}"), "busy ticks rtc poweroff", parameters, &[]);
+        let console = ended(run);
+        let [passed, date, jiffies] =
+            numbers(&console, r"(\d+) ms passed, (\d+) ms by the date, (\d+) jiffies")[0][..]
+        else {
+            panic!("{console}")
+        };
+        assert!(passed.abs_diff(date) <= 50, "{name}: {console}");
+        assert!((jiffies * 10).abs_diff(passed) <= 50, "{name}: {console}");
+        // A second thread of a busy guest gets its turn whenever the host lets the guest tick: 150 times in 3 s.
+        let slept = numbers(&console, r"busy, (\d+) sleeps")[0][0];
+        assert!(slept >= 75, "{name}: {console}");
+        assert!(console.contains("guest: hardware clocks: 1"), "{name}: {console}");
+    }
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn a_pause_does_not_stop_the_tick() {
+    let guest = guest();
+    let run = guest.run("tick-pause", "idle sleeps poweroff", &[]);
+    run.expect("guest: idle from now on");
+    for order in ["pause", "unpause"] {
+        let (status, text) = run.ctl(&[order]);
+        assert!(status.success(), "{text}");
+    }
+    let console = ended(run);
+    assert_eq!(sleeps(&console).len(), 7, "{console}");
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make e2e"]
+fn the_8253s_own_driver_takes_over_when_told_to() {
+    let guest = guest();
+    let run = guest.run_with("tick-off", "rtc sleeps poweroff", "openbsd_timer=off", &[]);
+    let console = ended(run);
+    assert!(sleeps(&console)[&10_000] > 25_000, "{console}");
+}
