@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Result},
     make::{Make, log_path},
     output::{self, Manifest, Staging},
+    prelude,
     toolchain::Toolchain,
 };
 
@@ -68,6 +69,8 @@ pub struct Request<'a> {
     pub jobs: Option<usize>,
     /// Make a package, too.
     pub package: Option<Package>,
+    /// Have the headers that most files include parsed once (gcc only), instead of compiling each file by itself.
+    pub prelude: bool,
 }
 
 /// A kernel that was built.
@@ -102,13 +105,14 @@ impl Forge {
         let started = Timestamp::now();
         let clock = Instant::now();
         // Before anything is downloaded.
-        let toolchain = self.toolchain(request.series, request.package == Some(Package::Deb))?;
+        let mut toolchain = self.toolchain(request.series, request.package == Some(Package::Deb))?;
+        let with_prelude = request.prelude && !toolchain.llvm;
         let tree = match request.tree {
             Some(dir) => self.prepare_dir(request.series, dir)?,
             None => self.prepare(request.series)?,
         };
         let identity = request.configuration.identity().map_err(Error::Configuration)?;
-        let inputs = inputs(&tree, &toolchain, &identity, request.package);
+        let inputs = inputs(&tree, &toolchain, &identity, request.package, with_prelude);
         let out = output::Place::new(request.out, request.name)?;
         if let Some(manifest) = out.up_to_date(&inputs) {
             return Ok(Built { dir: out.dir, manifest, up_to_date: true });
@@ -123,6 +127,10 @@ impl Forge {
         fs::create_dir_all(&objects).map_err(|e| Error::io("create", &objects, e))?;
         let log = log_path(&build);
         fs::write(&log, "").map_err(|e| Error::io("create the log", &log, e))?;
+        if with_prelude {
+            let compiler = prelude::install(&build, &toolchain.compiler)?;
+            toolchain.set("CC", compiler);
+        }
 
         self.progress.phase(&format!("configuring Linux {}", tree.version));
         let clock = Instant::now();
@@ -270,7 +278,13 @@ fn estimate(objects: &Path) -> u64 {
 }
 
 /// A hash over everything that decides what comes out.
-fn inputs(tree: &PreparedTree, toolchain: &Toolchain, identity: &str, package: Option<Package>) -> String {
+fn inputs(
+    tree: &PreparedTree,
+    toolchain: &Toolchain,
+    identity: &str,
+    package: Option<Package>,
+    with_prelude: bool,
+) -> String {
     let mut hash = Hash::new();
     hash.field(env!("CARGO_PKG_VERSION")).field(&tree.hash).field(identity).field(format!("{package:?}"));
     for (tool, version) in &toolchain.versions {
@@ -278,6 +292,9 @@ fn inputs(tree: &PreparedTree, toolchain: &Toolchain, identity: &str, package: O
     }
     for (name, value) in &toolchain.make_vars {
         hash.field(name).field(value);
+    }
+    for part in prelude::IDENTITY.iter().filter(|_| with_prelude) {
+        hash.field(part);
     }
     hash.hex()
 }

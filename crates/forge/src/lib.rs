@@ -17,6 +17,7 @@ mod modules;
 mod output;
 mod overlay;
 mod patch;
+mod prelude;
 mod progress;
 mod run;
 mod series;

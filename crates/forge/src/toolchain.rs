@@ -1,6 +1,6 @@
 //! The toolchain: checked whole before anything is downloaded, and named exactly in what is built with it.
 
-use std::{collections::BTreeMap, ffi::OsString, path::Path};
+use std::{collections::BTreeMap, env, ffi::OsString, path::Path};
 
 use miette::Diagnostic;
 use thiserror::Error;
@@ -29,6 +29,10 @@ pub struct Miss {
 pub struct Toolchain {
     /// Variables for every call of the kernel's make.
     pub make_vars: Vec<(String, String)>,
+    /// The C compiler as a shell would be told it; two words if it goes through ccache.
+    pub compiler: String,
+    /// Whether that is clang, with LLVM's tools.
+    pub llvm: bool,
     /// What each tool calls itself; a change in it means a new build directory.
     pub versions: BTreeMap<String, String>,
     /// The PATH to run it with.
@@ -102,6 +106,12 @@ fn miss(tool: &Tool, found: Found) -> Option<Miss> {
 }
 
 impl Toolchain {
+    /// Sets a variable for make, in the place of an earlier value.
+    pub(crate) fn set(&mut self, name: &str, value: String) {
+        self.make_vars.retain(|(other, _)| other != name);
+        self.make_vars.push((name.to_owned(), value));
+    }
+
     fn of(finder: &Finder, rust: bool) -> Self {
         let (cc, llvm) = finder.compiler().unwrap_or(("gcc", false));
         let mut versions = BTreeMap::new();
@@ -119,9 +129,11 @@ impl Toolchain {
         if llvm {
             set("LLVM", "1".to_owned());
         }
-        if finder.find("ccache").is_some() {
+        let mut compiler = cc.to_owned();
+        if finder.find("ccache").is_some() && env::var_os("CCACHE_DISABLE").is_none() {
             // Not HOSTCC: rustc takes that as its linker, which must be one word.
-            set("CC", format!("ccache {cc}"));
+            compiler = format!("ccache {cc}");
+            set("CC", compiler.clone());
         }
         if rust {
             record("rustc", &["--version"]);
@@ -134,6 +146,6 @@ impl Toolchain {
             }
         }
         let path = finder.path().to_owned();
-        Self { make_vars, versions, path }
+        Self { make_vars, compiler, llvm, versions, path }
     }
 }

@@ -44,6 +44,7 @@ fn an_interrupted_build_goes_on_where_it_stopped() {
             configuration: &Config("A=1"),
             jobs: Some(1),
             package: None,
+            prelude: true,
         })
     };
     let impatient = Forge::new(place.options(), Cache::at(place.cache()), Box::new(Impatient)).unwrap();

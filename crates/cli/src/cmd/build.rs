@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Make a package of it, too
     #[arg(long, value_enum)]
     package: Option<Package>,
+    /// Compile each file by itself, as the kernel's make does alone; common headers are otherwise parsed once
+    #[arg(long)]
+    no_prelude: bool,
     /// Where output directories are
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
@@ -78,6 +81,7 @@ impl Args {
                 Package::Deb => forge::Package::Deb,
                 Package::Tar => forge::Package::Tar,
             }),
+            prelude: !self.no_prelude,
         };
         let built = match forge.build(&request) {
             Err(stopped @ Error::Interrupted { .. }) => {

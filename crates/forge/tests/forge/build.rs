@@ -21,6 +21,7 @@ fn build(forge: &Forge, place: &Place, config: &'static str, package: Option<Pac
         configuration: &Config(config),
         jobs: Some(2),
         package,
+        prelude: true,
     })
 }
 
