@@ -176,9 +176,15 @@ mod tests {
         succeeded(&tree.compile(&cc, WITHOUT, &[]));
         let unusual = WITHOUT.trim_start_matches("#define X 1\n");
         succeeded(&tree.compile(&cc, unusual, &["-DX=1"]));
-        succeeded(&tree.compile(&cc, unusual, &["-mcmodel=small", "-mcmodel=kernel", "-UX"]));
+        succeeded(&tree.compile(&cc, unusual, &["-UX"]));
+        // As the real-mode code of the boot loader's part.
+        let boot =
+            format!("#!/bin/sh\nexec '{}' -Wp,-MMD,.a.o.d -Iinclude -m16 -DX -c -o a.o a.c\n", cc.display());
+        tree.write("boot", &boot);
+        fs::set_permissions(tree.path("boot"), fs::Permissions::from_mode(0o755)).unwrap();
+        succeeded(&tree.compile(&tree.path("boot"), unusual, &[]));
         succeeded(&tree.compile(&cc, "int nothing;\n", &[]));
-        assert!(!tree.parsed("kernel"));
+        assert!(!tree.path("build/prelude.kernel").exists());
     }
 
     #[test]

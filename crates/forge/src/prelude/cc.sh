@@ -89,7 +89,7 @@ parse_prelude() {
 }
 
 use=no forget=
-if [ "$compile$kernel$odd" = yesyes ] && [ -n "$source" ] && [ -n "$dependencies" ]; then
+if [ "$compile,$kernel,$odd" = yes,yes, ] && [ -n "$source" ] && [ -n "$dependencies" ]; then
 	plain_includes
 	case $? in
 	0) use=yes ;;
