@@ -87,7 +87,7 @@ fn on_amd_the_tsc_is_exact_and_a_reboot_restarts() {
 #[test]
 #[ignore = "boots guests in the helper VM: make e2e"]
 fn on_intel_the_tsc_is_refined_and_a_poweroff_ends() {
-    right_time("intel", 1.0, "poweroff", "halted with interrupts disabled");
+    right_time("intel", 1.0, "poweroff", "announced its shutdown through vmmci");
 }
 
 #[test]

@@ -43,18 +43,11 @@ fn sleeps(console: &str) -> BTreeMap<u64, u64> {
     numbers(console, r"guest: (\d+) us took (\d+) us").into_iter().map(|line| (line[0], line[1])).collect()
 }
 
-/// Short sleeps take two ticks of the host and an idle guest leaves it alone, both at once. The bounds lie between
-/// what a kernel with the 8253's own driver does (28 ms and more; 180 to 240 interrupts, 780 to 1700 exits in 10 s) and
-/// what ours does (two ticks; 35 to 60 interrupts, 180 to 250 exits).
-fn short_sleeps_and_rest(host: &str, hz: u64) {
-    let guest = guest();
-    let dir = tempfile::tempdir().unwrap();
-    let statistics = dir.path().join("statistics.json");
-    let hz_word = hz.to_string();
-    let arguments =
-        ["--host", host, "--host-hz", &hz_word, "--marks", "--stats", statistics.to_str().unwrap()];
-    let console = ended(guest.run(&format!("tick-{host}-{hz}"), "sleeps idle poweroff", &arguments));
-
+/// Short sleeps take two ticks of the host. The bound lies between what a kernel with the 8253's own driver does (28 ms and
+/// more with a host of 100 Hz) and what ours does (20 ms).
+fn short_sleeps(host: &str, hz: u64) {
+    let arguments = ["--host", host, "--host-hz", &hz.to_string()];
+    let console = ended(guest().run(&format!("tick-{host}-{hz}"), "sleeps poweroff", &arguments));
     let tick = 1_000_000 / hz;
     let took = sleeps(&console);
     assert_eq!(took.len(), 7, "{console}");
@@ -63,28 +56,41 @@ fn short_sleeps_and_rest(host: &str, hz: u64) {
         // Two ticks of the host, the overshoot of a long sleep, and what this machine is late by.
         assert!(late <= 2 * tick + asked / 64 + 5_000, "{asked} us took {took} us\n{console}");
     }
-    let interrupts = numbers(&console, r"idle for 10 s, (\d+) interrupts")[0][0];
-    assert!(interrupts <= 100, "{interrupts} interrupts in 10 s\n{console}");
-    let exits = exits(&statistics);
-    assert!(exits <= 400, "{exits} exits in 10 s\n{console}");
+}
+
+/// An idle guest leaves its host alone: at most 4 interrupts and 40 exits a second, and 23 and 172 with the 8253's own
+/// driver. The `core` workload comes near; the default selection does not: it has timers of its own (`docs/time.md`).
+#[test]
+#[ignore = "a goal that the default selection misses, see docs/time.md: make long-test"]
+fn long_an_idle_guest_rests() {
+    let dir = tempfile::tempdir().unwrap();
+    for host in ["7.7", "7.8", "7.9"] {
+        let statistics = dir.path().join(host);
+        let arguments = ["--host", host, "--marks", "--stats", statistics.to_str().unwrap()];
+        let console = ended(guest().run(&format!("idle-{host}"), "sleeps idle poweroff", &arguments));
+        let interrupts = numbers(&console, r"idle for 10 s, (\d+) interrupts")[0][0];
+        let exits = exits(&statistics);
+        println!("{host}: {interrupts} interrupts, {exits} exits in 10 s");
+        assert!(interrupts <= 40 && exits <= 400, "{host}: {interrupts}, {exits}\n{console}");
+    }
 }
 
 #[test]
 #[ignore = "boots guests in the helper VM: make e2e"]
-fn short_sleeps_and_rest_on_7_7() {
-    short_sleeps_and_rest("7.7", 100);
+fn short_sleeps_on_7_7() {
+    short_sleeps("7.7", 100);
 }
 
 #[test]
 #[ignore = "boots guests in the helper VM: make e2e"]
-fn short_sleeps_and_rest_on_7_8() {
-    short_sleeps_and_rest("7.8", 100);
+fn short_sleeps_on_7_8() {
+    short_sleeps("7.8", 100);
 }
 
 #[test]
 #[ignore = "boots guests in the helper VM: make e2e"]
-fn short_sleeps_and_rest_on_7_9_with_1000_ticks() {
-    short_sleeps_and_rest("7.9", 1000);
+fn short_sleeps_on_7_9_with_1000_ticks() {
+    short_sleeps("7.9", 1000);
 }
 
 /// Neither jiffies nor the date are counted by ticks, half of which a host of 100 Hz loses.
