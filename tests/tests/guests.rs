@@ -11,9 +11,11 @@ use forge::{Cache, Quiet};
 use guest_tests::run::{Guest, Run, vmmlinux};
 
 /// What the shell of an image's guest is told: it writes to the disk and reads that back from there, talks to the
-/// host's end of vmd's local interface (`golden/pci/k612.net.txt`), and says what it found out in words that are not in the command itself.
+/// host's end of vmd's local interface (`golden/pci/k612.net.txt`) once it has an address, and says what it found out in
+/// words that are not in the command itself.
 const CHECK: &str = "dd if=/dev/urandom of=/root/f bs=64k count=16 2>/dev/null; sum=$(md5sum < /root/f); sync; \
     echo 3 > /proc/sys/vm/drop_caches; [ \"$sum\" = \"$(md5sum < /root/f)\" ] && echo disk-${sum:+good}; \
+    until ip -o -4 addr show dev eth0 | grep -q inet; do sleep 1; done; \
     ping -c 2 100.64.1.2 > /tmp/ping && echo network-${sum:+good}; \
     poweroff\n";
 
@@ -44,7 +46,6 @@ fn our_image_on(host: &str) -> String {
     let mut run = Run::start(&name, command);
     run.expect("vmmlinux: ready host=guest");
     run.expect("guest login: ");
-    run.expect("eth0 has");
     run.send(b"root\n");
     run.expect("# ");
     run.send(CHECK.as_bytes());
