@@ -13,7 +13,7 @@ use std::{
 use control::Client;
 use machine::Statistics;
 use serde::{Deserialize, Serialize};
-use vmd::Generation;
+use vmd::{Generation, SleepingTsc};
 
 use crate::{
     Error, Kernel, Lab, Result,
@@ -276,7 +276,9 @@ fn inflict(name: &str, ordeal: Ordeal) -> Result<()> {
             thread::sleep(PAUSE);
             client.call(control::Command::Unpause)?;
         }
-        Ordeal::Suspend => drop(client.call(control::Command::Suspend { length: NAP })?),
+        Ordeal::Suspend => {
+            drop(client.call(control::Command::Suspend { length: NAP, tsc: SleepingTsc::Stands })?);
+        }
     }
     Ok(())
 }

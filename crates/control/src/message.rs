@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vmd::Generation;
+use vmd::{Generation, SleepingTsc};
 
 /// The version of the protocol. It changes when a message changes its meaning; new commands and fields do not change it.
 pub const VERSION: u32 = 1;
@@ -37,6 +37,9 @@ pub enum Command {
         /// For how long, on the host's clock.
         #[serde(rename = "for-ms", with = "milliseconds")]
         length: Duration,
+        /// What the host's TSC does meanwhile.
+        #[serde(default)]
+        tsc: SleepingTsc,
     },
     /// Show a value in the control device's command register, as no vmd does: for tests of drivers.
     ShowCommand {
@@ -242,7 +245,8 @@ mod tests {
             Just(Command::Reboot),
             Just(Command::Pause),
             Just(Command::Unpause),
-            any::<u64>().prop_map(|ms| Command::Suspend { length: Duration::from_millis(ms) }),
+            (any::<u64>(), prop_oneof![Just(SleepingTsc::Stands), Just(SleepingTsc::Resets)])
+                .prop_map(|(ms, tsc)| Command::Suspend { length: Duration::from_millis(ms), tsc }),
             any::<(u32, u8)>().prop_map(|(value, interrupts)| Command::ShowCommand { value, interrupts }),
             Just(Command::Status),
             Just(Command::Wait),
@@ -280,9 +284,11 @@ mod tests {
         let stop: Request =
             serde_json::from_str(r#"{"vmmlinux":1,"id":7,"do":{"stop":{"force":false}}}"#).unwrap();
         assert_eq!(stop, Request::new(7, Command::Stop { force: false }));
-        let suspend =
-            serde_json::to_string(&Request::new(1, Command::Suspend { length: Duration::from_secs(3) }));
-        assert_eq!(suspend.unwrap(), r#"{"vmmlinux":1,"id":1,"do":{"suspend":{"for-ms":3000}}}"#);
+        let line = r#"{"vmmlinux":1,"id":1,"do":{"suspend":{"for-ms":3000,"tsc":"stands"}}}"#;
+        let suspend = Command::Suspend { length: Duration::from_secs(3), tsc: SleepingTsc::Stands };
+        assert_eq!(serde_json::to_string(&Request::new(1, suspend.clone())).unwrap(), line);
+        let unsaid: Request = serde_json::from_str(&line.replace(r#","tsc":"stands""#, "")).unwrap();
+        assert_eq!(unsaid, Request::new(1, suspend));
         let done = serde_json::to_string(&Response::new(7, Ok(Answer::Done))).unwrap();
         assert_eq!(done, r#"{"vmmlinux":1,"id":7,"ok":"done"}"#);
     }

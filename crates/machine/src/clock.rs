@@ -10,6 +10,7 @@ use devices::{
     pvclock::HostTime,
 };
 use rustix::time::{ClockId, Timespec, clock_gettime};
+use vmd::SleepingTsc;
 
 use crate::vcpu::rdtsc;
 
@@ -26,12 +27,15 @@ const ADRIFT: i64 = NANOS_PER_SEC.cast_signed();
 /// they are Linux'.
 ///
 /// A laptop that sleeps is simulated by [`SystemClock::nap`]: both clocks jump over it, as OpenBSD's CLOCK_REALTIME
-/// and CLOCK_MONOTONIC do on resume (kern_tc.c, `tc_setclock`). The TSC does not take part: it goes on as if the nap
-/// had not been, so that a guest that keeps time by it falls behind by the nap, which is what SYNCRTC is for.
+/// and CLOCK_MONOTONIC do on resume (kern_tc.c, `tc_setclock`). What becomes of the TSC depends on the computer
+/// ([`SleepingTsc`]). Where it does not count on, a guest that keeps time by it falls behind by the nap, which is what
+/// SYNCRTC is for.
 #[derive(Debug)]
 pub struct SystemClock {
     counter: Option<Counter>,
     napped: AtomicU64,
+    /// How far the TSC that guests see is ahead of this host's, after naps.
+    tsc_ahead: AtomicU64,
 }
 
 impl SystemClock {
@@ -41,12 +45,26 @@ impl SystemClock {
     /// kernel has but guessed the TSC's rate.
     pub fn new(tsc_hz: Option<NonZeroU64>, trusted: bool) -> Self {
         let counter = tsc_hz.map(|hz| Counter::new(hz, trusted, Reading::now()));
-        Self { counter, napped: AtomicU64::new(0) }
+        Self { counter, napped: AtomicU64::new(0), tsc_ahead: AtomicU64::new(0) }
     }
 
-    /// Lets both clocks jump forward by `nanos`.
-    pub fn nap(&self, nanos: u64) {
+    /// Lets both clocks jump forward by `nanos`, and the TSC do what it does meanwhile. A TSC whose rate is not known
+    /// cannot count on, and stands.
+    pub fn nap(&self, nanos: u64, tsc: SleepingTsc) {
         self.napped.fetch_add(nanos, Ordering::SeqCst);
+        match tsc {
+            SleepingTsc::Stands => {}
+            SleepingTsc::Runs => {
+                let ticks = self.counter.as_ref().map_or(0, |counter| counter.ticks(nanos));
+                self.tsc_ahead.fetch_add(ticks, Ordering::SeqCst);
+            }
+            SleepingTsc::Resets => self.tsc_ahead.store(rdtsc().wrapping_neg(), Ordering::SeqCst),
+        }
+    }
+
+    /// How far the TSC that guests see is ahead of this host's, modulo 2^64.
+    pub fn tsc_ahead(&self) -> u64 {
+        self.tsc_ahead.load(Ordering::SeqCst)
     }
 
     /// How long all naps together took, in nanoseconds.
@@ -66,6 +84,7 @@ impl SystemClock {
             }
         };
         let napped = self.napped();
+        let tsc = tsc.wrapping_add(self.tsc_ahead());
         HostTime { tsc, monotonic: monotonic.wrapping_add(napped), realtime: realtime.wrapping_add(napped) }
     }
 }
@@ -102,6 +121,7 @@ impl Reading {
 /// Clocks that count the TSC.
 #[derive(Debug)]
 struct Counter {
+    hz: NonZeroU64,
     /// Nanoseconds per tick, with [`Counter::POINT`] bits after the point.
     scale: i128,
     start: Reading,
@@ -118,12 +138,18 @@ impl Counter {
     fn new(hz: NonZeroU64, trusted: bool, start: Reading) -> Self {
         let scale = (u128::from(NANOS_PER_SEC) << Self::POINT) / u128::from(hz.get());
         Self {
+            hz,
             scale: scale.cast_signed(),
             start,
             trusted,
             monotonic_ahead: AtomicI64::new(0),
             realtime_ahead: AtomicI64::new(0),
         }
+    }
+
+    /// The ticks in so many nanoseconds.
+    fn ticks(&self, nanos: u64) -> u64 {
+        (u128::from(nanos) * u128::from(self.hz.get()) / u128::from(NANOS_PER_SEC)) as u64
     }
 
     fn at(&self, tsc: u64) -> Reading {
@@ -245,10 +271,28 @@ mod tests {
         for hz in [None, NonZeroU64::new(HZ)] {
             let clock = SystemClock::new(hz, false);
             let (monotonic, realtime) = (clock.monotonic(), clock.realtime());
-            clock.nap(3_600 * NANOS_PER_SEC);
+            clock.nap(3_600 * NANOS_PER_SEC, SleepingTsc::Stands);
             assert!(clock.monotonic() >= monotonic + 3_600 * NANOS_PER_SEC);
             assert!(clock.realtime() >= realtime + 3_600 * NANOS_PER_SEC);
+            assert_eq!(clock.tsc_ahead(), 0);
         }
+    }
+
+    #[test]
+    fn a_tsc_may_count_on_through_a_nap() {
+        let clock = SystemClock::new(NonZeroU64::new(HZ), false);
+        clock.nap(3_600 * NANOS_PER_SEC, SleepingTsc::Runs);
+        assert_eq!(clock.tsc_ahead(), 3_600 * HZ);
+    }
+
+    #[test]
+    fn a_tsc_may_begin_anew_after_a_nap_and_the_clocks_do_not() {
+        let clock = SystemClock::new(NonZeroU64::new(HZ), false);
+        let before = clock.now();
+        clock.nap(3_600 * NANOS_PER_SEC, SleepingTsc::Resets);
+        let after = clock.now();
+        assert!(after.tsc < before.tsc, "{before:?} {after:?}");
+        assert!(after.monotonic >= before.monotonic + 3_600 * NANOS_PER_SEC);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use devices::vmmci::Delivery;
 use serde::{Deserialize, Serialize};
-use vmd::Generation;
+use vmd::{Generation, SleepingTsc};
 
 use crate::{
     board::Board,
@@ -162,11 +162,11 @@ impl Handle {
     }
 
     /// Closes the lid of the host for `nap`: the virtual CPU stops, and when it goes on, at once, the host's clocks
-    /// are later by that much. vmd's own rules follow (timers that are overdue fire, the RTC notices the jump and
-    /// sends SYNCRTC). A paused guest stays paused.
-    pub fn suspend(&self, nap: Duration) {
+    /// are later by that much, and its TSC is what `tsc` says. vmd's own rules follow (timers that are overdue fire,
+    /// the RTC notices the jump and sends SYNCRTC). A paused guest stays paused.
+    pub fn suspend(&self, nap: Duration, tsc: SleepingTsc) {
         let was_running = self.0.gate.pause();
-        self.0.clock.nap(u64::try_from(nap.as_nanos()).unwrap_or(u64::MAX / 4));
+        self.0.clock.nap(u64::try_from(nap.as_nanos()).unwrap_or(u64::MAX / 4), tsc);
         if let Some(works) = self.works() {
             works.clock_jumped();
         }

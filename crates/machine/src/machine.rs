@@ -130,7 +130,8 @@ impl Machine {
     fn run_once(&mut self) -> Result<(Ended, bool), Error> {
         let map = memory::map(self.config.generation, self.config.memory)?;
         let ram = memory::allocate(&map)?;
-        let (vm, mut vcpu) = self.processor(&ram)?;
+        let tsc_ahead = self.shared.clock.tsc_ahead();
+        let (vm, mut vcpu) = self.processor(&ram, tsc_ahead)?;
         let loaded =
             boot::load(&self.config.boot, self.config.generation, &ram, &map.e820(), &vcpu.sregs()?)?;
         vcpu.set_registers(&loaded.regs, &loaded.sregs)?;
@@ -194,6 +195,7 @@ impl Machine {
                 symbols: &self.symbols,
                 trace: self.trace.as_mut(),
                 halted: false,
+                tsc_ahead,
                 in_firmware: loaded.firmware.is_some(),
                 started: 0,
             };
@@ -207,13 +209,13 @@ impl Machine {
         Ok((result?, works.with(|board| board.vmmci().stopping())))
     }
 
-    fn processor(&self, ram: &GuestMemoryMmap) -> Result<(VmFd, Vcpu), Error> {
+    fn processor(&self, ram: &GuestMemoryMmap, tsc_ahead: u64) -> Result<(VmFd, Vcpu), Error> {
         let vm = vcpu::create_vm(&self.kvm, ram)?;
         msr::set_filter(&vm, self.cpu.extensions)?;
         let vcpu = Vcpu::new(&vm, ram)?;
         let cpuid = self.cpu.guest_cpuid(self.config.generation)?;
         vcpu.fd().set_cpuid2(&cpuid).map_err(Error::kvm("what CPUID says (KVM_SET_CPUID2)"))?;
-        if !vcpu.clear_tsc_offset()? {
+        if !vcpu.set_tsc_offset(tsc_ahead)? {
             tracing::warn!(
                 "this KVM cannot give the guest the host's TSC without an offset (Linux 5.16 can)"
             );
@@ -252,6 +254,8 @@ struct Runner<'a> {
     symbols: &'a Symbols,
     trace: Option<&'a mut trace::Writer>,
     halted: bool,
+    /// How far the guest's TSC is ahead of this host's.
+    tsc_ahead: u64,
     in_firmware: bool,
     started: u64,
 }
@@ -282,6 +286,7 @@ impl Runner<'_> {
                 self.halted = false;
             }
             self.offer_interrupt()?;
+            self.follow_the_tsc()?;
             self.pvclock.before_entry();
             let exit = self.enter()?;
             let (rip, tsc) = (self.vcpu.linear_rip(), rdtsc());
@@ -294,6 +299,16 @@ impl Runner<'_> {
                 return Ok(ended);
             }
         }
+    }
+
+    /// A sleep of the host may have moved its TSC.
+    fn follow_the_tsc(&mut self) -> Result<(), Error> {
+        let ahead = self.shared.clock.tsc_ahead();
+        if ahead != self.tsc_ahead {
+            self.tsc_ahead = ahead;
+            self.vcpu.set_tsc_offset(ahead)?;
+        }
+        Ok(())
     }
 
     /// Runs the guest until it has something. CR8 is the LAPIC's task priority, and KVM keeps it while the guest runs.

@@ -134,7 +134,7 @@ fn run() -> Result<KvmAbilities, Unusable> {
     sregs.idt.base = IDT;
     sregs.idt.limit = 0xfff;
     vcpu.set_registers(&regs, &sregs).map_err(refused)?;
-    let tsc_without_offset = vcpu.clear_tsc_offset().map_err(refused)?;
+    let tsc_without_offset = vcpu.set_tsc_offset(0).map_err(refused)?;
     watch(&mut vcpu, bmi2)?;
     Ok(KvmAbilities { tsc_without_offset, bmi2 })
 }

@@ -128,9 +128,8 @@ impl Vcpu {
         &self.fd
     }
 
-    /// Lets the guest read the host's TSC without an offset, as under vmm. Returns whether KVM could (Linux 5.16).
-    pub(crate) fn clear_tsc_offset(&self) -> Result<bool, Error> {
-        let offset = 0u64;
+    /// Lets the guest read the host's TSC with this offset, which under vmm is 0. Returns whether KVM could (Linux 5.16).
+    pub(crate) fn set_tsc_offset(&self, offset: u64) -> Result<bool, Error> {
         let attribute = kvm_device_attr {
             group: KVM_VCPU_TSC_CTRL,
             attr: u64::from(KVM_VCPU_TSC_OFFSET),
@@ -144,7 +143,7 @@ impl Vcpu {
         // SAFETY: as above; KVM reads the 64 bits at `addr`, which outlive the call.
         if unsafe { ioctl_with_ref(&self.fd, KVM_SET_DEVICE_ATTR(), &attribute) } != 0 {
             let source = io::Error::last_os_error();
-            return Err(Error::Kvm { what: "a TSC without offset (KVM_VCPU_TSC_OFFSET)", source });
+            return Err(Error::Kvm { what: "a TSC with an offset of our own (KVM_VCPU_TSC_OFFSET)", source });
         }
         Ok(true)
     }

@@ -57,6 +57,38 @@ impl FromStr for Generation {
     }
 }
 
+/// What a host's TSC does while the host sleeps, and with it that of its guests: vmm gives them no offset, and OpenBSD
+/// does not set the TSC when it wakes up (vmm_machdep.c, tsc.c of 7.8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SleepingTsc {
+    /// It goes on from where it was: the firmware has put it back.
+    #[default]
+    Stands,
+    /// It has counted on: suspend to idle (S0ix), and S3 on a few processors.
+    Runs,
+    /// It begins anew: S3 on most computers, and hibernation.
+    Resets,
+}
+
+/// A word that is none of `stands`, `runs` and `resets`.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not what a TSC does while its host sleeps: it `stands`, `runs` or `resets`")]
+pub struct UnknownSleepingTsc(String);
+
+impl FromStr for SleepingTsc {
+    type Err = UnknownSleepingTsc;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s {
+            "stands" => Ok(Self::Stands),
+            "runs" => Ok(Self::Runs),
+            "resets" => Ok(Self::Resets),
+            _ => Err(UnknownSleepingTsc(s.to_owned())),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +99,11 @@ mod tests {
             assert_eq!(generation.to_string().parse(), Ok(generation));
         }
         assert!("6.7".parse::<Generation>().unwrap_err().to_string().contains("`6.7`"));
+    }
+
+    #[test]
+    fn a_sleeping_tsc_does_one_of_three_things() {
+        assert_eq!("resets".parse(), Ok(SleepingTsc::Resets));
+        assert!("flies".parse::<SleepingTsc>().unwrap_err().to_string().contains("`flies`"));
     }
 }

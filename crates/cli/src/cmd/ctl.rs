@@ -11,6 +11,7 @@ use std::{
 use clap::Subcommand;
 use control::{Answer, Client, Command, Status, place};
 use miette::{IntoDiagnostic, WrapErr, miette};
+use vmd::SleepingTsc;
 
 use super::run::duration;
 use crate::vm;
@@ -49,6 +50,9 @@ enum Order {
         /// How much later, as in 3h or 90s
         #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
         length: Duration,
+        /// What the host's TSC does meanwhile: `stands`, `runs` (suspend to idle) or `resets` (S3 on most computers)
+        #[arg(long, value_name = "WHAT", default_value = "stands")]
+        tsc: SleepingTsc,
     },
     /// For tests of drivers: show values in the control device's command register, as no vmd does
     ///
@@ -82,7 +86,7 @@ impl Args {
             Order::Reboot => note(&name, &client.call(Command::Reboot)?),
             Order::Pause => drop(client.call(Command::Pause)?),
             Order::Unpause => drop(client.call(Command::Unpause)?),
-            Order::Suspend { length } => drop(client.call(Command::Suspend { length })?),
+            Order::Suspend { length, tsc } => drop(client.call(Command::Suspend { length, tsc })?),
             Order::ShowCommands => show_commands(&mut client)?,
             Order::Status => return show(&[status(&mut client)?], self.json),
             Order::Wait => {
@@ -206,9 +210,16 @@ mod tests {
     #[test]
     fn the_forms_of_the_manual() {
         Cli::command().debug_assert();
-        for line in
-            ["", "--json", "a stop", "a stop -fw", "a suspend --for 3h", "a status --json", "a", "a wait"]
-        {
+        for line in [
+            "",
+            "--json",
+            "a stop",
+            "a stop -fw",
+            "a suspend --for 3h --tsc resets",
+            "a status --json",
+            "a",
+            "a wait",
+        ] {
             let words = ["ctl"].into_iter().chain(line.split_whitespace());
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
         }

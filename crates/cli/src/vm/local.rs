@@ -121,7 +121,7 @@ impl Vm for Local {
             Command::Reboot => return self.handle.reboot().map(answer).map_err(said),
             Command::Pause => self.handle.pause(),
             Command::Unpause => self.handle.unpause(),
-            Command::Suspend { length } => self.handle.suspend(length),
+            Command::Suspend { length, tsc } => self.handle.suspend(length, tsc),
             Command::ShowCommand { value, interrupts } => self.handle.show_command(value, interrupts),
             Command::Status => return Ok(Answer::Status(Box::new(self.status()))),
             Command::Wait => return Ok(Answer::Ended(Box::new(self.wait()))),
