@@ -140,7 +140,9 @@ impl Run {
     /// Waits until the guest has written a text.
     pub fn expect(&self, text: &str) {
         let seen = self.console.wait_for(|seen| seen.contains(text));
-        assert!(seen.contains(text), "no `{text}` in:\n{seen}\n{}", self.errors.text.lock().unwrap().0);
+        // A lock that is held by a panic would be poisoned for whoever collects.
+        let errors = self.errors.text.lock().unwrap().0.clone();
+        assert!(seen.contains(text), "no `{text}` in:\n{seen}\n{errors}");
     }
 
     /// Waits until the guest has written a text so many times.

@@ -51,7 +51,7 @@ fn a_day(suite: &str, parameters: &str, host: &str) {
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     for expected in [
-        "clockwatch: off by -108",
+        "clockwatch: set by 108",
         "vmmcid: the clock was set by +108",
         "vmmcid: the host wants the guest to stop or reboot (REBOOT): acknowledged",
         "hook: before-stop reboot",
