@@ -6,18 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use control_device::{Bar, FUNCTIONS, Function, offset_in_words};
 use miette::Diagnostic;
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
-use vmmci::{Features, HostTime, Registers, register};
+use vmmci::{Features, Registers, register};
 
 use crate::{
-    clock::{self, Clock, System},
     config::{Config, Going},
-    device::{Bar, FUNCTIONS, Function},
     hooks::{self, Moment},
     init::Init,
-    status::{self, offset_in_words},
+    status,
 };
 
 /// How a check came out.
@@ -136,7 +135,7 @@ impl Checks {
             return self.add("registers", Verdict::Fails, text);
         }
         self.fine("registers", format!("answer; features {offered:#x}"));
-        match clock::measure(|| HostTime::read(bar, || System.realtime()), 3) {
+        match bar.offset(3) {
             Some(offset) => self.fine("clock", offset_in_words(&offset)),
             None => self.add("clock", Verdict::Doubtful, "the host tells no time that could be"),
         }

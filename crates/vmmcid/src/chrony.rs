@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{clock::Offset, config};
+use control_device::Offset;
+
+use crate::config;
 
 const MAGIC: i32 = 0x534f_434b;
 const SIZE: usize = 40;

@@ -9,17 +9,14 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, Subcommand};
+use control_device::{Bar, FUNCTIONS, Function, offset_in_words};
 use miette::{IntoDiagnostic, WrapErr, miette};
-use vmmci::HostTime;
 
 use crate::{
     check,
-    clock::{self, Clock, System},
     config::{self, Chrony, Config},
-    device::{Bar, FUNCTIONS, Function},
     log::{Log, To},
-    status::{self, offset_in_words},
-    supervisor, worker,
+    status, supervisor, worker,
 };
 
 /// Obeys the host and keeps its time, in a Linux guest of OpenBSD's vmd(8) whose kernel has no driver for vmmci.
@@ -178,7 +175,7 @@ fn offset(json: bool) -> miette::Result<ExitCode> {
     } else {
         // Without the daemon root can look; nothing is written to the device.
         let bar = Bar::new(Function::find(Path::new(FUNCTIONS))?.peek()?.bar);
-        clock::measure(|| HostTime::read(&bar, || System.realtime()), 3)
+        bar.offset(3)
     };
     let offset = measured.ok_or_else(|| {
         miette!(

@@ -15,7 +15,6 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod descent;
-pub mod device;
 pub mod hooks;
 pub mod init;
 pub mod link;

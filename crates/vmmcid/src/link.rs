@@ -10,13 +10,14 @@ use std::{
     },
 };
 
+use control_device::Opened;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{config::Config, device::Opened, log::Level, watch::Order};
+use crate::{config::Config, log::Level, watch::Order};
 
 /// The longest message: a configuration with long paths.
 const LONGEST: usize = 16 * 1024;

@@ -172,7 +172,7 @@ mod tests {
             assert!(TcpListener::bind("127.0.0.1:0").is_err());
             // What it is there for.
             crate::status::answer(&listener, crate::status::tests::status).unwrap();
-            let offset = crate::clock::Offset { nanos: 0, uncertainty: 0, at: 0 };
+            let offset = control_device::Offset { nanos: 0, uncertainty: 0, at: 0 };
             assert!(feed.send(std::time::Instant::now(), Some(offset)).unwrap().is_ok());
             let now = crate::clock::Clock::realtime(&crate::clock::System);
             assert!(now > 0);

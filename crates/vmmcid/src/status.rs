@@ -7,13 +7,11 @@ use std::{
     time::Duration,
 };
 
+use control_device::{Offset, offset_in_words, show};
 use rustix::net::{SocketFlags, accept_with};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    clock::{Offset, show},
-    watch::{Counts, Step},
-};
+use crate::watch::{Counts, Step};
 
 /// The daemon's directory.
 pub const DIRECTORY: &str = "/run/vmmcid";
@@ -68,13 +66,6 @@ pub fn ask(socket: &Path) -> io::Result<Option<Status>> {
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
     Ok(Some(serde_json::from_slice(&text)?))
-}
-
-/// The clock's offset in words.
-pub fn offset_in_words(offset: &Offset) -> String {
-    let direction = if offset.nanos >= 0 { "behind" } else { "ahead of" };
-    let (distance, sure) = (show(offset.nanos.abs()), show(offset.uncertainty));
-    format!("{} {direction} the host, to {}", &distance[1..], &sure[1..])
 }
 
 impl Status {

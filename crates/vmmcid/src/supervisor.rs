@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use control_device::{FUNCTIONS, Function, show};
 use miette::Diagnostic;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -30,10 +31,8 @@ use signal_hook::{
 use thiserror::Error;
 
 use crate::{
-    clock::show,
     config::{self, Config},
     descent,
-    device::{self, FUNCTIONS, Function},
     hooks::{self, Moment},
     init::Init,
     link::{self, Report, Reports},
@@ -72,7 +71,7 @@ pub enum Error {
     /// The device cannot be used.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Device(#[from] device::Error),
+    Device(#[from] control_device::Error),
     /// Something of the system's cannot be used.
     #[error("cannot {what}")]
     #[diagnostic(help("the daemon needs /proc, /sys and a writable /run"))]
@@ -88,7 +87,7 @@ impl Error {
     /// The exit status for it. 3 is told to systemd as a reason not to try again.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Device(device::Error::None(_) | device::Error::Driven { .. }) => 3,
+            Self::Device(control_device::Error::None(_) | control_device::Error::Driven { .. }) => 3,
             Self::Config(_) => 2,
             _ => 1,
         }
@@ -108,7 +107,7 @@ pub fn run(read: &dyn Fn() -> Result<Config, config::Error>, log: Log) -> Result
     let config = read()?;
     let function = Function::find(Path::new(FUNCTIONS))?;
     if let Some(driver) = function.driver() {
-        return Err(device::Error::Driven { function: function.address().to_owned(), driver }.into());
+        return Err(control_device::Error::Driven { function: function.address().to_owned(), driver }.into());
     }
     let _lock = claim(Path::new(status::DIRECTORY))?;
     let listener = listen(Path::new(status::SOCKET))?;
@@ -243,7 +242,7 @@ impl Supervisor<'_> {
             let born = Instant::now();
             let over = match self.start_worker() {
                 Ok((child, reports)) => self.attend(child, reports)?,
-                Err(error @ Error::Device(device::Error::Driven { .. })) => return Err(error),
+                Err(error @ Error::Device(control_device::Error::Driven { .. })) => return Err(error),
                 Err(error) => Over::Ended(Some(chain(&error))),
             };
             match over {
@@ -303,7 +302,7 @@ impl Supervisor<'_> {
                         if let Report::Driven(driver) = report {
                             let function = Function::find(Path::new(FUNCTIONS))?;
                             let function = function.address().to_owned();
-                            return Err(device::Error::Driven { function, driver }.into());
+                            return Err(control_device::Error::Driven { function, driver }.into());
                         }
                         self.hear(report, &mut why);
                     }
@@ -494,7 +493,7 @@ mod tests {
 
     #[test]
     fn systemd_is_told_when_there_is_no_use_in_trying_again() {
-        let driven = device::Error::Driven { function: "f".into(), driver: "vmmci".into() };
+        let driven = control_device::Error::Driven { function: "f".into(), driver: "vmmci".into() };
         assert_eq!(Error::from(driven).exit_status(), 3);
         assert_eq!(Error::NotRoot.exit_status(), 1);
         let error = Error::System { what: "a".into(), source: io::Error::other("b") };

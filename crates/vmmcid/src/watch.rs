@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use control_device::{Offset, measure, show};
 use serde::{Deserialize, Serialize};
 use vmmci::{Action, Driver, Features, ProbeError, Registers};
 
 use crate::{
-    clock::{self, Clock, Offset, show},
+    clock::{self, Clock},
     config::Config,
     log::Level,
     seldom::Seldom,
@@ -201,7 +202,7 @@ impl<R: Registers, C: Clock> Watch<R, C> {
     }
 
     fn compare(&self, times: usize) -> Option<Offset> {
-        clock::measure(|| self.device.host_time_between(|| self.clock.realtime()), times)
+        measure(|| self.device.host_time_between(|| self.clock.realtime()), times)
     }
 
     /// Compares the clocks once.

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use control_device::{Bar, driver_of};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     mm::{MlockAllFlags, mlockall},
@@ -27,7 +28,6 @@ use crate::{
     chrony::Feed,
     clock::{Clock, System},
     config::Config,
-    device::{self, Bar},
     link::{self, Report, Start},
     log::Level,
     sandbox,
@@ -95,7 +95,7 @@ fn work(link: &UnixStream) -> io::Result<()> {
         let now = Instant::now();
         if now >= next {
             // Costs the host nothing, unlike a look at the device under a driver's feet.
-            if let Some(driver) = device::driver_of(&device.directory) {
+            if let Some(driver) = driver_of(&device.directory) {
                 return link::report(link, &Report::Driven(driver));
             }
             for event in watch.poll() {

@@ -1,51 +1,31 @@
 //! The host's clock, through the control device.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::FileExt,
-};
+use std::{io, path::Path};
 
-use vmmci::{DEVICE_ID, VENDOR_ID, register};
+use control_device::{Bar, FUNCTIONS, Function};
+use vmmci::{Registers, register};
 
-/// The time registers of vmmci, in its I/O BAR in sysfs, which any kernel has. Reading the seconds latches both, and
-/// nothing else is touched: a driver may be at work in the kernel.
-pub(super) struct Host(File);
+/// The time registers of vmmci. Reading the seconds latches both, and nothing else is touched: a driver may be at work in
+/// the kernel.
+pub(super) struct Host(Bar);
 
 impl Host {
     /// Finds the device.
     pub(super) fn open() -> io::Result<Self> {
-        let wanted = (format!("{VENDOR_ID:#06x}"), format!("{DEVICE_ID:#06x}"));
-        for entry in fs::read_dir("/sys/bus/pci/devices")? {
-            let function = entry?.path();
-            let id = |name| fs::read_to_string(function.join(name)).map(|id| id.trim().to_owned());
-            if (id("vendor")?, id("device")?) == wanted {
-                // Where a driver has the function, it is on already, and sysfs may refuse.
-                if fs::read_to_string(function.join("enable"))?.trim() == "0" {
-                    fs::write(function.join("enable"), "1")?;
-                }
-                let bar = OpenOptions::new().read(true).open(function.join("resource0"))?;
-                return Ok(Self(bar));
-            }
-        }
-        Err(io::Error::new(io::ErrorKind::NotFound, "this machine has no vmmci"))
-    }
-
-    fn register(&self, offset: u16) -> u32 {
-        let mut value = [0xff; 4];
-        // A device that is gone reads as all ones.
-        let _ = self.0.read_exact_at(&mut value, offset.into());
-        u32::from_le_bytes(value)
+        let function = Function::find(Path::new(FUNCTIONS)).map_err(io::Error::other)?;
+        // Where a driver has the function, it is on already, and sysfs may refuse.
+        let opened = if function.driver().is_some() { function.peek() } else { function.open() };
+        Ok(Self(Bar::new(opened.map_err(io::Error::other)?.bar)))
     }
 
     /// Latches the time; gives its seconds.
     pub(super) fn latch(&self) -> u32 {
-        self.register(register::SECONDS)
+        self.0.read(register::SECONDS)
     }
 
     /// The time that was latched, of which these are the seconds, in microseconds since 1970.
     pub(super) fn latched(&self, seconds: u32) -> u64 {
-        u64::from(seconds) * 1_000_000 + u64::from(self.register(register::MICROS))
+        u64::from(seconds) * 1_000_000 + u64::from(self.0.read(register::MICROS))
     }
 
     /// The host's time in microseconds since 1970.

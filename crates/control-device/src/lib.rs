@@ -1,20 +1,24 @@
-//! Finding the device among the PCI functions, and its registers through sysfs.
+//! vmmci, the control device of OpenBSD's vmd(8), as programs in a guest reach it: [`Function`] finds it among the PCI
+//! functions, [`Bar`] is its registers, through sysfs, and [`Offset`] how far the guest's clock is from the host's.
+//!
+//! What the registers mean is crate `vmmci`'s.
+#![forbid(unsafe_code)]
+
+mod bar;
+mod offset;
 
 use std::{
-    cell::Cell,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
+pub use bar::Bar;
 use miette::Diagnostic;
-use rustix::{
-    fs::{Mode, OFlags},
-    io::Errno,
-};
+pub use offset::{Offset, measure, offset_in_words, realtime, show};
+use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
-use vmmci::{DEVICE_ID, Registers, VENDOR_ID};
+use vmmci::{DEVICE_ID, VENDOR_ID};
 
 /// Where Linux shows the PCI functions.
 pub const FUNCTIONS: &str = "/sys/bus/pci/devices";
@@ -27,7 +31,7 @@ const IO_BAR: u64 = 0x100;
 pub enum Error {
     /// There is none.
     #[error("there is no vmmci device (PCI {VENDOR_ID:04x}:{DEVICE_ID:04x}) in {}", .0.display())]
-    #[diagnostic(help("vmmcid is for guests of OpenBSD's vmd(8); elsewhere it has nothing to do"))]
+    #[diagnostic(help("only guests of OpenBSD's vmd(8) have one"))]
     None(PathBuf),
     /// The kernel drives it.
     #[error(
@@ -165,49 +169,12 @@ pub fn driver_of(directory: &File) -> Option<String> {
     Some(Path::new(link.to_str().ok()?).file_name()?.to_string_lossy().into_owned())
 }
 
-/// The device's registers, by accesses of 4 bytes to `resource0`, which Linux makes one IN or OUT of.
-#[derive(Debug)]
-pub struct Bar {
-    file: File,
-    failure: Cell<Option<Errno>>,
-}
-
-impl Bar {
-    /// The registers in an opened `resource0`.
-    pub fn new(file: File) -> Self {
-        Self { file, failure: Cell::new(None) }
-    }
-
-    /// Why the last access came to nothing, if it did: the device is gone, or may not be reached.
-    pub fn failure(&self) -> Option<Errno> {
-        self.failure.get()
-    }
-
-    fn note<T>(&self, result: io::Result<T>) -> Option<T> {
-        let errno = |error| Errno::from_io_error(error).unwrap_or(Errno::IO);
-        self.failure.set(result.as_ref().err().map(errno));
-        result.ok()
-    }
-}
-
-impl Registers for Bar {
-    fn read(&self, offset: u16) -> u32 {
-        let mut value = [0; 4];
-        match self.note(self.file.read_exact_at(&mut value, offset.into())) {
-            Some(()) => u32::from_le_bytes(value),
-            None => u32::MAX,
-        }
-    }
-
-    fn write(&self, offset: u16, value: u32) {
-        let result = self.file.write_at(&value.to_le_bytes(), offset.into());
-        self.note(result.and_then(|written| if written == 4 { Ok(()) } else { Err(Errno::IO.into()) }));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+
+    use rustix::io::Errno;
+    use vmmci::Registers;
 
     use super::*;
 
