@@ -3,6 +3,7 @@
 mod cmd;
 mod forging;
 mod vm;
+mod welcome;
 
 use std::process::ExitCode;
 
@@ -10,6 +11,8 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 /// Linux as a first-class guest of OpenBSD's vmm(4)/vmd(8).
+///
+/// Without a subcommand it tells what it can do on this machine.
 #[derive(Parser)]
 #[command(name = "vmmlinux", version, propagate_version = true)]
 struct Cli {
@@ -17,7 +20,7 @@ struct Cli {
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
     #[command(subcommand)]
-    command: cmd::Command,
+    command: Option<cmd::Command>,
 }
 
 fn main() -> ExitCode {
@@ -32,7 +35,11 @@ fn main() -> ExitCode {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match cli.command.run(level) {
+    let done = match cli.command {
+        Some(command) => command.run(level),
+        None => Ok(welcome::run()),
+    };
+    match done {
         Ok(code) => code,
         Err(report) => {
             eprintln!("{report:?}");

@@ -40,14 +40,20 @@ impl Plan {
 }
 
 impl Forge {
-    /// Looks for what the given purposes need.
-    pub fn plan(&self, purposes: &[Purpose]) -> Result<Plan> {
+    /// What the given purposes need and this machine lacks.
+    pub fn missing(&self, purposes: &[Purpose]) -> Vec<&'static Tool> {
         let finder = Finder::new(self.options.path.as_deref(), &self.cache);
-        let missing: Vec<&Tool> = TOOLS
+        TOOLS
             .iter()
             .filter(|tool| purposes.contains(&tool.purpose))
             .filter(|tool| !matches!(finder.probe(tool), Found::Yes(_)))
-            .collect();
+            .collect()
+    }
+
+    /// What is to be done about what is missing. Fetches apt's lists if there are none.
+    pub fn plan(&self, purposes: &[Purpose]) -> Result<Plan> {
+        let finder = Finder::new(self.options.path.as_deref(), &self.cache);
+        let missing = self.missing(purposes);
         let mut plan =
             Plan { debian: codename().is_some() && finder.find("apt-get").is_some(), ..Plan::default() };
         if !missing.is_empty() && plan.debian {

@@ -10,7 +10,6 @@ mod disk;
 mod error;
 mod ext4;
 mod identity;
-mod instructions;
 mod kernel;
 mod rootfs;
 mod settings;
@@ -56,7 +55,18 @@ pub struct Image {
 impl Image {
     /// How to run it on OpenBSD: the stanza of vm.conf(5), the commands of vmctl(8), and how to get it there.
     pub fn instructions(&self) -> String {
-        instructions::text(self)
+        let format = match self.format {
+            Format::Raw => vmconf::DiskFormat::Raw,
+            Format::Qcow2 => vmconf::DiskFormat::Qcow2,
+        };
+        let disk = vmconf::Disk { path: self.path.display().to_string(), format, on_host: format };
+        let network = match self.net {
+            Net::Dhcp => vmconf::Network::Local,
+            // Its address belongs to a network of the user's.
+            Net::Static { .. } => vmconf::Network::Switch { name: "uplink".to_owned(), interface: None },
+            Net::None => vmconf::Network::None,
+        };
+        vmconf::Proposal { network, ..vmconf::Proposal::new(self.vm.clone(), disk) }.text()
     }
 }
 

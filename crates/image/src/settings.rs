@@ -180,7 +180,8 @@ impl SshKeys {
         Ok(Self(text))
     }
 
-    pub(crate) fn as_str(&self) -> &str {
+    /// The keys, one on a line.
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 }

@@ -326,3 +326,24 @@ fn a_full_file_system_is_told_and_left_empty() {
         assert!(output.status.success() && said.contains("1 passed"), "{mebibytes} MiB: {output:?}");
     }
 }
+
+#[test]
+fn the_instructions_agree_with_the_image() {
+    let instructions = |format: Format, net: &str| {
+        let path = format!("out/7.3/minimal.{}", format.extension()).into();
+        let (size, net) = ("4G".parse().unwrap(), net.parse().unwrap());
+        Image { path, format, size, allocated: 0, command_line: String::new(), vm: "vm1".into(), net }
+            .instructions()
+    };
+    let raw = instructions(Format::Raw, "dhcp");
+    assert!(raw.contains("\tdisk \"/var/vmm/minimal.img\"\n\tlocal interface\n}\n"), "{raw}");
+    let qcow2 = instructions(Format::Qcow2, "10.0.0.5/24,10.0.0.1");
+    assert!(
+        qcow2.contains(
+            "\tdisk \"/var/vmm/minimal.qcow2\" format qcow2\n\tinterface { switch \"uplink\" }\n}\n"
+        ),
+        "{qcow2}"
+    );
+    let alone = instructions(Format::Raw, "none");
+    assert!(!alone.contains("interface") && !alone.contains("pf.conf"), "{alone}");
+}

@@ -14,6 +14,7 @@ mod package;
 mod run;
 mod setup;
 mod source;
+mod vmconf;
 
 /// What `vmmlinux` can do.
 #[derive(Subcommand)]
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Bench(Box<bench::Args>),
     /// Control running machines
     Ctl(ctl::Args),
+    /// Write what an OpenBSD host needs to run an image, or check its vm.conf
+    Vmconf(Box<vmconf::Args>),
     /// The curated kernel configuration, and audits of other kernels'
     Config(config::Args),
     /// Pack vmmcid, the daemon for guests with a stock kernel
@@ -49,6 +52,7 @@ impl Command {
             Self::Run(args) => args.run(log.to_owned()),
             Self::Bench(args) => args.run(),
             Self::Ctl(args) => args.run(),
+            Self::Vmconf(args) => args.run(),
             Self::Config(args) => args.run(),
             Self::Package(args) => args.run(),
             Self::Completions(args) => args.run(&mut crate::Cli::command()),
