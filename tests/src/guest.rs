@@ -8,6 +8,7 @@
 //! - `driver`: looks for the kernel's own driver of the control device;
 //! - `rebind`: takes that from the device and gives it back, ten times;
 //! - `clocks`: watches the clocks until the kernel's driver has set one that was behind;
+//! - `naps`: says twice that the host has slept, and what the clocks and the scheduler do then;
 //! - `phc`: compares the host's clock, as the kernel offers it, with the guest's;
 //! - `stay`: when it is told to go down from now on, that is counted and nothing else;
 //! - `counts`: reads a line, and says what was counted, and what the kernel's memory is;
@@ -107,6 +108,7 @@ fn run() -> io::Result<()> {
             }
             "rebind" => rebind()?,
             "clocks" => clocks()?,
+            "naps" => naps()?,
             "phc" => phc()?,
             "stay" => fs::write(STAY, "")?,
             "counts" => counts()?,
@@ -409,6 +411,43 @@ fn clocks() -> io::Result<()> {
         }
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Waits until the date has jumped by an hour or more, twice, and looks each time whether the clock is the host's, whether
+/// the scheduler counts the time that a process takes, and whether timers expire.
+fn naps() -> io::Result<()> {
+    let function = driven()?;
+    let nanos = |clock| {
+        let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+        tv_sec * 1_000_000_000 + tv_nsec
+    };
+    println!("guest: waiting for a nap");
+    for _ in 0..2 {
+        let (mut date, mut last, mut back) = (nanos(ClockId::Realtime), monotonic(), 0);
+        loop {
+            thread::sleep(Duration::from_millis(20));
+            let now = monotonic();
+            back = back.max(last - now);
+            last = now;
+            let before = std::mem::replace(&mut date, nanos(ClockId::Realtime));
+            if date - before > 3_600_000_000_000 {
+                break;
+            }
+        }
+        let (start, used) = (monotonic(), nanos(ClockId::ProcessCPUTime));
+        while monotonic() - start < 200_000_000 {}
+        let used = nanos(ClockId::ProcessCPUTime) - used;
+        let start = monotonic();
+        thread::sleep(Duration::from_secs(1));
+        println!(
+            "guest: after a nap: used {} of 200 ms, slept {} ms, off by {} us, back by {} ms",
+            used / 1_000_000,
+            (monotonic() - start) / 1_000_000,
+            shown(&function, "offset_ns")? / 1000,
+            back / 1_000_000,
+        );
+    }
+    Ok(())
 }
 
 /// The difference between the PTP clock and what the driver's offset makes of the system clock.

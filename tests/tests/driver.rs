@@ -101,6 +101,49 @@ fn after_a_suspend_the_clock_is_right_again_and_a_power_off_ends_the_vm() {
     }
 }
 
+/// The host sleeps twice. Its TSC, and the guest's with it, counts on for hours the first time (suspend to idle), and
+/// begins anew the second time (S3): then nothing may wait until the TSC is where it was.
+fn naps_on(host: &str) {
+    let run = guest().run(&format!("driver-naps-{host}"), "driver naps poweroff", &["--host", host]);
+    run.expect("waiting for a nap");
+    for (nap, tsc) in ["runs", "resets"].into_iter().enumerate() {
+        let (suspended, said) = run.ctl(&["suspend", "--for", "3h", "--tsc", tsc]);
+        assert!(suspended.success(), "{said}");
+        run.expect_times("guest: after a nap", nap + 1);
+    }
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{host}: {console}\n{errors}");
+    let lines: Vec<_> = console.lines().filter(|line| line.contains("guest: after a nap")).collect();
+    for line in lines {
+        println!("{host}: {line}");
+        // Under an emulated processor it may have been put aside for a while.
+        assert!(number(line, "used ") >= 50, "{host}: {console}");
+        assert!((1000..3000).contains(&number(line, "slept ")), "{host}: {line}");
+        assert!(number(line, "off by ").abs() < 50_000, "{host}: {line}");
+        assert!(number(line, "back by ") < 50, "{host}: {line}");
+    }
+}
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn time_goes_on_after_a_nap_that_reset_the_tsc_of_7_8() {
+    naps_on("7.8");
+}
+
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn time_goes_on_after_a_nap_that_reset_the_tsc_of_8_0() {
+    naps_on("8.0");
+}
+
+#[test]
+#[ignore = "boots guests in the helper VM: make long-test"]
+fn long_time_goes_on_after_a_nap_on_every_host() {
+    for host in HOSTS {
+        naps_on(host);
+    }
+}
+
 /// A few numbers that look random: xorshift.
 fn numbers(mut state: u32) -> impl Iterator<Item = u32> {
     std::iter::repeat_with(move || {

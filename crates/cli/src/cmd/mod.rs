@@ -16,6 +16,17 @@ mod setup;
 mod source;
 mod vmconf;
 
+/// Parses a subcommand's line, of which the first word is its name.
+#[cfg(test)]
+fn parse<A: clap::Args>(line: &str) -> Result<A, clap::Error> {
+    #[derive(clap::Parser)]
+    struct Line<A: clap::Args> {
+        #[command(flatten)]
+        args: A,
+    }
+    clap::Parser::try_parse_from(line.split_whitespace()).map(|Line { args }| args)
+}
+
 /// What `vmmlinux` can do.
 #[derive(Subcommand)]
 pub(crate) enum Command {

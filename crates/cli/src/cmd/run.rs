@@ -177,23 +177,10 @@ fn firmware(named: Option<PathBuf>) -> miette::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
-
     use super::*;
 
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
-
     fn parse(line: &str) -> Result<Args, clap::Error> {
-        Cli::try_parse_from(format!("run {line}").split_whitespace()).map(|cli| cli.args)
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        super::super::parse(&format!("run {line}"))
     }
 
     #[test]
