@@ -28,13 +28,14 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead, Read, Seek, SeekFrom, Write},
-    os::{fd::AsFd, unix::fs::FileExt},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use control_device::{Bar, FUNCTIONS, Function};
 use rustix::{
     io::Errno,
     mount::{MountFlags, mount},
@@ -45,7 +46,7 @@ use rustix::{
         clock_gettime, clock_gettime_dynamic, timerfd_create, timerfd_settime,
     },
 };
-use vmmci::{Action, Driver, Registers};
+use vmmci::{Action, Driver};
 
 /// What is written to the disk.
 const TEXT: &[u8] = b"written by the guest";
@@ -264,34 +265,10 @@ fn ticks() -> io::Result<()> {
     Ok(())
 }
 
-/// The registers of the control device through its I/O BAR in sysfs, which any kernel has.
-struct Bar(File);
-
-impl Registers for Bar {
-    fn read(&self, offset: u16) -> u32 {
-        let mut value = [0xff; 4];
-        // A device that is gone reads as all ones.
-        let _ = self.0.read_exact_at(&mut value, offset.into());
-        u32::from_le_bytes(value)
-    }
-
-    fn write(&self, offset: u16, value: u32) {
-        let _ = self.0.write_all_at(&value.to_le_bytes(), offset.into());
-    }
-}
-
 /// Finds the control device among the PCI functions and switches it on.
 fn control_device() -> io::Result<Driver<Bar>> {
-    for entry in fs::read_dir("/sys/bus/pci/devices")? {
-        let function = entry?.path();
-        let id = |name| fs::read_to_string(function.join(name)).map(|id| id.trim().to_owned());
-        if (id("vendor")?.as_str(), id("device")?.as_str()) == ("0x0b5d", "0x0777") {
-            fs::write(function.join("enable"), "1")?;
-            let bar = OpenOptions::new().read(true).write(true).open(function.join("resource0"))?;
-            return Driver::probe(Bar(bar)).map_err(io::Error::other);
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::NotFound, "no function 0b5d:0777"))
+    let opened = Function::find(Path::new(FUNCTIONS)).and_then(|function| function.open());
+    Driver::probe(Bar::new(opened.map_err(io::Error::other)?.bar)).map_err(io::Error::other)
 }
 
 /// Does what the host says until that is to go down.
