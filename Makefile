@@ -33,7 +33,7 @@ bootstrap: ## What the program itself needs before it can be built: a C linker a
 	  else echo "install a C compiler and a static libc first"; exit 1; fi; fi
 
 program: bootstrap # The program, what it starts, and the guests' daemon, as the tests use them too
-	@$(CARGO) build --locked -p vmmlinux -p bench -p vmmcid
+	@$(CARGO) build --locked -p vmmlinux -p bench -p vmmcid -p doctor
 
 setup: program ## Install what kernels, images and the machine need
 	@$(PROGRAM) setup

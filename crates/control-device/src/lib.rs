@@ -112,6 +112,11 @@ impl Function {
         &self.address
     }
 
+    /// Its directory in sysfs.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The kernel driver that has it.
     pub fn driver(&self) -> Option<String> {
         let link = fs::read_link(self.path.join("driver")).ok()?;

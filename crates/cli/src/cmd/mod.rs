@@ -9,6 +9,7 @@ mod build;
 mod completions;
 mod config;
 mod ctl;
+mod doctor;
 mod image;
 mod package;
 mod run;
@@ -44,6 +45,12 @@ pub(crate) enum Command {
     Vmconf(Box<vmconf::Args>),
     /// The curated kernel configuration, and audits of other kernels'
     Config(config::Args),
+    /// Examine the guest of vmd(8) in which this runs: what is wrong, and what to do about it
+    ///
+    /// The exit status is 0 if nothing worse than a note was found, 2 after warnings, 3 if something is fatal, and 1 if this is
+    /// no guest of vmd's or could not be examined. Root sees more than others. `vmmlinux-doctor` is the same as a small
+    /// program by itself.
+    Doctor(doctor::Args),
     /// Pack vmmcid, the daemon for guests with a stock kernel
     Package(package::Args),
     /// Print shell completions
@@ -65,6 +72,7 @@ impl Command {
             Self::Ctl(args) => args.run(),
             Self::Vmconf(args) => args.run(),
             Self::Config(args) => args.run(),
+            Self::Doctor(args) => args.run(),
             Self::Package(args) => args.run(),
             Self::Completions(args) => args.run(&mut crate::Cli::command()),
             Self::Setup(args) => args.run(),

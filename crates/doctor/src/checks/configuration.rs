@@ -1,0 +1,121 @@
+//! The kernel's configuration, by the rules of `vmmlinux config audit`, less what the command line makes up for.
+
+use std::collections::BTreeSet;
+
+use kconfig::{Rules, Severity as Harm};
+
+use crate::{Finding, Guest, Severity};
+
+const TOPIC: &str = "kernel configuration";
+/// What a rule's remedy begins with if a word on the command line is enough.
+const BOOT_WITH: &str = "boot with ";
+/// Judged where it matters, with the processor that there is: [`super::reboot`].
+const ELSEWHERE: &str = "s5-reset-status";
+
+/// A summary, and a finding for each that does harm.
+pub fn check(guest: &Guest) -> Vec<Finding> {
+    let (file, config) = match &guest.config {
+        Ok(found) => found,
+        Err(why) => {
+            return vec![
+                Finding::new(TOPIC, Severity::Note, "the kernel's configuration could not be judged")
+                    .seen(why)
+                    .remedy("name it: --config FILE"),
+            ];
+        }
+    };
+    let rules = match Rules::builtin() {
+        Ok(rules) => rules,
+        Err(error) => return vec![Finding::new(TOPIC, Severity::Note, error.to_string())],
+    };
+    let audit = rules.audit(config, &guest.host.vmd.iter().copied().collect::<BTreeSet<_>>());
+    let (made_up, standing): (Vec<_>, Vec<_>) = audit
+        .findings
+        .iter()
+        .filter(|finding| finding.rule != ELSEWHERE)
+        .partition(|finding| finding.remedy.as_deref().is_some_and(|remedy| is_done(guest, remedy)));
+    let (notes, harm): (Vec<_>, Vec<_>) =
+        standing.into_iter().partition(|finding| finding.severity == Harm::Note);
+
+    let what = match harm.len() {
+        0 => "nothing in the kernel's configuration does harm here".to_owned(),
+        1 => "one choice of the kernel's configuration does harm here".to_owned(),
+        several => format!("{several} choices of the kernel's configuration do harm here"),
+    };
+    let mut summary = Finding::new(TOPIC, Severity::Ok, what).seen(format!("read from {}", file.display()));
+    let names = |findings: &[&kconfig::Finding]| {
+        findings.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>().join("; ")
+    };
+    if !made_up.is_empty() {
+        summary = summary.seen(format!("made up for on the command line: {}", names(&made_up)));
+    }
+    if !notes.is_empty() {
+        summary = summary.seen(format!("{} notes: {}", notes.len(), names(&notes)));
+    }
+    let findings = harm.into_iter().map(|found| {
+        let severity = if found.severity == Harm::Fatal { Severity::Fatal } else { Severity::Warning };
+        let symbols: Vec<_> = found.symbols.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let finding = Finding::new(TOPIC, severity, &found.what)
+            .seen(format!("{}: {}", found.rule, symbols.join(", ")))
+            .seen(&found.why);
+        match &found.remedy {
+            Some(remedy) => finding.remedy(remedy),
+            None => finding.remedy("a kernel with another configuration, vmmlinux's for one"),
+        }
+    });
+    std::iter::once(summary).chain(findings).collect()
+}
+
+/// Whether the remedy is a word on the command line, and that is there.
+fn is_done(guest: &Guest, remedy: &str) -> bool {
+    let Some((_, rest)) = remedy.split_once(BOOT_WITH) else { return false };
+    let word = rest.split([' ', ')']).next().unwrap_or_default();
+    guest.kernel.has(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn harm_is_told_and_what_the_command_line_mends_is_not() {
+        let mut recorded = fixture::recorded();
+        assert_eq!(check(&recorded.guest())[0].severity, Severity::Note, "no configuration");
+        recorded.write(
+            "boot/config-7.3.4+deb13-amd64",
+            "# Linux/x86 7.3.4 Kernel Configuration\nCONFIG_X86=y\nCONFIG_PCI=y\nCONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_BLK=y\n\
+             CONFIG_SERIAL_8250_CONSOLE=y\nCONFIG_EFI_PARTITION=y\nCONFIG_CPU_SUP_AMD=y\nCONFIG_KVM_GUEST=y\n\
+             CONFIG_VIRTIO_NET=y\nCONFIG_SCSI_VIRTIO=y\nCONFIG_BLK_DEV_SR=y\nCONFIG_PTP_1588_CLOCK_KVM=y\nCONFIG_HZ=250\n\
+             CONFIG_VT_CONSOLE=y\n",
+        );
+        let told = |fixture: &fixture::Fixture| -> Vec<(Severity, String)> {
+            check(&fixture.guest()).into_iter().map(|finding| (finding.severity, finding.what)).collect()
+        };
+        let findings = told(&recorded);
+        assert_eq!(findings[0].1, "2 choices of the kernel's configuration do harm here");
+        assert_eq!(findings[1], (Severity::Fatal, "ptp_kvm is built in".into()));
+        assert_eq!(findings[2], (Severity::Warning, "the tick is faster than the host's".into()));
+        recorded.write("proc/cmdline", "console=ttyS0,115200 initcall_blacklist=a,ptp_kvm_init");
+        let findings = told(&recorded);
+        assert_eq!(findings.len(), 2, "{findings:?}");
+        let made_up = &check(&recorded.guest())[0].evidence[1];
+        assert!(made_up.contains("ptp_kvm is built in") && made_up.contains("virtual terminal"), "{made_up}");
+    }
+
+    /// A remedy that says `boot with` names a word that can be looked for.
+    #[test]
+    fn words_for_the_command_line_are_understood() {
+        let mut recorded = fixture::recorded();
+        let text = include_str!("../../../../kernel/config/audit.toml");
+        let mut seen = 0;
+        for remedy in text.lines().filter(|line| line.starts_with("remedy") && line.contains(BOOT_WITH)) {
+            let word = remedy.split_once(BOOT_WITH).unwrap().1.split([' ', ')', '"']).next().unwrap();
+            assert!(word.contains('='), "{remedy}");
+            recorded.write("proc/cmdline", word);
+            assert!(is_done(&recorded.guest(), remedy.trim_end_matches('"')), "{remedy}");
+            seen += 1;
+        }
+        assert!(seen >= 5, "{seen}");
+    }
+}

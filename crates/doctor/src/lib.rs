@@ -1,0 +1,42 @@
+//! Examines a Linux guest of OpenBSD's vmd(8) from inside.
+//!
+//! [`Guest::look`] reads what the guest shows of itself ([`System`]), finds out which vmd it runs on ([`Host`]), and, unless
+//! told not to, measures for some seconds ([`Measured`]). [`examine`] makes findings of all that, one room of [`checks`]
+//! for each topic. Nothing is changed, in the guest or in the device.
+#![forbid(unsafe_code)]
+
+mod args;
+pub mod checks;
+mod guest;
+mod host;
+mod log;
+mod measure;
+mod report;
+mod system;
+
+#[cfg(test)]
+mod fixture;
+
+pub use args::Args;
+pub use guest::{Guest, Kernel};
+pub use host::Host;
+pub use log::{Line, Log};
+pub use measure::{HostClock, Interrupts, Measured, Rate, Sleep};
+pub use report::{Finding, Report, Severity};
+pub use system::{Registers, System};
+
+/// Looks at everything. `None` if this is no guest of vmd's.
+pub fn examine(guest: &Guest) -> Report {
+    let mut findings = vec![checks::host::check(guest)];
+    if guest.host.is_vmd() {
+        findings.extend(checks::clock::check(guest));
+        findings.extend(checks::tick::check(guest));
+        findings.extend(checks::control::check(guest));
+        findings.extend(checks::console::check(guest));
+        findings.extend(checks::virtio::check(guest));
+        findings.extend(checks::reboot::check(guest));
+        findings.extend(checks::configuration::check(guest));
+        findings.extend(checks::history::check(guest));
+    }
+    Report::new(guest, findings)
+}
