@@ -11,7 +11,7 @@ use walkdir::WalkDir;
 use crate::{
     cache::temp_dir,
     error::{Error, Result},
-    run,
+    pack, run,
 };
 
 /// Files that both packages install, with their modes.
@@ -85,15 +85,7 @@ pub fn package_daemon(binary: &Path, epoch: u64, to: &Path) -> Result<DaemonPack
     write(&tree.join("install.sh"), 0o755, include_str!("../../vmmcid/dist/install.sh"))?;
     write(&tree.join("LICENSE"), 0o644, ISC)?;
     let tarball = scratch.path().join("tarball");
-    let mut tar = run::command("tar");
-    tar.args(["--create", "--xz", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
-        .arg(format!("--mtime=@{epoch}"))
-        .arg("--file")
-        .arg(&tarball)
-        .arg("--directory")
-        .arg(scratch.path())
-        .arg(format!("vmmcid-{version}"));
-    run::stdout(&mut tar)?;
+    pack::tarball(scratch.path(), format!("vmmcid-{version}"), epoch, &tarball)?;
 
     let root = scratch.path().join("root");
     lay_out(binary, &root)?;
@@ -111,9 +103,7 @@ pub fn package_daemon(binary: &Path, epoch: u64, to: &Path) -> Result<DaemonPack
     write(&root.join("DEBIAN/conffiles"), 0o644, "/etc/vmmcid.toml\n")?;
     write(&root.join("DEBIAN/control"), 0o644, &control(&version, size_in_kib(&root)?))?;
     let deb = scratch.path().join("deb");
-    let mut dpkg = run::command("dpkg-deb");
-    dpkg.args(["--root-owner-group", "-Zxz", "--build"]).arg(&root).arg(&deb);
-    run::stdout(dpkg.env("SOURCE_DATE_EPOCH", epoch.to_string()))?;
+    pack::deb(&root, epoch, &deb)?;
 
     let packages = DaemonPackages {
         deb: to.join(format!("vmmcid_{version}_amd64.deb")),

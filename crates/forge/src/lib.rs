@@ -16,6 +16,7 @@ mod make;
 mod modules;
 mod output;
 mod overlay;
+pub mod pack;
 mod patch;
 mod prelude;
 mod progress;

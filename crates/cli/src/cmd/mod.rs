@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// no guest of vmd's or could not be examined. Root sees more than others. `vmmlinux-doctor` is the same as a small
     /// program by itself.
     Doctor(doctor::Args),
-    /// Pack vmmcid, the daemon for guests with a stock kernel
+    /// Pack vmmcid, the daemon for guests with a stock kernel, or a whole release
     Package(package::Args),
     /// Print shell completions
     Completions(completions::Args),
@@ -73,7 +73,7 @@ impl Command {
             Self::Vmconf(args) => args.run(),
             Self::Config(args) => args.run(),
             Self::Doctor(args) => args.run(),
-            Self::Package(args) => args.run(),
+            Self::Package(args) => args.run(crate::Cli::command()),
             Self::Completions(args) => args.run(&mut crate::Cli::command()),
             Self::Setup(args) => args.run(),
             Self::Source(args) => args.run(),
