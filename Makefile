@@ -57,7 +57,7 @@ release: kernel ## Everything to publish, with checksums and bills of materials:
 	$(PROGRAM) build --name $(BUILD)-release --package deb
 	$(PROGRAM) image out/$(BUILD)-release --format qcow2 --force
 	$(CARGO) build --locked --profile dist -p vmmcid
-	$(CARGO) build --locked --profile dist-cli -p vmmlinux -p bench
+	$(CARGO) build --locked --profile dist-cli -p vmmlinux -p bench -p doctor
 	$(PROGRAM) package release --kernel out/$(BUILD)-release
 
 lint: bootstrap ## Format and clippy, warnings as errors

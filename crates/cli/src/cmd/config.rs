@@ -11,7 +11,8 @@ use clap::{Subcommand, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use forge::PreparedTree;
 use kconfig::{
-    Audit, DotConfig, Fragments, Host, Resolve, Resolved, Rules, Selection, Severity, Tree, Value, Workload,
+    Audit, DotConfig, Fragments, Host, Origin, Resolve, Resolved, Rules, Selection, Severity, Tree, Value,
+    Workload,
 };
 use miette::{Context, IntoDiagnostic};
 use tempfile::TempDir;
@@ -63,6 +64,9 @@ enum Command {
         /// With the reasons
         #[arg(long)]
         why: bool,
+        /// As the book's configuration reference: with the reasons, in Markdown
+        #[arg(long)]
+        markdown: bool,
         /// Only this workload's
         #[arg(long)]
         only: Option<Workload>,
@@ -257,7 +261,8 @@ impl Args {
                 explain(&mut out, &symbols, &selection.selection(), &tree)
             }
             Command::Diff { a, b } => diff(&mut out, &a, &b),
-            Command::List { why, only } => list(&mut out, why, only),
+            Command::List { markdown: true, only, .. } => list_markdown(&mut out, only),
+            Command::List { why, only, .. } => list(&mut out, why, only),
             Command::Check { series, tree } => check(&mut out, series, &tree),
             Command::Audit { file, host, json, min } => audit(&mut out, &file, host, json, min.into()),
         }?;
@@ -377,18 +382,55 @@ fn diff(out: &mut Vec<u8>, a: &str, b: &str) -> miette::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(out: &mut Vec<u8>, why: bool, only: Option<Workload>) -> miette::Result<ExitCode> {
-    let fragments = Fragments::builtin()?;
+/// The entries of one workload or all, in the order of the workloads.
+fn entries(fragments: &Fragments, only: Option<Workload>) -> Vec<&Origin> {
     let mut entries: Vec<_> =
         fragments.entries().iter().filter(|origin| only.is_none_or(|w| origin.workload == w)).collect();
     entries.sort_by_key(|origin| origin.workload);
-    for origin in entries {
+    entries
+}
+
+fn list(out: &mut Vec<u8>, why: bool, only: Option<Workload>) -> miette::Result<ExitCode> {
+    let fragments = Fragments::builtin()?;
+    for origin in entries(&fragments, only) {
         if why {
             writeln!(out, "{origin}")
         } else {
             writeln!(out, "{}={} ({})", origin.symbol, origin.value, origin.workload)
         }
         .into_diagnostic()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A page with a table for each workload.
+fn list_markdown(out: &mut Vec<u8>, only: Option<Workload>) -> miette::Result<ExitCode> {
+    let fragments = Fragments::builtin()?;
+    writeln!(
+        out,
+        "# Configuration reference\n\nEvery symbol that a kernel of vmmlinux asks for, with the reason; what follows \
+         from these, Kconfig decides. Made from `kernel/config` by `vmmlinux config list --markdown`."
+    )
+    .into_diagnostic()?;
+    // What would end a cell or begin a tag.
+    let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;").replace('\n', " ");
+    let mut workload = None;
+    for origin in entries(&fragments, only) {
+        if workload != Some(origin.workload) {
+            workload = Some(origin.workload);
+            writeln!(
+                out,
+                "\n## {}\n\n| symbol | value | only for | why |\n|---|---|---|---|",
+                origin.workload
+            )
+            .into_diagnostic()?;
+        }
+        let mut only_for: Vec<_> =
+            origin.series.iter().flatten().map(|series| format!("Linux {series}")).collect();
+        only_for.extend(origin.hosts.iter().flatten().map(|host| format!("OpenBSD {host}")));
+        let (value, why) = (cell(&origin.value.to_string()), cell(&origin.why));
+        writeln!(out, "| `{}` | `{value}` | {} | {why} |", origin.symbol, only_for.join(", "))
+            .into_diagnostic()?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -489,6 +531,18 @@ fn print_audit(out: &mut Vec<u8>, file: &Path, audit: &Audit, min: Severity) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reference_has_a_row_for_each_entry() {
+        let mut page = Vec::new();
+        list_markdown(&mut page, None).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        let rows = page.lines().filter(|line| line.starts_with("| `")).collect::<Vec<_>>();
+        assert_eq!(rows.len(), Fragments::builtin().unwrap().entries().len());
+        // Four cells, whatever is in them.
+        assert!(rows.iter().all(|row| row.replace("\\|", "").matches('|').count() == 5));
+        assert!(page.contains("\n## core\n"));
+    }
 
     #[test]
     fn selections_are_parsed_with_their_defaults() {

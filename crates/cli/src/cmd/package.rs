@@ -12,9 +12,10 @@ use miette::{IntoDiagnostic, WrapErr, miette};
 
 /// Where `make vmmcid-deb` has cargo put it.
 const DAEMON: &str = "target/x86_64-unknown-linux-gnu/dist/vmmcid";
-/// Where `make release` has cargo put the program, and what it needs beside it.
+/// Where `make release` has cargo put the program.
 const PROGRAM: &str = "target/x86_64-unknown-linux-gnu/dist-cli/vmmlinux";
-const COMPANIONS: [&str; 1] = ["vmmlinux-guest"];
+/// The bench's init, which `vmmlinux bench` looks for beside it, and the doctor, to be copied into guests.
+const COMPANIONS: [&str; 2] = ["vmmlinux-guest", "vmmlinux-doctor"];
 
 /// Arguments of `vmmlinux package`.
 #[derive(clap::Args)]
@@ -75,7 +76,7 @@ impl Args {
             What::Release { program, daemon, kernel, checkout, out } => {
                 needs(
                     &program,
-                    "cargo build --profile dist-cli -p vmmlinux -p bench; `make release` does all of it",
+                    "cargo build --profile dist-cli -p vmmlinux -p bench -p doctor; `make release` does all of it",
                 )?;
                 needs(&daemon, "cargo build --profile dist -p vmmcid; `make release` does all of it")?;
                 let companions = COMPANIONS.map(|name| program.with_file_name(name));
