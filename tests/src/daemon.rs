@@ -12,7 +12,7 @@ use vmmci::register;
 
 use crate::{
     initramfs::Initramfs,
-    run::{Run, program, vmmlinux},
+    run::{Run, program, stripped, vmmlinux},
 };
 
 /// A kernel with busybox as its init and vmmcid as its only daemon; `tests/daemon` has its scripts.
@@ -30,10 +30,8 @@ impl DaemonGuest {
             ["bin", "etc", "sbin", "etc/vmmcid", "etc/vmmcid/before-stop.d", "etc/vmmcid/after-resume.d"];
         let mut archive = Initramfs::create(&guest.initrd(), &directories).expect("an initrd");
         archive.link("init", "bin/busybox").expect("an initrd");
-        // Debug information is most of a program.
         let vmmcid = guest.dir.path().join("vmmcid");
-        let stripped = Command::new("strip").arg("-o").arg(&vmmcid).arg(program("vmmcid")).status();
-        assert!(stripped.expect("strip runs").success());
+        stripped("vmmcid", &vmmcid);
         let scripts = scripts();
         for (name, from) in [
             ("bin/busybox", busybox.to_owned()),

@@ -21,6 +21,7 @@
 //! - `wait`: does nothing for ten minutes;
 //! - `clock`: says which clocksource there is, and at which rate it takes the TSC to run;
 //! - `steps`: looks for steps backwards of the clocks for a second;
+//! - `doctor`: has it examined, by root and by nobody;
 //! - `reset`, `poweroff`, `halt`: ends the guest.
 //!
 //! As `/sbin/reboot` or `/sbin/poweroff`, which the kernel runs when the host wants the guest to go down, it does so.
@@ -28,7 +29,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead, Read, Seek, SeekFrom, Write},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -113,6 +114,7 @@ fn run() -> io::Result<()> {
             "phc" => phc()?,
             "stay" => fs::write(STAY, "")?,
             "counts" => counts()?,
+            "doctor" => doctor()?,
             "reset" => end(RebootCommand::Restart),
             "poweroff" => end(RebootCommand::PowerOff),
             "halt" => end(RebootCommand::Halt),
@@ -120,6 +122,17 @@ fn run() -> io::Result<()> {
             "steps" => steps(),
             _ => println!("guest: failed: what is `{word}`?"),
         }
+    }
+    Ok(())
+}
+
+/// Shows what `vmmlinux-doctor` has to say, which is on its way from us to the console in the order in which we say it.
+fn doctor() -> io::Result<()> {
+    for (user, id, options) in [("root", 0, ["--seconds", "3"].as_slice()), ("nobody", 65534, &["--quick"])] {
+        let output = Command::new("/vmmlinux-doctor").arg("--json").args(options).uid(id).gid(id).output()?;
+        println!("guest: {user} begins");
+        print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        println!("guest: {user} ends with {}", output.status.code().unwrap_or(-1));
     }
     Ok(())
 }

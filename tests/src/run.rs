@@ -22,14 +22,20 @@ pub fn vmmlinux() -> PathBuf {
     program("vmmlinux")
 }
 
-/// One of the project's programs beside the tests' own, which is built by the package of the same name.
+/// One of the project's programs beside the tests' own, which is built by `make program`.
 pub fn program(name: &str) -> PathBuf {
     let me = env::current_exe().expect("the test knows where it is");
     // …/target/<triple>/<profile>/deps/<test>
     let dir = me.parent().and_then(Path::parent).expect("tests are in a directory of the build's");
     let program = dir.join(name);
-    assert!(program.is_file(), "{} is not there: cargo build -p {name}", program.display());
+    assert!(program.is_file(), "{} is not there: make program", program.display());
     program
+}
+
+/// The same without debug information, which is most of a program, as the file `to`.
+pub fn stripped(name: &str, to: &Path) {
+    let done = Command::new("strip").arg("-o").arg(to).arg(program(name)).status();
+    assert!(done.expect("strip runs").success());
 }
 
 /// A kernel with an init that does what its command line says; see `src/guest.rs`.
@@ -50,8 +56,13 @@ impl Guest {
 
     /// Packs a guest with another kernel, and modules that it loads in this order.
     pub fn with_kernel(init: &Path, kernel: PathBuf, modules: &[PathBuf]) -> Self {
+        Self::with_files(init, kernel, modules, &[])
+    }
+
+    /// The same, and further files, by their names in the guest: in `/` or `boot/`.
+    pub fn with_files(init: &Path, kernel: PathBuf, modules: &[PathBuf], files: &[(&str, &Path)]) -> Self {
         let guest = Self { dir: tempfile::tempdir().expect("a directory"), kernel };
-        let mut archive = Initramfs::create(&guest.initrd(), &[]).expect("an initrd");
+        let mut archive = Initramfs::create(&guest.initrd(), &["boot"]).expect("an initrd");
         archive.copy("init", init).expect("an initrd");
         let probe = guest.dir.path().join("tscrate");
         probes::compile("tscrate", &probe).expect("a C compiler");
@@ -59,6 +70,9 @@ impl Guest {
         for module in modules {
             let name = module.file_name().expect("a name").to_string_lossy();
             archive.copy(&format!("modules/{name}"), module).expect("an initrd");
+        }
+        for (name, from) in files {
+            archive.copy(name, from).expect("an initrd");
         }
         archive.finish().expect("an initrd");
         guest

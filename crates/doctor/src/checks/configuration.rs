@@ -42,7 +42,8 @@ pub fn check(guest: &Guest) -> Vec<Finding> {
         1 => "one choice of the kernel's configuration does harm here".to_owned(),
         several => format!("{several} choices of the kernel's configuration do harm here"),
     };
-    let mut summary = Finding::new(TOPIC, Severity::Ok, what).seen(format!("read from {}", file.display()));
+    let severity = if harm.is_empty() { Severity::Ok } else { Severity::Note };
+    let mut summary = Finding::new(TOPIC, severity, what).seen(format!("read from {}", file.display()));
     let names = |findings: &[&kconfig::Finding]| {
         findings.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>().join("; ")
     };
