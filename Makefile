@@ -6,6 +6,7 @@ CARGO ?= cargo
 # A build's name: `7.3` is the default selection of the default series.
 BUILD ?= 7.3
 FUZZ_SECONDS ?= 600
+MDBOOK = 0.5.4
 BOOTS ?= 1000
 
 # Where .cargo/config.toml has cargo put it.
@@ -15,7 +16,7 @@ IMAGE = out/$(BUILD)/minimal.img
 GUEST_TESTS = $(CARGO) test --locked --workspace $(addprefix --test ,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 
 .DEFAULT_GOAL := guest
-.PHONY: guest help bootstrap program setup kernel image vmmcid-deb release lint unit e2e test check-config long-test fuzz bench boot-test
+.PHONY: guest help bootstrap program setup kernel image vmmcid-deb release book lint unit e2e test check-config long-test fuzz bench boot-test
 
 # Without a terminal there is nobody to type `poweroff`: then it ends when the guest is ready.
 guest: image ## Build the kernel and an image, boot it in the vmd machine, show its console (leave with ~.)
@@ -59,6 +60,13 @@ release: kernel ## Everything to publish, with checksums and bills of materials:
 	$(CARGO) build --locked --profile dist -p vmmcid
 	$(CARGO) build --locked --profile dist-cli -p vmmlinux -p bench -p doctor
 	$(PROGRAM) package release --kernel out/$(BUILD)-release
+
+# The reference is made anew each time, so it is not kept in docs/.
+book: program ## The book, as HTML: out/book
+	command -v mdbook >/dev/null || $(CARGO) install --locked --version $(MDBOOK) mdbook
+	rm -rf out/book-source && mkdir -p out && cp -R docs out/book-source
+	$(PROGRAM) config list --markdown >out/book-source/configuration-reference.md
+	mdbook build --dest-dir ../book out/book-source
 
 lint: bootstrap ## Format and clippy, warnings as errors
 	$(CARGO) fmt --all --check

@@ -1,0 +1,115 @@
+//! The documentation against the tree: links lead somewhere, and what is said to be tested is.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use regex::Regex;
+
+/// Made when the book is built, by `make book`.
+const GENERATED: &str = "configuration-reference.md";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every page that people read.
+fn pages() -> Vec<PathBuf> {
+    let root = root();
+    let mut pages: Vec<_> =
+        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "kernel/README.md", "guests/README.md"]
+            .iter()
+            .map(|page| root.join(page))
+            .collect();
+    let book = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    pages.extend(book.filter(|path| path.extension().is_some_and(|e| e == "md")));
+    pages
+}
+
+/// What a regular expression's first group finds.
+fn find<'a>(pattern: &str, text: &'a str) -> Vec<&'a str> {
+    Regex::new(pattern).unwrap().captures_iter(text).map(|found| found.get(1).unwrap().as_str()).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        for link in find(r"\]\(([^)\s]+)\)", &read(&page)) {
+            let target = link.split('#').next().unwrap_or_default();
+            if link.contains("://") || target.is_empty() || target == GENERATED {
+                continue;
+            }
+            if !page.parent().unwrap().join(target).exists() {
+                wrong.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn files_that_are_named_exist() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        for path in find(r"`((?:docs|crates|tests|kernel|guests|fuzz)/[\w./-]+)`", &read(&page)) {
+            // Written by a build.
+            if !root().join(path).exists() && path != "kernel/series.lock" {
+                wrong.push(format!("{}: {path}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_table_of_contents_is_of_pages_that_exist() {
+    let docs = root().join("docs");
+    let summary = read(&docs.join("SUMMARY.md"));
+    let entries = find(r"\]\(([^)]+)\)", &summary);
+    assert!(entries.contains(&GENERATED) && read(&root().join("Makefile")).contains(GENERATED));
+    for entry in &entries {
+        assert!(*entry == GENERATED || docs.join(entry).is_file(), "{entry}");
+        assert_eq!(entries.iter().filter(|other| other == &entry).count(), 1, "{entry} is there twice");
+    }
+    assert!(!docs.join(GENERATED).exists(), "a copy would grow stale");
+}
+
+/// `docs/hosts.md` may say T or L only where a test of that name stands for it, and R only with recordings.
+#[test]
+fn the_matrix_names_tests_and_recordings_that_there_are() {
+    let root = root();
+    let page = read(&root.join("docs/hosts.md"));
+    let rows: Vec<_> =
+        page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| |")).collect();
+    assert!(rows.len() > 20);
+    for row in rows {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells.len(), 6, "{row}");
+        let how = cells[5];
+        let mut tests = Vec::new();
+        for part in how.split(';') {
+            let names = find(r"`([a-z0-9_]+(?:\.rs)?)`", part);
+            let Some((file, names)) = names.split_first().filter(|(file, _)| file.ends_with(".rs")) else {
+                continue;
+            };
+            let source = read(&root.join("tests/tests").join(file));
+            for name in names {
+                assert!(source.contains(&format!("fn {name}()")), "there is no test {name} in {file}");
+                tests.push(*name);
+            }
+        }
+        let says =
+            |letter: &str| cells[1..5].iter().any(|cell| cell.split([' ', ',']).any(|word| word == letter));
+        assert!(!says("T") || tests.iter().any(|test| !test.starts_with("long_")), "no test for {row}");
+        assert!(!says("L") || tests.iter().any(|test| test.starts_with("long_")), "no long test for {row}");
+        for folder in find(r"`tests/golden/([a-z_]+)`", how) {
+            assert!(root.join("tests/golden").join(folder).is_dir(), "{folder}");
+        }
+    }
+}
