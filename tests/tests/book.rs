@@ -31,6 +31,10 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
+fn is_source(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension == "rs")
+}
+
 /// What a regular expression's first group finds.
 fn find<'a>(pattern: &str, text: &'a str) -> Vec<&'a str> {
     Regex::new(pattern).unwrap().captures_iter(text).map(|found| found.get(1).unwrap().as_str()).collect()
@@ -95,7 +99,7 @@ fn the_matrix_names_tests_and_recordings_that_there_are() {
         let mut tests = Vec::new();
         for part in how.split(';') {
             let names = find(r"`([a-z0-9_]+(?:\.rs)?)`", part);
-            let Some((file, names)) = names.split_first().filter(|(file, _)| file.ends_with(".rs")) else {
+            let Some((file, names)) = names.split_first().filter(|(file, _)| is_source(file)) else {
                 continue;
             };
             let source = read(&root.join("tests/tests").join(file));
