@@ -51,15 +51,15 @@ vmmcid-deb: program ## Pack the daemon for guests with stock kernels: out/vmmcid
 	$(CARGO) build --locked --profile dist -p vmmcid
 	$(PROGRAM) package vmmcid
 
-# All that is in it bears the time of the newest commit; two runs make the same bytes.
+# All that is in it bears the time of the newest commit. The kernel's objects are those of `make kernel`.
 release: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 release: kernel ## Everything to publish, with checksums and bills of materials: out/release
 	$(PROGRAM) setup --for package
-	$(PROGRAM) build --name $(BUILD)-release --package deb
-	$(PROGRAM) image out/$(BUILD)-release --format qcow2 --force
+	$(PROGRAM) build --name $(BUILD) --out out/packages --package deb
+	$(PROGRAM) image out/packages/$(BUILD) --format qcow2 --force
 	$(CARGO) build --locked --profile dist -p vmmcid
 	$(CARGO) build --locked --profile dist-cli -p vmmlinux -p bench -p doctor
-	$(PROGRAM) package release --kernel out/$(BUILD)-release
+	$(PROGRAM) package release --kernel out/packages/$(BUILD)
 
 # The reference is made anew each time, so it is not kept in docs/.
 book: program ## The book, as HTML: out/book

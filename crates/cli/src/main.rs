@@ -58,4 +58,16 @@ mod tests {
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn every_subcommand_has_a_manual_page() {
+        let dir = tempfile::tempdir().unwrap();
+        release::manuals(Cli::command(), dir.path()).unwrap();
+        for subcommand in Cli::command().get_subcommands() {
+            let page = dir.path().join(format!("vmmlinux-{}.1", subcommand.get_name()));
+            assert!(page.is_file(), "{}", page.display());
+        }
+        let page = std::fs::read_to_string(dir.path().join("vmmlinux-run.1")).unwrap();
+        assert!(page.contains("Exit status:") && page.contains(".SH OPTIONS"), "{page}");
+    }
 }

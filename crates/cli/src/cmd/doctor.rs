@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 /// Arguments of `vmmlinux doctor`.
 #[derive(clap::Args)]
+// clap names a group after each struct, and both are called Args.
+#[group(skip)]
 pub(crate) struct Args {
     #[command(flatten)]
     doctor: doctor::Args,

@@ -133,7 +133,7 @@ impl Args {
         if options.root_password.is_none() {
             eprintln!("root logs in on the console without a password");
         }
-        eprintln!();
+        eprintln!("to try it here: vmmlinux run -i {}\n", image.path.display());
         print!("{}", image.instructions());
         Ok(ExitCode::SUCCESS)
     }

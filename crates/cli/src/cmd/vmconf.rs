@@ -217,10 +217,10 @@ fn found_format(path: &Path) -> miette::Result<DiskFormat> {
         return Err(miette!(help = help, "{path} is a kernel, and vmd boots Linux from disks"));
     }
     let mut start = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(0x206).read_to_end(&mut start))
-        .into_diagnostic()
-        .wrap_err_with(|| format!("cannot read {}", path.display()))?;
+    if let Err(error) = File::open(path).and_then(|file| file.take(0x206).read_to_end(&mut start)) {
+        let help = "name an image that `vmmlinux image` has made; with raw: or qcow2: before its name it need not be here";
+        return Err(miette!(help = help, "cannot read {}: {error}", path.display()));
+    }
     if start.get(0x202..) == Some(b"HdrS") {
         return Err(miette!(
             help = format!("make a disk of it: vmmlinux image --kernel {}", path.display()),
