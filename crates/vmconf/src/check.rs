@@ -516,7 +516,7 @@ impl<'a> Judge<'a> {
                     ),
                     Some(_) => {}
                 },
-                None if !*local => self.warning(
+                None if !*local && *up != Some(false) => self.warning(
                     at,
                     "the interface leads nowhere",
                     "no switch, and not local",
