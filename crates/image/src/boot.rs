@@ -85,7 +85,8 @@ pub(crate) fn write(
         if let Some(initrd) = kernel.initrd() {
             copy(INITRD, initrd)?;
         }
-        put(CONFIG, syslinux_cfg(command_line, kernel.initrd().is_some()).as_bytes()).map_err(failed)?;
+        put(CONFIG, syslinux_cfg(kernel.release(), command_line, kernel.initrd().is_some()).as_bytes())
+            .map_err(failed)?;
     }
     file.sync_data().map_err(failed)
 }
@@ -109,11 +110,12 @@ impl TimeProvider for FirstDay {
     }
 }
 
-/// Half a second at the prompt, so that another command line can be typed when a guest does not come up.
-fn syslinux_cfg(command_line: &str, initrd: bool) -> String {
+/// Half a second at the prompt, so that another command line can be typed when a guest does not come up. The menu's
+/// label, which no menu shows, tells `guests/common/install-kernel` which kernel this is.
+fn syslinux_cfg(release: &str, command_line: &str, initrd: bool) -> String {
     let initrd = if initrd { format!("  INITRD /{INITRD}\n") } else { String::new() };
     format!(
-        "SERIAL 0 115200\nPROMPT 1\nTIMEOUT 5\nDEFAULT linux\n\nLABEL linux\n  KERNEL /{KERNEL}\n{initrd}  APPEND {command_line}\n"
+        "SERIAL 0 115200\nPROMPT 1\nTIMEOUT 5\nDEFAULT linux\n\nLABEL linux\n  MENU LABEL {release}\n  KERNEL /{KERNEL}\n{initrd}  APPEND {command_line}\n"
     )
 }
 
@@ -178,6 +180,7 @@ mod tests {
         assert_eq!(read(INITRD), vec![7; 3_000_000]);
         let config = String::from_utf8(read(CONFIG)).unwrap();
         assert!(config.contains("SERIAL 0 115200\n"));
+        assert!(config.contains("LABEL linux\n  MENU LABEL 7.3.4\n  KERNEL /vmlinuz\n"));
         assert!(config.contains("  INITRD /initrd.img\n  APPEND quiet\n"));
     }
 

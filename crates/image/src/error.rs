@@ -30,6 +30,29 @@ pub enum Error {
         why: String,
     },
 
+    /// Something that only a Debian can hold.
+    #[error("this root file system cannot hold {what}")]
+    #[diagnostic(
+        code(image::needs_debian),
+        help("choose another with --rootfs debian:SUITE, such as debian:trixie")
+    )]
+    NeedsDebian {
+        /// What it cannot hold.
+        what: &'static str,
+    },
+
+    /// An archive that is no guest's root file system, or none that boots by itself.
+    #[error("{} is not a root file system that can be used: {why}", path.display())]
+    #[diagnostic(code(image::archive), help("{help}"))]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+        /// What to do.
+        help: &'static str,
+    },
+
     /// The output path is taken.
     #[error("{} exists already", path.display())]
     #[diagnostic(

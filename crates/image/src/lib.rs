@@ -45,6 +45,8 @@ pub struct Image {
     pub size: Size,
     /// Bytes that the file takes on this machine's disk.
     pub allocated: u64,
+    /// The kernel's release.
+    pub release: String,
     /// The kernel's command line.
     pub command_line: String,
     /// The VM's name for vmd.
@@ -96,16 +98,15 @@ pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn F
 
     step(&format!("root file system {}", options.rootfs));
     let archive = scratch.join("root.tar");
-    rootfs::write(tools, options, identity, &archive, scratch)?;
+    let kernel = rootfs::write(tools, options, identity, &archive, scratch)?;
 
     step("disk");
     let disk = scratch.join("disk.img");
     fs::File::create_new(&disk).map_err(Error::io("create", &disk))?;
-    let layout =
-        Layout::new(options.size, boot::space_needed(&options.kernel)?, tree::space_needed(&archive)?)?;
+    let layout = Layout::new(options.size, boot::space_needed(&kernel)?, tree::space_needed(&archive)?)?;
     disk::partition(&disk, &layout, &boot_code, identity)?;
     let command_line = boot::command_line(&disk::root_partuuid(identity), options.append.as_deref());
-    boot::write(&disk, layout.boot, &options.kernel, &command_line, identity)?;
+    boot::write(&disk, layout.boot, &kernel, &command_line, identity)?;
     boot::install_syslinux(tools, &disk, layout.boot, identity)?;
     ext4::write(tools, &disk, layout.root, &archive, scratch, identity)?;
 
@@ -127,6 +128,7 @@ pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn F
         format: options.format,
         size: options.size,
         allocated,
+        release: kernel.release().to_owned(),
         command_line,
         vm: options.hostname.as_str().to_owned(),
         net: options.net.clone(),

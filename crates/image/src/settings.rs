@@ -164,7 +164,11 @@ pub struct SshKeys(String);
 impl SshKeys {
     /// Reads a public key file or an `authorized_keys` file. Every line must be a key, a comment or empty.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let mut text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        // Somebody may append to the file in the guest.
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
         let bad = |why: String| Error::setting("SSH public key file", &path.display().to_string(), why);
         if text.contains("PRIVATE KEY-----") {
             return Err(bad("this is a private key; give the file beside it that ends in .pub".into()));
@@ -196,6 +200,25 @@ pub enum RootFs {
         /// The release's code name, bookworm or later.
         suite: String,
     },
+    /// A root file system of the user's: a tar archive, perhaps compressed by gzip, xz or zstd.
+    Archive {
+        /// Where it is.
+        path: PathBuf,
+    },
+}
+
+impl RootFs {
+    /// A short name, as for a file.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Minimal => "minimal".to_owned(),
+            Self::Debian { suite } => format!("debian-{suite}"),
+            Self::Archive { path } => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                name.split_once(".t").map_or(name.as_str(), |(name, _)| name).to_owned()
+            }
+        }
+    }
 }
 
 impl FromStr for RootFs {
@@ -211,8 +234,9 @@ impl FromStr for RootFs {
             {
                 Ok(Self::Debian { suite: suite.to_owned() })
             }
+            Some(("tar", path)) if !path.is_empty() => Ok(Self::Archive { path: path.into() }),
             Some(("debian", _)) => Err(bad("the suite is a code name such as trixie")),
-            _ => Err(bad("it is `minimal` or `debian:<suite>`")),
+            _ => Err(bad("it is `minimal`, `debian:<suite>` or `tar:<file>`")),
         }
     }
 }
@@ -222,6 +246,7 @@ impl fmt::Display for RootFs {
         match self {
             Self::Minimal => f.write_str("minimal"),
             Self::Debian { suite } => write!(f, "debian:{suite}"),
+            Self::Archive { path } => write!(f, "tar:{}", path.display()),
         }
     }
 }
@@ -260,8 +285,8 @@ impl FromStr for Format {
 /// All of it together.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What boots.
-    pub kernel: crate::Kernel,
+    /// What boots; without one the kernel that comes with the root file system (not with [`RootFs::Minimal`]).
+    pub kernel: Option<crate::Kernel>,
     /// What it starts.
     pub rootfs: RootFs,
     /// How large the disk is.
@@ -284,6 +309,8 @@ pub struct Options {
     pub force: bool,
     /// A static busybox instead of the system's (for [`RootFs::Minimal`]).
     pub busybox: Option<PathBuf>,
+    /// Packages to install besides, files of dpkg's (for [`RootFs::Debian`]).
+    pub packages: Vec<PathBuf>,
     /// A Debian mirror instead of the system's (for [`RootFs::Debian`]).
     pub mirror: Option<String>,
 }
@@ -352,7 +379,12 @@ mod tests {
     fn root_file_systems_and_formats() {
         assert_eq!("minimal".parse::<RootFs>().unwrap(), RootFs::Minimal);
         assert_eq!("debian:trixie".parse::<RootFs>().unwrap().to_string(), "debian:trixie");
-        for bad in ["", "debian", "debian:", "debian:../x", "debian:--help", "alpine:3"] {
+        let archive = "tar:x/guest-1.2.tar.xz".parse::<RootFs>().unwrap();
+        assert_eq!(
+            (archive.to_string(), archive.name()),
+            ("tar:x/guest-1.2.tar.xz".into(), "guest-1.2".into())
+        );
+        for bad in ["", "tar:", "debian", "debian:", "debian:../x", "debian:--help", "alpine:3"] {
             assert!(bad.parse::<RootFs>().is_err(), "{bad:?}");
         }
         assert_eq!("qcow2".parse::<Format>().unwrap().extension(), "qcow2");
@@ -371,6 +403,7 @@ mod tests {
             SshKeys::read(&path).map_err(|e| e.to_string())
         };
         assert_eq!(read(KEY).unwrap().as_str(), KEY);
+        assert_eq!(read(KEY.trim_end()).unwrap().as_str(), KEY);
         assert!(read(&format!("# mine\n\n{KEY}restrict {KEY}")).is_ok());
         assert!(read("-----BEGIN OPENSSH PRIVATE KEY-----\n").unwrap_err().contains(".pub"));
         assert!(read("\n# nothing\n").unwrap_err().contains("no key"));

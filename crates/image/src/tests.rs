@@ -33,7 +33,7 @@ impl Place {
 
     fn options(&self) -> Options {
         Options {
-            kernel: Kernel::from_build(self.directory.path()).unwrap(),
+            kernel: Some(Kernel::from_build(self.directory.path()).unwrap()),
             rootfs: RootFs::Minimal,
             size: "256M".parse().unwrap(),
             hostname: "vm1".parse().unwrap(),
@@ -45,6 +45,7 @@ impl Place {
             output: self.path("disk.img"),
             force: false,
             busybox: None,
+            packages: Vec::new(),
             mirror: None,
         }
     }
@@ -332,7 +333,8 @@ fn the_instructions_agree_with_the_image() {
     let instructions = |format: Format, net: &str| {
         let path = format!("out/7.3/minimal.{}", format.extension()).into();
         let (size, net) = ("4G".parse().unwrap(), net.parse().unwrap());
-        Image { path, format, size, allocated: 0, command_line: String::new(), vm: "vm1".into(), net }
+        let (release, command_line) = (String::new(), String::new());
+        Image { path, format, size, allocated: 0, release, command_line, vm: "vm1".into(), net }
             .instructions()
     };
     let raw = instructions(Format::Raw, "dhcp");
@@ -346,4 +348,75 @@ fn the_instructions_agree_with_the_image() {
     );
     let alone = instructions(Format::Raw, "none");
     assert!(!alone.contains("interface") && !alone.contains("pf.conf"), "{alone}");
+}
+
+/// A guest of somebody else's, packed by `compress`.
+fn archive(place: &Place, name: &str, compress: &str, boot: &[&str]) -> RootFs {
+    let root = tempfile::tempdir().unwrap();
+    for (name, content) in [("etc/hostname", b"theirs".to_vec()), ("etc/issue", b"hello".to_vec())]
+        .into_iter()
+        .chain(boot.iter().map(|name| (*name, header_only("6.12.1"))))
+    {
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    fs::create_dir_all(root.path().join("lib/modules/6.12.1")).unwrap();
+    let path = place.path(name);
+    let mut packed = Command::new("tar");
+    packed.arg(compress).arg("-cf").arg(&path).arg("-C").arg(root.path()).arg(".");
+    assert!(packed.status().unwrap().success());
+    RootFs::Archive { path }
+}
+
+#[test]
+fn somebody_elses_root_file_system_boots_by_its_own_kernel_or_ours() {
+    let place = Place::new();
+    let own = ["boot/vmlinuz-6.12.1", "boot/initrd.img-6.12.1"];
+    let theirs = Options {
+        rootfs: archive(&place, "a.tar.gz", "--gzip", &own),
+        kernel: None,
+        output: place.path("theirs.img"),
+        ..place.options()
+    };
+    let image = make(&theirs).unwrap();
+    assert_eq!(image.release, "6.12.1");
+    let start = u64::from(partitions(&image.path)[2].starting_lba) * 512;
+    assert_eq!(debugfs(&image.path, start, "cat /etc/hostname"), "vm1\n");
+    assert_eq!(debugfs(&image.path, start, "cat /etc/issue"), "hello");
+    assert!(debugfs(&image.path, start, "cat /etc/fstab").contains("PARTUUID="));
+    assert!(debugfs(&image.path, start, "stat /usr/lib/vmmlinux/install-kernel").contains("Mode:  0755"));
+
+    let modules = place.path("modules/lib/modules/7.3.4");
+    fs::create_dir_all(&modules).unwrap();
+    fs::write(modules.join("modules.dep"), "").unwrap();
+    let rootfs = archive(&place, "b.tar.xz", "--xz", &own);
+    let image = make(&Options { rootfs, ..place.options() }).unwrap();
+    assert_eq!(image.release, "7.3.4");
+    let start = u64::from(partitions(&image.path)[2].starting_lba) * 512;
+    // Where /lib is no link, modules are not in /usr.
+    assert!(debugfs(&image.path, start, "stat /lib/modules/7.3.4/modules.dep").contains("Type: regular"));
+}
+
+#[test]
+fn what_is_no_root_file_system_or_cannot_be_in_it_is_told() {
+    let place = Place::new();
+    let refuse = |options: Options| {
+        let error = make(&Options { output: place.path("x.img"), ..options }).unwrap_err();
+        assert!(!place.path("x.img").exists());
+        error.to_string()
+    };
+    let no_kernel = Options { kernel: None, ..place.options() };
+    assert!(refuse(no_kernel.clone()).contains("a kernel of its own"));
+    assert!(refuse(Options { packages: vec!["x.deb".into()], ..place.options() }).contains("packages"));
+    let bare = archive(&place, "bare.tar", "--no-auto-compress", &[]);
+    assert!(refuse(Options { rootfs: bare.clone(), ..no_kernel }).contains("0 kernels"));
+    let password = Options { rootfs: bare, root_password: Some("x".into()), ..place.options() };
+    assert!(refuse(password).contains("a password"));
+    for content in [&b"no archive"[..], &[0x1f, 0x8b, 0, 0]] {
+        fs::write(place.path("broken.tar"), content).unwrap();
+        let rootfs = RootFs::Archive { path: place.path("broken.tar") };
+        let said = refuse(Options { rootfs, ..place.options() });
+        assert!(said.contains("broken.tar") || said.contains("gzip"), "{said}");
+    }
 }

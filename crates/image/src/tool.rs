@@ -15,6 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("debugfs", "e2fsprogs"),
     ("dpkg-deb", "dpkg"),
     ("fakeroot", "fakeroot"),
+    ("gzip", "gzip"),
     ("ldd", "libc-bin"),
     ("mattrib", "mtools"),
     ("mke2fs", "e2fsprogs"),
@@ -26,6 +27,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("sfdisk", "fdisk"),
     ("syslinux", "syslinux"),
     ("tar", "tar"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
 ];
 
 /// Where programs are looked for.

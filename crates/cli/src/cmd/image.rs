@@ -33,7 +33,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
 
-    /// Root file system: minimal (busybox), or debian:SUITE
+    /// The root file system's own kernel: of debian:SUITE its package linux-image-cloud-amd64, of tar:FILE what is in
+    /// its /boot
+    #[arg(long, conflicts_with_all = ["build", "kernel"])]
+    stock_kernel: bool,
+
+    /// Root file system: minimal (busybox), debian:SUITE, or tar:FILE, an archive of your own
     #[arg(long, value_name = "WHAT", default_value = "minimal")]
     rootfs: RootFs,
 
@@ -77,6 +82,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     busybox: Option<PathBuf>,
 
+    /// A Debian package to install besides, such as vmmcid's (Debian only; may be given several times)
+    #[arg(long, value_name = "FILE")]
+    deb: Vec<PathBuf>,
+
     /// A Debian mirror for debian:SUITE, instead of the one in the system's apt configuration
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
@@ -85,17 +94,18 @@ pub(crate) struct Args {
 impl Args {
     /// Makes the image and prints how to run it.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
-        let (kernel, directory) = if let Some(bzimage) = &self.kernel {
+        let (kernel, directory) = if self.stock_kernel {
+            (None, PathBuf::from("."))
+        } else if let Some(bzimage) = &self.kernel {
             let kernel = Kernel::from_files(bzimage, self.initrd.as_deref(), self.modules.as_deref())?;
-            (kernel, PathBuf::from("."))
+            (Some(kernel), PathBuf::from("."))
         } else {
             let directory = self.build.map_or_else(only_build, Ok)?;
-            (Kernel::from_build(&directory)?, directory)
+            (Some(Kernel::from_build(&directory)?), directory)
         };
-        let output = self.output.unwrap_or_else(|| {
-            let name = self.rootfs.to_string().replace(':', "-");
-            directory.join(name).with_extension(self.format.extension())
-        });
+        let output = self
+            .output
+            .unwrap_or_else(|| directory.join(format!("{}.{}", self.rootfs.name(), self.format.extension())));
         let identity = Identity::from_env(self.hostname.as_str())?;
         let options = Options {
             kernel,
@@ -110,9 +120,12 @@ impl Args {
             output,
             force: self.force,
             busybox: self.busybox,
+            packages: self.deb,
             mirror: self.mirror,
         };
-        eprintln!("kernel {}", options.kernel.release());
+        if let Some(kernel) = &options.kernel {
+            eprintln!("kernel {}", kernel.release());
+        }
         // A Ctrl-C reaches the program that is being run, too: its failure ends the build, which then tidies up.
         let interrupted = Arc::new(AtomicBool::new(false));
         flag::register(SIGINT, Arc::clone(&interrupted)).into_diagnostic()?;
@@ -125,10 +138,11 @@ impl Args {
                 }
             })?;
         eprintln!(
-            "{}: a disk of {}, {}M of it in use",
+            "{}: a disk of {}, {}M of it in use, with Linux {}",
             image.path.display(),
             image.size,
-            image.allocated.div_ceil(1 << 20)
+            image.allocated.div_ceil(1 << 20),
+            image.release
         );
         if options.root_password.is_none() {
             eprintln!("root logs in on the console without a password");

@@ -1,16 +1,21 @@
 //! A small Debian, made by mmdebstrap from the mirror that this machine's apt uses.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     error::{Error, Result},
     identity::Identity,
+    kernel::Kernel,
     settings::{Net, Options},
     tool::{Tools, run},
     tree::Tree,
 };
 
-use super::{common, shadow_field};
+use super::{archive, common, shadow_field};
 
 /// Anyone but root needs newuidmap for mmdebstrap's user namespace.
 pub(super) fn tools() -> &'static [&'static str] {
@@ -40,6 +45,9 @@ const PACKAGES: [&str; 18] = [
     "util-linux",
 ];
 
+/// The suite's own kernel for virtual machines, and what makes its initial RAM disk.
+const STOCK_KERNEL: [&str; 2] = ["linux-image-cloud-amd64", "initramfs-tools"];
+
 /// Carries the hash of root's password into the tree; a command line is everybody's to read.
 const PASSWORD: &str = "var/lib/vmmlinux/root-password";
 
@@ -54,9 +62,12 @@ pub(super) fn write(
     options: &Options,
     suite: &str,
     identity: &Identity,
-    archive: &Path,
+    output: &Path,
     scratch: &Path,
-) -> Result<()> {
+) -> Result<Kernel> {
+    for package in &options.packages {
+        fs::File::open(package).map_err(Error::io("read", package))?;
+    }
     let sources = sources(tools, options.mirror.as_deref(), suite)?;
     let overlay = scratch.join("overlay.tar");
     overlay_tree(options, identity)?.write_tar(&overlay, identity.time())?;
@@ -67,6 +78,9 @@ pub(super) fn write(
         packages.push("openssh-server");
         units.push("vmmlinux-ssh-keys");
     }
+    if options.kernel.is_none() {
+        packages.extend(STOCK_KERNEL);
+    }
     let mut command = tools.command("mmdebstrap")?;
     command
         .args(["--variant=apt", "--format=tar", "--architectures=amd64"])
@@ -75,6 +89,8 @@ pub(super) fn write(
         .arg("--dpkgopt=path-exclude=/usr/share/doc/*")
         .arg("--dpkgopt=path-include=/usr/share/doc/*/copyright")
         .arg("--dpkgopt=path-exclude=/usr/share/locale/*/LC_MESSAGES/*")
+        .args(package_hooks(&options.packages))
+        // The archive is not the machine that the hooks of kernel packages would set up, so these come after them.
         .arg(format!("--customize-hook=tar-in '{}' /", overlay.display()))
         .arg(format!(
             "--customize-hook=chroot \"$1\" sh -c 'chpasswd --encrypted < /{PASSWORD}; rm /{PASSWORD}'"
@@ -84,16 +100,46 @@ pub(super) fn write(
         .arg("--customize-hook=rm -f \"$1\"/etc/ssh/ssh_host_*")
         .arg("--customize-hook=: > \"$1/etc/machine-id\"")
         .arg(suite)
-        .arg(archive)
+        .arg(output)
         .args(&sources)
         .env("SOURCE_DATE_EPOCH", identity.time().to_string());
-    run(&mut command, "mmdebstrap", "making a Debian root file system", archive)?;
-    Ok(())
+    run(&mut command, "mmdebstrap", "making a Debian root file system", output)?;
+    match &options.kernel {
+        Some(kernel) => Ok(kernel.clone()),
+        None => archive::kernel(output, scratch),
+    }
+}
+
+/// Installs packages, and through apt what they depend on. Nothing starts: mmdebstrap's chroot has a policy-rc.d.
+fn package_hooks(packages: &[PathBuf]) -> Vec<String> {
+    let mut hooks = Vec::new();
+    for (n, package) in packages.iter().enumerate() {
+        let inside = format!("/var/cache/vmmlinux-{n}.deb");
+        hooks.push(format!("--customize-hook=upload '{}' {inside}", package.display()));
+        hooks.push(format!(
+            "--customize-hook=chroot \"$1\" env DEBIAN_FRONTEND=noninteractive apt-get install --yes -q \
+             --no-install-recommends {inside} && rm \"$1\"{inside}"
+        ));
+    }
+    hooks
 }
 
 fn overlay_tree(options: &Options, identity: &Identity) -> Result<Tree> {
-    let mut tree = common(options, identity)?;
+    let mut tree = common(options, identity, "usr/lib")?;
     tree.symlink("etc/kernel/postinst.d/zz-vmmlinux", "/usr/lib/vmmlinux/install-kernel");
+    tree.file(
+        "etc/kernel/postrm.d/zz-vmmlinux",
+        0o755,
+        include_str!("../../../../guests/debian/kernel-postrm"),
+    );
+    tree.file(
+        "etc/initramfs/post-update.d/zz-vmmlinux",
+        0o755,
+        include_str!("../../../../guests/debian/initramfs-post-update"),
+    );
+    // pam_env(8) wants the latter; since trixie systemd-tmpfiles makes it this link.
+    tree.file("etc/locale.conf", 0o644, "LANG=C.UTF-8\n");
+    tree.symlink("etc/default/locale", "../locale.conf");
     tree.symlink("usr/local/sbin/install-kernel", "/usr/lib/vmmlinux/install-kernel");
     tree.file(PASSWORD, 0o600, format!("root:{}\n", shadow_field(options, identity)?));
     for (name, unit) in UNITS {
@@ -111,7 +157,8 @@ fn overlay_tree(options: &Options, identity: &Identity) -> Result<Tree> {
 }
 
 fn network(net: &Net) -> Option<String> {
-    let matches = "[Match]\nType=ether\n\n[Network]\n";
+    // No dummies, bridges and the like, which are of a kind.
+    let matches = "[Match]\nType=ether\nKind=!*\n\n[Network]\n";
     match net {
         Net::None => None,
         Net::Dhcp => Some(format!("{matches}DHCP=yes\n")),

@@ -41,7 +41,7 @@ pub(super) fn write(
         Some(given) => given.clone(),
         None => find_busybox(tools, scratch)?,
     };
-    let mut tree = common(options, identity)?;
+    let mut tree = common(options, identity, "usr/lib")?;
     put_busybox(&mut tree, &busybox)?;
     closure::copy(tools, &mut tree, &GROW)?;
     put_system(&mut tree, options, identity)?;

@@ -1,5 +1,6 @@
 //! What the root partition holds: either kind ends as a tar archive.
 
+mod archive;
 mod closure;
 mod debian;
 mod minimal;
@@ -12,6 +13,7 @@ use crate::{
     disk::root_partuuid,
     error::{Error, Result},
     identity::Identity,
+    kernel::Kernel,
     settings::{Options, RootFs},
     tool::Tools,
     tree::Tree,
@@ -22,25 +24,33 @@ pub(crate) fn tools(rootfs: &RootFs) -> &'static [&'static str] {
     match rootfs {
         RootFs::Minimal => minimal::TOOLS,
         RootFs::Debian { .. } => debian::tools(),
+        RootFs::Archive { .. } => &[],
     }
 }
 
-/// Writes the archive of the chosen root file system. `scratch` is a directory for what is needed on the way.
+/// Writes the archive of the chosen root file system; gives back what boots it. `scratch` is a directory for what is needed
+/// on the way and for the kernel.
 pub(crate) fn write(
     tools: &Tools,
     options: &Options,
     identity: &Identity,
     archive: &Path,
     scratch: &Path,
-) -> Result<()> {
-    match &options.rootfs {
-        RootFs::Minimal => minimal::write(tools, options, identity, archive, scratch),
-        RootFs::Debian { suite } => debian::write(tools, options, suite, identity, archive, scratch),
+) -> Result<Kernel> {
+    match (&options.rootfs, &options.kernel) {
+        (RootFs::Debian { suite }, _) => debian::write(tools, options, suite, identity, archive, scratch),
+        (_, _) if !options.packages.is_empty() => Err(Error::NeedsDebian { what: "Debian's packages" }),
+        (RootFs::Archive { path }, _) => archive::write(tools, options, path, identity, archive, scratch),
+        (RootFs::Minimal, Some(kernel)) => {
+            minimal::write(tools, options, identity, archive, scratch)?;
+            Ok(kernel.clone())
+        }
+        (RootFs::Minimal, None) => Err(Error::NeedsDebian { what: "a kernel of its own" }),
     }
 }
 
-/// What both kinds share: names, mounts, modules, the scripts of `guests/common`.
-fn common(options: &Options, identity: &Identity) -> Result<Tree> {
+/// What all kinds share: names, mounts, modules in the directory `lib`, the scripts of `guests/common`.
+fn common(options: &Options, identity: &Identity, lib: &str) -> Result<Tree> {
     let mut tree = Tree::default();
     let hostname = &options.hostname;
     tree.file("etc/hostname", 0o644, format!("{}\n", hostname.as_str()));
@@ -59,9 +69,12 @@ fn common(options: &Options, identity: &Identity) -> Result<Tree> {
     tree.file("usr/lib/vmmlinux/ready", 0o755, include_str!("../../../../guests/common/ready"));
     let install_kernel = include_str!("../../../../guests/common/install-kernel");
     tree.file("usr/lib/vmmlinux/install-kernel", 0o755, install_kernel);
-    tree.directory("var/lib/vmmlinux", 0o755);
-    if let Some(modules) = options.kernel.modules() {
-        let target = Path::new("usr/lib/modules").join(options.kernel.release());
+    // The root partition ends where this disk does: only a larger one is news.
+    tree.file("var/lib/vmmlinux/disk-sectors", 0o644, format!("{}\n", options.size.bytes() / 512));
+    if let Some(kernel) = &options.kernel
+        && let Some(modules) = kernel.modules()
+    {
+        let target = Path::new(lib).join("modules").join(kernel.release());
         tree.copy_directory(&target, modules)?;
     }
     Ok(tree)
