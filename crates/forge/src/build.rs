@@ -49,7 +49,7 @@ pub type BoxedDiagnostic = Box<dyn Diagnostic + Send + Sync + 'static>;
 pub enum Package {
     /// Debian packages: image and headers.
     Deb,
-    /// A tar archive of /boot and /lib/modules.
+    /// A tar archive of /boot and /lib/modules, with a script that installs them.
     Tar,
 }
 
@@ -157,7 +157,11 @@ impl Forge {
 
         self.progress.phase("collecting the outputs");
         let staging = Staging::new(&out)?;
-        let files = staging.collect(&make, request.package, self)?;
+        let files = staging.collect(
+            &make,
+            request.package.map(|package| (package, tree.epoch.max(0).unsigned_abs())),
+            self,
+        )?;
         let manifest = Manifest {
             name: request.name.to_owned(),
             series: request.series.to_owned(),
@@ -287,6 +291,9 @@ fn inputs(
 ) -> String {
     let mut hash = Hash::new();
     hash.field(env!("CARGO_PKG_VERSION")).field(&tree.hash).field(identity).field(format!("{package:?}"));
+    if package == Some(Package::Tar) {
+        hash.field(output::INSTALL);
+    }
     for (tool, version) in &toolchain.versions {
         hash.field(tool).field(version);
     }
@@ -343,16 +350,6 @@ fn pinned_vars(tree: &PreparedTree, objects: &Path, toolchain: &Toolchain) -> Ve
     set("KAFLAGS", map("-ffile-prefix-map"));
     set("KRUSTFLAGS", map("--remap-path-prefix"));
     vars
-}
-
-/// Package formats by the kernel's names for them.
-impl Package {
-    pub(crate) const fn target(self) -> &'static str {
-        match self {
-            Self::Deb => "bindeb-pkg",
-            Self::Tar => "tarxz-pkg",
-        }
-    }
 }
 
 /// Sizes by file name.

@@ -17,7 +17,7 @@ use crate::{
     cache::{hash_file, temp_dir},
     error::{Error, Result},
     make::Make,
-    run,
+    pack, run,
     tree::{Piece, Source, put},
 };
 
@@ -162,11 +162,11 @@ impl<'a> Staging<'a> {
         Ok(Self { place, temp: temp_dir(&place.out, &prefix)? })
     }
 
-    /// Copies and installs what make has built.
+    /// Copies and installs what make has built. A package's files are of the time that is given, in seconds since 1970.
     pub(crate) fn collect(
         &self,
         make: &Make<'_>,
-        package: Option<Package>,
+        package: Option<(Package, u64)>,
         forge: &Forge,
     ) -> Result<Collected> {
         let dir = self.temp.path();
@@ -210,7 +210,7 @@ impl<'a> Staging<'a> {
         }
         if let Some(package) = package {
             forge.progress.phase("packaging");
-            pack(make, package, &release, dir, forge)?;
+            make_package(make, package, &release, dir, forge)?;
         }
         Ok(Collected { release, sizes: records(dir)? })
     }
@@ -256,22 +256,27 @@ fn keep_foreign(old: &Path, new: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs the kernel's package target and takes what it made.
-fn pack(make: &Make<'_>, package: Package, release: &str, dir: &Path, forge: &Forge) -> Result<()> {
-    let parent = make.objects.parent().expect("objects lie in a build directory");
-    let extension = match package {
-        Package::Deb => "deb",
-        Package::Tar => "xz",
-    };
-    let is_package = |path: &PathBuf| path.extension().is_some_and(|e| e == extension);
-    // bindeb-pkg leaves its packages beside the build directory, tar packages in it.
-    let place = match package {
-        Package::Deb => parent,
-        Package::Tar => make.objects,
-    };
+/// Makes the package that was asked for in the output directory.
+fn make_package(
+    make: &Make<'_>,
+    (package, epoch): (Package, u64),
+    release: &str,
+    dir: &Path,
+    forge: &Forge,
+) -> Result<()> {
+    match package {
+        Package::Deb => pack_deb(make, release, dir, forge),
+        Package::Tar => pack_tar(epoch, release, dir),
+    }
+}
+
+/// Runs the kernel's own package target and takes what it made: it leaves that beside the build directory.
+fn pack_deb(make: &Make<'_>, release: &str, dir: &Path, forge: &Forge) -> Result<()> {
+    let place = make.objects.parent().expect("objects lie in a build directory");
     let list = || -> Result<Vec<PathBuf>> {
         let entries = fs::read_dir(place).map_err(|e| Error::io("read", place, e))?;
-        Ok(entries.filter_map(|e| Some(e.ok()?.path())).filter(is_package).collect())
+        let paths = entries.filter_map(|e| Some(e.ok()?.path()));
+        Ok(paths.filter(|path| path.extension().is_some_and(|e| e == "deb")).collect())
     };
     for stale in list()? {
         fs::remove_file(&stale).map_err(|e| Error::io("remove the old", stale, e))?;
@@ -281,7 +286,7 @@ fn pack(make: &Make<'_>, package: Package, release: &str, dir: &Path, forge: &Fo
         ("KDEB_CHANGELOG_DIST", "unstable".to_owned()),
         ("DPKG_FLAGS", "-d".to_owned()),
     ];
-    make.run(&[package.target()], &vars, (0, 0), &*forge.progress)?;
+    make.run(&["bindeb-pkg"], &vars, (0, 0), &*forge.progress)?;
     for made in list()? {
         // Installed in a guest, it would replace the distribution's, which goes with its C library.
         if made.file_name().unwrap_or_default().to_string_lossy().starts_with("linux-libc-dev") {
@@ -291,6 +296,30 @@ fn pack(make: &Make<'_>, package: Package, release: &str, dir: &Path, forge: &Fo
         fs::copy(&made, &to).map_err(|e| Error::io("copy the package to", to, e))?;
     }
     Ok(())
+}
+
+/// What installs the kernel of a tarball in guests without dpkg.
+pub(crate) const INSTALL: &str = include_str!("../../../guests/tarball/install.sh");
+
+/// Packs what was collected, with a script that installs it. The kernel's own tarballs have an unstripped vmlinux instead.
+fn pack_tar(epoch: u64, release: &str, dir: &Path) -> Result<()> {
+    let scratch = temp_dir(dir, ".tarball-")?;
+    let name = format!("linux-{release}");
+    let root = scratch.path().join(&name);
+    let boot = root.join("boot");
+    fs::create_dir_all(&boot).map_err(|e| Error::io("create", &boot, e))?;
+    for (from, to) in [("bzImage", "vmlinuz"), ("config", "config"), ("System.map", "System.map")] {
+        let to = boot.join(format!("{to}-{release}"));
+        fs::copy(dir.join(from), &to).map_err(|e| Error::io("copy the build's output to", to, e))?;
+    }
+    let install = root.join("install.sh");
+    fs::write(&install, INSTALL).map_err(|e| Error::io("write", &install, e))?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&install, mode).map_err(|e| Error::io("set the permissions of", &install, e))?;
+    if dir.join("modules/lib").is_dir() {
+        run::stdout(run::command("cp").arg("-R").arg(dir.join("modules/lib")).arg(&root))?;
+    }
+    pack::tarball(scratch.path(), &name, epoch, &dir.join(format!("{name}-x86_64.tar.xz")))
 }
 
 /// Size and hash of every file in a directory, by its path in it.

@@ -25,14 +25,26 @@ if [ -e "$to/etc/vmmcid.toml" ]; then
 else
 	put 644 etc/vmmcid.toml /etc
 fi
-if command -v systemctl >/dev/null || [ -d "$to/usr/lib/systemd/system" ]; then
+# Where there is OpenRC, there may be directories and programs of systemd's, too: what counts is what runs.
+if [ -z "$to" ] && [ -d /run/systemd/system ]; then
+	init=systemd
+elif [ -d "$to/etc/runlevels" ]; then
+	init=openrc
+elif [ -d "$to/usr/lib/systemd/system" ]; then
+	init=systemd
+else
+	init=
+fi
+if [ "$init" = systemd ]; then
 	put 644 usr/lib/systemd/system/vmmcid.service /usr/lib/systemd/system
 	put 755 usr/lib/systemd/system-shutdown/vmmcid /usr/lib/systemd/system-shutdown
 	echo "now: systemctl daemon-reload; systemctl enable --now vmmcid"
-elif command -v openrc-run >/dev/null || [ -d "$to/etc/runlevels" ]; then
+elif [ "$init" = openrc ]; then
 	put 755 openrc/vmmcid /etc/init.d
 	put 755 openrc/vmmcid-poweroff /etc/init.d
-	echo "now: rc-update add vmmcid boot; rc-update add vmmcid-poweroff shutdown; rc-service vmmcid start"
+	# Debian's OpenRC has no runlevel of that name.
+	if [ -d "$to/etc/runlevels/boot" ]; then level=boot; else level=default; fi
+	echo "now: rc-update add vmmcid $level; rc-update add vmmcid-poweroff shutdown; rc-service vmmcid start"
 else
 	echo "now: let your init run \`/usr/sbin/vmmcid run\` and start it again when it ends with 1"
 fi

@@ -51,7 +51,7 @@ fn a_build_leaves_all_that_it_promises() {
         "System.map",
         "config",
         "manifest.json",
-        "linux-7.3.4-x86.tar.xz",
+        "linux-7.3.4-x86_64.tar.xz",
         "modules/lib/modules/7.3.4/kernel/hello.ko",
     ] {
         assert!(dir.join(file).is_file(), "{file}");
@@ -75,6 +75,17 @@ fn a_build_leaves_all_that_it_promises() {
         "{}",
         String::from_utf8_lossy(&image[..60])
     );
+    let tarball =
+        Command::new("tar").arg("-tvf").arg(dir.join("linux-7.3.4-x86_64.tar.xz")).output().unwrap();
+    let tarball = String::from_utf8(tarball.stdout).unwrap();
+    for (mode, file) in [
+        ("-rwxr-xr-x 0/0", "linux-7.3.4/install.sh"),
+        ("-rw-r--r-- 0/0", "linux-7.3.4/boot/vmlinuz-7.3.4"),
+        ("-rw-r--r-- 0/0", "linux-7.3.4/lib/modules/7.3.4/kernel/hello.ko"),
+    ] {
+        let found = tarball.lines().any(|line| line.starts_with(mode) && line.ends_with(&format!(" {file}")));
+        assert!(found, "{file}: {tarball}");
+    }
     assert_eq!(fs::read_dir(place.out()).unwrap().count(), 1, "nothing beside it");
 }
 

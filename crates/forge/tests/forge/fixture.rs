@@ -65,9 +65,6 @@ modules_install:
 
 mrproper:
 	@rm -f .config $(objects)
-
-tarxz-pkg:
-	@tar -C $(O) -cJf $(O)/linux-7.3.4-x86.tar.xz System.map
 ",
     ),
     ("Kconfig", "mainmenu \"A kernel in name\"\nsource \"drivers/Kconfig\"\n"),
