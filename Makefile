@@ -16,7 +16,7 @@ IMAGE = out/$(BUILD)/minimal.img
 GUEST_TESTS = $(CARGO) test --locked --workspace $(addprefix --test ,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 
 .DEFAULT_GOAL := guest
-.PHONY: guest help bootstrap program setup kernel image vmmcid-deb release book lint unit e2e test check-config long-test fuzz bench boot-test
+.PHONY: guest help bootstrap program setup kernel image vmmcid-deb kernel-packages release book lint unit e2e test check-config long-test fuzz bench boot-test
 
 # Without a terminal there is nobody to type `poweroff`: then it ends when the guest is ready.
 guest: image ## Build the kernel and an image, boot it in the vmd machine, show its console (leave with ~.)
@@ -83,8 +83,15 @@ test: lint unit e2e ## All that CI checks
 check-config: setup ## Resolve every selection of the kernel configuration for every series
 	$(PROGRAM) config check
 
-long-test: kernel check-config ## What takes longer than CI should: BOOTS (1000) boots, two identical kernels, Debian images
+# Two outputs of one build directory: a build has one kind of package.
+kernel-packages: kernel ## Our kernel as packages: out/deb, out/tar
+	$(PROGRAM) build --name $(BUILD) --package deb --out out/deb
+	$(PROGRAM) build --name $(BUILD) --package tar --out out/tar
+
+long-test: kernel-packages check-config ## What takes longer than CI should: BOOTS (1000) boots, two identical kernels, Debian images
 	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) VMMLINUX_TEST_BOOTS=$(BOOTS) CCACHE_DISABLE=1 \
+	  VMMLINUX_TEST_DEB=$$(ls $(abspath out/deb/$(BUILD))/linux-image-*.deb) \
+	  VMMLINUX_TEST_TAR=$$(ls $(abspath out/tar/$(BUILD))/linux-*.tar.xz) \
 	  $(GUEST_TESTS) -- --ignored --test-threads 1 long_
 	$(MAKE) boot-test KERNEL=out/$(BUILD)/bzImage
 

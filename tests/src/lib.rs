@@ -5,3 +5,4 @@ pub mod fidelity;
 pub mod initramfs;
 pub mod probes;
 pub mod run;
+pub mod shell;

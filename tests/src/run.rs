@@ -166,6 +166,11 @@ impl Run {
         assert!(found >= times, "`{text}` {found} times, not {times}, in:\n{seen}");
     }
 
+    /// What the guest has written so far.
+    pub fn console(&self) -> String {
+        self.console.text.lock().unwrap().0.clone()
+    }
+
     /// Types.
     pub fn send(&mut self, bytes: &[u8]) {
         self.stdin.as_mut().expect("not closed").write_all(bytes).expect("vmmlinux reads its input");

@@ -1,0 +1,371 @@
+//! Debian with systemd through its whole life: installed, booted by firmware and boot loader, used, suspended, stopped,
+//! rebooted, powered off. With our kernel and its driver, and with Debian's own and vmmcid.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use guest_tests::{
+    run::{Run, program, vmmlinux},
+    shell::Shell,
+};
+
+/// Anybody's: it is only looked for in the guest.
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGB4fYfCEpGuvzTPVrFgjvQ4qM6qyYTT2rTe9JQpTbIL me@example";
+
+/// What a guest may warn of, and why nobody mends it.
+const WARNINGS: [(&str, &str); 8] = [
+    ("TSC doesn't count with P0 frequency", "vmm shows an AMD processor without the bit that says so"),
+    (
+        "A valid RSDP was not found",
+        "up to 7.9 vmd has no ACPI tables, and Linux only finds that out by looking",
+    ),
+    ("ACPI: Failed to initialize tables", "the same"),
+    ("PMU not available due to virtualization", "vmm has no performance counters"),
+    (
+        "mce: Unable to init MCE device",
+        "vmm has no machine checks, and Debian's kernel asks for them all the same",
+    ),
+    ("Failed to query local AF_VSOCK CID", "Debian's kernel has vsock, and vmd no device for it"),
+    ("systemd-ssh-generator failed", "the same"),
+    ("Using degraded feature set", "behind the machine's local interface is nobody who answers DNS"),
+];
+
+/// Makes a package of 8 MiB that cannot be compressed, installs it, checks what arrived on the disk, and purges it.
+const PACKAGE: &str = "mkdir -p /tmp/p/DEBIAN /tmp/p/opt/hello; head -c 8M /dev/urandom >/tmp/p/opt/hello/data; \
+    printf 'Package: hello-vmd\\nVersion: 1\\nArchitecture: all\\nMaintainer: me <me@example.invalid>\\nDescription: x\\n' \
+    >/tmp/p/DEBIAN/control; dpkg-deb -Znone -b /tmp/p /var/cache/hello.deb >/dev/null; \
+    dpkg -i /var/cache/hello.deb >/dev/null; sync; echo 3 >/proc/sys/vm/drop_caches; \
+    cmp /tmp/p/opt/hello/data /opt/hello/data && dpkg --verify hello-vmd && dpkg --purge hello-vmd >/dev/null; \
+    ls -d /opt/hello 2>/dev/null; dpkg --audit; echo done";
+
+/// Logs in through the network with a key that is made for it. The guest is the only one whom it can reach here.
+const SSH: &str = "ssh-keygen -q -t ed25519 -N '' -f /root/key && cat /root/key.pub >>/root/.ssh/authorized_keys; \
+    address=$(ip -o -4 addr show dev enp0s2 | sed 's,.*inet \\([0-9.]*\\)/.*,\\1,'); \
+    ssh -i /root/key -o BatchMode=yes -o StrictHostKeyChecking=accept-new root@\"$address\" 'echo \"${SSH_CONNECTION:+through }$(hostname)\"' \
+    2>/dev/null";
+
+/// An image, and the machine's name for what runs from it.
+struct Debian {
+    dir: tempfile::TempDir,
+    name: String,
+}
+
+impl Debian {
+    fn install(suite: &str, arguments: &[&str]) -> Self {
+        let key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&key, KEY).unwrap();
+        let rootfs = format!("debian:{suite}");
+        let common = ["--rootfs", &rootfs, "--ssh-key", key.path().to_str().unwrap()];
+        Self::make(suite, &[&common, arguments].concat())
+    }
+
+    fn make(name: &str, arguments: &[&str]) -> Self {
+        let debian = Self { dir: tempfile::tempdir().unwrap(), name: format!("debian-{name}") };
+        let made = Command::new(vmmlinux())
+            .args(["image", "--size", "2G", "--hostname", "guest"])
+            .arg("--output")
+            .arg(debian.path("disk.img"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        debian
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A disk with these files: a tar archive.
+    fn disk_of(&self, files: &[&Path]) -> PathBuf {
+        let disk = self.path("files.img");
+        let mut tar = Command::new("tar");
+        tar.arg("-cf").arg(&disk);
+        for file in files {
+            tar.arg("-C").arg(file.parent().unwrap()).arg(file.file_name().unwrap());
+        }
+        assert!(tar.status().unwrap().success());
+        disk
+    }
+
+    fn boot(&self, host: &str) -> Run {
+        self.boot_with(host, &[])
+    }
+
+    fn boot_with(&self, host: &str, arguments: &[&str]) -> Run {
+        let mut command = Command::new(vmmlinux());
+        command
+            .args(["run", "--accel", "nested", "-i", "--timeout", "30m", "--host", host])
+            .args(["--name", &self.name])
+            .arg(self.path("disk.img"))
+            .args(arguments);
+        Run::start(&self.name, command)
+    }
+
+    /// Whether e2fsck finds the root file system sound and unmounted in order.
+    fn assert_clean(&self) {
+        let image = self.path("disk.img");
+        let table = Command::new("sfdisk").args(["--json"]).arg(&image).output().unwrap();
+        let table: serde_json::Value = serde_json::from_slice(&table.stdout).unwrap();
+        let start = table["partitiontable"]["partitions"][1]["start"].as_u64().unwrap();
+        let place = format!("{}?offset={}", image.display(), start * 512);
+        let check = Command::new("/usr/sbin/e2fsck").args(["-n", &place]).output().unwrap();
+        let said = String::from_utf8_lossy(&check.stdout);
+        assert!(check.status.success() && said.contains("clean"), "{check:?}");
+    }
+}
+
+fn build() -> PathBuf {
+    env::var_os("VMMLINUX_TEST_BUILD")
+        .map(PathBuf::from)
+        .expect("VMMLINUX_TEST_BUILD names a build: make e2e")
+}
+
+/// Who drives the control device, and how that shows.
+struct Control {
+    /// Prints how far the guest's clock is from the host's, in nanoseconds.
+    offset: &'static str,
+    /// In the journal of a boot that the host has ended.
+    obeyed: &'static str,
+}
+
+const DRIVER: Control =
+    Control { offset: "cat /sys/bus/pci/drivers/vmmci/0*/vmmci/offset_ns", obeyed: "vmmci" };
+const DAEMON: Control = Control {
+    offset: "vmmcid offset --json | sed 's/.*\"nanos\":\\(-*[0-9]*\\).*/\\1/'",
+    obeyed: "systemd was asked to go down",
+};
+
+/// A running guest with nothing to complain of.
+fn assert_well(run: &mut Run, shell: &mut Shell) {
+    // The last that a boot does is to write on the console, perhaps into an answer.
+    shell.ask(run, "systemctl is-system-running --wait");
+    let state = shell.ask(run, "systemctl is-system-running");
+    let failed = shell.ask(run, "systemctl --failed --plain --no-legend");
+    assert_eq!((state.as_str(), failed.as_str()), ("running", ""));
+    let journal = shell.ask(run, "journalctl -b -p warning -o cat");
+    let unknown: Vec<_> =
+        journal.lines().filter(|line| !WARNINGS.iter().any(|(known, _)| line.contains(known))).collect();
+    assert!(unknown.is_empty(), "{unknown:#?}");
+}
+
+/// Everything that a guest meets between its installation and its end.
+fn life(debian: &Debian, host: &str, kernel: &str, control: &Control) {
+    let mut run = debian.boot(host);
+    let mut shell = Shell::log_in(&mut run, "guest");
+    assert_well(&mut run, &mut shell);
+    println!("{host}: {}", shell.ask(&mut run, "systemd-analyze | head -n 1"));
+    assert!(shell.ask(&mut run, "uname -r").contains(kernel));
+    assert_eq!(shell.ask(&mut run, PACKAGE), "done");
+    let up = "until ip -o -4 addr show dev enp0s2 | grep -q inet; do sleep 1; done; ping -q -c 1 100.64.1.2 >/dev/null && echo up";
+    assert_eq!(shell.ask(&mut run, up), "up");
+    assert_eq!(shell.ask(&mut run, "cat /root/.ssh/authorized_keys"), KEY);
+    assert_eq!(shell.ask(&mut run, SSH), "through guest");
+
+    let (stopped, said) = run.ctl(&["stop"]);
+    assert!(stopped.success(), "{said}");
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    assert!(errors.contains("went down as asked"), "{errors}");
+    debian.assert_clean();
+
+    let mut run = debian.boot(host);
+    let mut shell = Shell::log_in(&mut run, "guest");
+    assert_well(&mut run, &mut shell);
+    let journal = shell.ask(&mut run, "journalctl -b -1 -o cat -n 200");
+    for expected in [control.obeyed, "Unmounted", "Reached target reboot.target", "Journal stopped"] {
+        assert!(journal.contains(expected), "no `{expected}` in:\n{journal}");
+    }
+    assert!(!journal.contains("Failed"), "{journal}");
+    // After this the machine is three hours ahead, and it is to stay the same machine.
+    let before: u64 = shell.ask(&mut run, "date +%s").parse().unwrap();
+    assert!(run.ctl(&["suspend", "--for", "3h"]).0.success());
+    let later =
+        format!("until [ $(date +%s) -gt {} ]; do sleep 0.2; done; {}", before + 10_700, control.offset);
+    let offset: i64 = shell.ask(&mut run, &later).parse().unwrap();
+    println!("{host}: {offset} ns from the host's time after a suspend of 3 h");
+    assert!(offset.abs() < 50_000_000, "{offset}");
+    assert_well(&mut run, &mut shell);
+    run.send(b"reboot\n");
+    shell.log_in_again(&mut run, "guest");
+    assert_eq!(shell.ask(&mut run, "journalctl -q --list-boots | wc -l"), "3");
+    run.send(b"poweroff\n");
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    debian.assert_clean();
+}
+
+#[test]
+#[ignore = "installs a Debian and boots it in the helper VM: make e2e"]
+fn trixie_with_our_kernel() {
+    let debian = Debian::install("trixie", &[build().to_str().unwrap()]);
+    life(&debian, "7.8", "vmmlinux", &DRIVER);
+}
+
+/// Every generation of vmd, and the release before.
+#[test]
+#[ignore = "installs Debians and boots them in the helper VM: make long-test"]
+fn long_debian_with_our_kernel() {
+    for (suite, host) in [("bookworm", "7.8"), ("trixie", "7.7"), ("trixie", "7.9"), ("trixie", "8.0")] {
+        println!("{suite} on {host}");
+        let debian = Debian::install(suite, &[build().to_str().unwrap()]);
+        life(&debian, host, "vmmlinux", &DRIVER);
+    }
+}
+
+/// A Debian with its own kernel and the daemon.
+fn stock(suite: &str) -> Debian {
+    let dir = tempfile::tempdir().unwrap();
+    let packages = forge::package_daemon(&program("vmmcid"), 0, dir.path()).unwrap();
+    let mut debian = Debian::install(suite, &["--stock-kernel", "--deb", packages.deb.to_str().unwrap()]);
+    debian.name = format!("stock-{suite}");
+    debian
+}
+
+#[test]
+#[ignore = "installs a Debian and boots it in the helper VM: make long-test"]
+fn long_debian_with_its_own_kernel_and_vmmcid() {
+    life(&stock("trixie"), "7.8", "cloud-amd64", &DAEMON);
+}
+
+/// Files that packages bring, by directory: what must be the same after a kernel has come and gone.
+const LISTING: &str = "find /boot /usr /etc -xdev \\( -type f -o -type l \\) ! -name 'modules.*' ! -path '*/__pycache__/*' | sort";
+
+/// The kernel's package in a guest that has another kernel: it boots next, the old one still can, and when it is removed
+/// nothing of it is left.
+#[test]
+#[ignore = "installs a Debian and boots it in the helper VM: make long-test; VMMLINUX_TEST_DEB names our kernel's package"]
+fn long_a_kernel_package_comes_and_goes() {
+    let package = PathBuf::from(env::var_os("VMMLINUX_TEST_DEB").expect("VMMLINUX_TEST_DEB names a package"));
+    let debian = stock("trixie");
+    let disk = debian.disk_of(&[&package]);
+    let mut run = debian.boot_with("7.8", &["-d", disk.to_str().unwrap()]);
+    let mut shell = Shell::log_in(&mut run, "guest");
+    let stock = shell.ask(&mut run, "uname -r");
+    let before = shell.ask(&mut run, LISTING);
+    shell.ask(&mut run, "tar -C /var/cache -xf /dev/vdb");
+    let said = shell.ask(&mut run, "dpkg -i /var/cache/linux-image-*.deb 2>&1");
+    assert!(said.contains("vmmlinux boots next"), "{said}");
+    // Debian's kernel had an initial RAM disk made for it, and so has ours.
+    assert!(said.contains("update-initramfs: Generating /boot/initrd.img-"), "{said}");
+    run.send(b"reboot\n");
+    shell.log_in_again(&mut run, "guest");
+    let ours = shell.ask(&mut run, "uname -r");
+    assert!(ours.contains("vmmlinux"), "{ours}");
+    assert_well(&mut run, &mut shell);
+    // The kernel drives the device now.
+    assert_eq!(
+        shell.ask(&mut run, "systemctl is-active vmmcid; ls /sys/bus/pci/drivers/vmmci | grep -c ^0"),
+        "inactive\n1"
+    );
+
+    run.send(b"reboot\n");
+    // After the first boot and the first reboot.
+    run.expect_times("boot: ", 3);
+    run.send(b"old\r");
+    shell.log_in_again(&mut run, "guest");
+    assert_eq!(shell.ask(&mut run, "uname -r"), stock);
+    let said = shell.ask(
+        &mut run,
+        &format!("dpkg --purge linux-image-{ours} 2>&1; ls -d /lib/modules/{ours} /boot/*{ours}*"),
+    );
+    assert!(said.contains(&format!("{stock} boots next")), "{said}");
+    assert_eq!(shell.ask(&mut run, LISTING), before);
+    run.send(b"reboot\n");
+    shell.log_in_again(&mut run, "guest");
+    assert_eq!(
+        shell.ask(&mut run, "uname -r; mount -t vfat /dev/vda1 /mnt; ls /mnt; umount /mnt"),
+        format!("{stock}\ninitrd.img\nldlinux.c32\nldlinux.sys\nsyslinux.cfg\nvmlinuz")
+    );
+    run.send(b"poweroff\n");
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+}
+
+/// Debian with OpenRC instead of systemd, Debian's kernel, and both of our tarballs for such guests: the daemon's, installed,
+/// and the kernel's, unpacked.
+fn openrc(dir: &Path, kernel: &Path) -> Debian {
+    let packages = forge::package_daemon(&program("vmmcid"), 0, dir).unwrap();
+    let archive = dir.join("openrc.tar");
+    let setup = "set -e; passwd -d root; cd /root; tar xf vmmcid.tar.xz; cd vmmcid-*; ./install.sh; \
+        rc-update add vmmcid default; rc-update add vmmcid-poweroff shutdown; \
+        mkdir /root/kernel; tar -C /root/kernel --strip-components=1 -xf /root/kernel.tar.xz; \
+        sed -i 's,^[1-6]:.*getty.*,,' /etc/inittab; \
+        echo 'T0:23:respawn:/sbin/getty -L ttyS0 115200 vt100' >> /etc/inittab";
+    let upload = |from: &Path, to: &str| format!("--customize-hook=upload '{}' /root/{to}", from.display());
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap
+        .args(["--variant=apt", "--format=tar", "--architectures=amd64"])
+        .arg("--include=openrc,sysvinit-core,login,passwd,util-linux,mount,udev,procps,kmod,e2fsprogs,iproute2,xz-utils,linux-image-cloud-amd64,initramfs-tools")
+        .args(["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"])
+        .arg(upload(&packages.tarball, "vmmcid.tar.xz"))
+        .arg(upload(kernel, "kernel.tar.xz"))
+        .arg(format!("--customize-hook=chroot \"$1\" sh -c \"{}\"", setup.replace('"', "\\\"")))
+        .arg("trixie")
+        .arg(&archive);
+    let made = mmdebstrap.output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Debian::make("openrc", &["--rootfs", &format!("tar:{}", archive.display()), "--stock-kernel"])
+}
+
+/// Stop and reboot through OpenRC for real, by the daemon on Debian's kernel and by the driver of ours, which comes from its
+/// tarball and goes again.
+#[test]
+#[ignore = "installs a Debian and boots it in the helper VM: make long-test; VMMLINUX_TEST_TAR names our kernel's tarball"]
+fn long_openrc_and_the_tarballs() {
+    let kernel = PathBuf::from(env::var_os("VMMLINUX_TEST_TAR").expect("VMMLINUX_TEST_TAR names a tarball"));
+    let dir = tempfile::tempdir().unwrap();
+    let debian = openrc(dir.path(), &kernel);
+    let mut run = debian.boot("7.8");
+    let mut shell = Shell::log_in(&mut run, "guest");
+    let stock = shell.ask(&mut run, "uname -r");
+    assert!(stock.contains("cloud"), "{stock}");
+    let services = shell.ask(&mut run, "rc-status -a 2>&1");
+    assert!(services.lines().any(|line| line.contains("vmmcid ") && line.contains("started")), "{services}");
+    assert!(!services.contains("crashed"), "{services}");
+    assert!(!shell.ask(&mut run, "vmmcid test").contains("FAIL"));
+    let (stopped, said) = run.ctl(&["stop"]);
+    assert!(stopped.success(), "{said}");
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    assert!(errors.contains("went down as asked"), "{errors}");
+    assert!(console.contains("Will now restart"), "{console}");
+    debian.assert_clean();
+
+    let mut run = debian.boot("7.8");
+    let mut shell = Shell::log_in(&mut run, "guest");
+    let before = shell.ask(&mut run, LISTING);
+    let said = shell.ask(&mut run, "/root/kernel/install.sh 2>&1");
+    assert!(said.contains("vmmlinux boots next (syslinux"), "{said}");
+    run.send(b"reboot\n");
+    shell.log_in_again(&mut run, "guest");
+    let ours = shell.ask(&mut run, "uname -r");
+    assert!(ours.contains("vmmlinux"), "{ours}");
+    assert_eq!(shell.ask(&mut run, "ls /sys/bus/pci/drivers/vmmci | grep -c ^0; pidof vmmcid"), "1");
+    let (stopped, said) = run.ctl(&["stop"]);
+    assert!(stopped.success(), "{said}");
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    assert!(errors.contains("went down as asked"), "{errors}");
+    assert!(console.contains("Will now restart"), "{console}");
+    debian.assert_clean();
+
+    let mut run = debian.boot("7.8");
+    let mut shell = Shell::log_in(&mut run, "guest");
+    let said = shell.ask(&mut run, &format!("sh /lib/modules/{ours}/install.sh --uninstall 2>&1"));
+    assert!(said.contains(&format!("{ours} is gone")), "{said}");
+    assert_eq!(shell.ask(&mut run, LISTING), before);
+    run.send(b"reboot\n");
+    shell.log_in_again(&mut run, "guest");
+    assert_eq!(shell.ask(&mut run, "uname -r"), stock);
+    run.send(b"poweroff\n");
+    let (status, console, errors) = run.end();
+    assert_eq!(status, 0, "{console}\n{errors}");
+    // The daemon tells the host from the runlevel `shutdown`.
+    assert!(errors.contains("announced its shutdown"), "{errors}");
+    debian.assert_clean();
+}
