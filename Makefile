@@ -66,7 +66,7 @@ book: program ## The book, as HTML: out/book
 	command -v mdbook >/dev/null || $(CARGO) install --locked --version $(MDBOOK) mdbook
 	rm -rf out/book-source && mkdir -p out && cp -R docs out/book-source
 	$(PROGRAM) config list --markdown >out/book-source/configuration-reference.md
-	mdbook build --dest-dir ../book out/book-source
+	mdbook build --dest-dir $(CURDIR)/out/book out/book-source
 
 lint: bootstrap ## Format and clippy, warnings as errors
 	$(CARGO) fmt --all --check
