@@ -15,6 +15,8 @@ use crate::System;
 
 /// A reading of the control device's time takes tens of microseconds; the best of so many counts.
 const COMPARISONS: usize = 20;
+/// The driver does that by itself; so many of its results are looked at.
+const READINGS: usize = 7;
 
 /// A way to the host's clock.
 #[derive(Debug)]
@@ -38,11 +40,9 @@ pub struct Reading {
     pub error: i64,
 }
 
-/// How fast a clock of the guest's runs.
+/// How fast the guest's CLOCK_MONOTONIC_RAW runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
-    /// The clock.
-    pub clock: &'static str,
     /// Against the host's clock: positive if it is fast.
     pub ppm: f64,
     /// How wrong that can be at most, either way.
@@ -87,19 +87,15 @@ impl Measured {
     pub fn take(system: &System, seconds: u64) -> Self {
         let start = Instant::now();
         let host = HostClock::find(system);
-        let first = host.as_ref().and_then(|host| host.reading(system, true));
+        let first = host.as_ref().and_then(|host| host.raw_reading(system));
         let sleeps = [(1, 15), (10, 15), (50, 7)].map(|(wanted, times)| Sleep::measure(wanted, times)).into();
         let rest = Duration::from_secs(seconds).saturating_sub(start.elapsed()).max(Duration::from_secs(2));
         let (before, since) = (interrupts(system), Instant::now());
         thread::sleep(rest);
         let (after, took) = (interrupts(system), since.elapsed());
-        let last = host.as_ref().and_then(|host| host.reading(system, true));
-        let clock = match host {
-            Some(HostClock::Registers(_)) => "CLOCK_MONOTONIC_RAW",
-            _ => "CLOCK_REALTIME",
-        };
+        let last = host.as_ref().and_then(|host| host.raw_reading(system));
         Self {
-            rate: first.zip(last).and_then(|(first, last)| Rate::between(clock, first, last)),
+            rate: first.zip(last).and_then(|(first, last)| Rate::between(first, last)),
             sleeps,
             interrupts: before.zip(after).map(|(before, after)| Interrupts::between(&before, &after, took)),
         }
@@ -133,26 +129,39 @@ impl HostClock {
         }
     }
 
-    /// Compares the clocks: the time of day, or with the registers also the clock that nobody sets (`raw`).
-    pub fn reading(&self, system: &System, raw: bool) -> Option<Reading> {
+    /// Compares the guest's time of day with the host's.
+    pub fn reading(&self, system: &System) -> Option<Reading> {
         match self {
-            Self::Registers(bar) if raw => {
-                let read = || HostTime::read(bar, || nanos(ClockId::MonotonicRaw)).and_then(Comparison::new);
-                let best = Comparison::best(std::iter::repeat_with(read).take(COMPARISONS).flatten())?;
-                Some(Reading { at: best.at(), offset: best.offset(), error: best.error() })
-            }
             Self::Registers(bar) => bar.offset(COMPARISONS).map(of_offset),
             Self::Driver(files) => {
                 let number = |name: &str| system.text(format!("{files}/{name}"))?.parse::<i64>().ok();
-                let offset = number("offset_ns")?;
-                Some(Reading {
-                    at: nanos(ClockId::MonotonicRaw),
-                    offset,
-                    error: number("offset_error_ns").unwrap_or(0),
-                })
+                // Each is a comparison of its own, so that the error is that of another: the middle of some is trusted.
+                let one = || Some((number("offset_ns")?, number("offset_error_ns")?));
+                let mut read: Vec<_> = std::iter::repeat_with(one).take(READINGS).flatten().collect();
+                read.sort_unstable();
+                let (offset, _) = *read.get(read.len() / 2)?;
+                let error = read.iter().map(|(_, error)| *error).max()?;
+                Some(Reading { at: nanos(ClockId::Realtime), offset, error })
             }
             Self::Daemon => status::ask(&socket(system)).ok()??.offset.map(of_offset),
         }
+    }
+
+    /// The same for CLOCK_MONOTONIC_RAW, which nobody sets or corrects.
+    fn raw_reading(&self, system: &System) -> Option<Reading> {
+        if let Self::Registers(bar) = self {
+            let read = || HostTime::read(bar, || nanos(ClockId::MonotonicRaw)).and_then(Comparison::new);
+            let best = Comparison::best(std::iter::repeat_with(read).take(COMPARISONS).flatten())?;
+            return Some(Reading { at: best.at(), offset: best.offset(), error: best.error() });
+        }
+        let reading = self.reading(system)?;
+        // What the two clocks are apart changes by what NTP corrects only: that is nothing in the time in between.
+        let apart = nanos(ClockId::MonotonicRaw).saturating_sub(nanos(ClockId::Realtime));
+        Some(Reading {
+            at: reading.at.saturating_add(apart),
+            offset: reading.offset.saturating_add(apart),
+            ..reading
+        })
     }
 }
 
@@ -171,13 +180,12 @@ fn nanos(clock: ClockId) -> i64 {
 }
 
 impl Rate {
-    /// From two readings; `None` if no time passed on the host.
+    /// From two readings; `None` if they are from the same second of the host's: vmmcid tells one for a while.
     #[allow(clippy::cast_precision_loss)]
-    pub fn between(clock: &'static str, first: Reading, last: Reading) -> Option<Self> {
+    pub fn between(first: Reading, last: Reading) -> Option<Self> {
         let gained = last.offset.saturating_sub(first.offset);
         let host = last.at.saturating_sub(first.at).saturating_sub(gained);
-        (host > 0).then(|| Self {
-            clock,
+        (host > 1_000_000_000).then(|| Self {
             ppm: gained as f64 / host as f64 * 1e6,
             error: first.error.saturating_add(last.error) as f64 / host as f64 * 1e6,
             seconds: host as f64 / 1e9,
@@ -236,13 +244,13 @@ mod tests {
     fn a_rate_comes_of_two_offsets() {
         let first = Reading { at: 0, offset: 5_000, error: 10_000 };
         let rate =
-            Rate::between("c", first, Reading { at: 10_000_050_000, offset: 55_000, error: 10_000 }).unwrap();
+            Rate::between(first, Reading { at: 10_000_050_000, offset: 55_000, error: 10_000 }).unwrap();
         assert!((rate.ppm - 5.0).abs() < 1e-9 && (rate.error - 2.0).abs() < 1e-9, "{rate:?}");
         // One that runs at a fifth.
         let slow = Reading { at: 2_000_000_000, offset: -8_000_000_000 + 5_000, error: 0 };
-        let rate = Rate::between("c", first, slow).unwrap();
+        let rate = Rate::between(first, slow).unwrap();
         assert!((rate.ppm + 800_000.0).abs() < 1e-6 && (rate.seconds - 10.0).abs() < 1e-9, "{rate:?}");
-        assert_eq!(Rate::between("c", first, first), None);
+        assert_eq!(Rate::between(first, first), None);
     }
 
     #[test]

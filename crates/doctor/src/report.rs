@@ -192,7 +192,7 @@ mod tests {
         let mut guest = fixture::recorded().guest();
         let sleep = |wanted, median| Sleep { wanted, median, longest: median + 10.0 };
         guest.measured = Some(Measured {
-            rate: Some(Rate { clock: "CLOCK_MONOTONIC_RAW", ppm: -1.4, error: 0.6, seconds: 60.0 }),
+            rate: Some(Rate { ppm: -1.4, error: 0.6, seconds: 60.0 }),
             sleeps: vec![sleep(1, 39.9), sleep(10, 39.7), sleep(50, 79.9)],
             interrupts: Some(Interrupts { total: 25.0, sources: vec![("0 XT-PIC timer".into(), 25.0)] }),
         });

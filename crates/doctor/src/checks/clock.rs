@@ -21,7 +21,7 @@ const STEADY: f64 = 20.0;
 pub fn check(guest: &Guest) -> Vec<Finding> {
     let mut findings = vec![source(guest)];
     let way = HostClock::find(&guest.system);
-    let reading = way.as_ref().and_then(|way| way.reading(&guest.system, false));
+    let reading = way.as_ref().and_then(|way| way.reading(&guest.system));
     findings.push(offset(guest, way.as_ref().zip(reading)));
     if let Some(rate) = guest.measured.as_ref().and_then(|measured| measured.rate) {
         findings.push(speed(guest, rate));
@@ -134,15 +134,14 @@ fn speed(guest: &Guest, rate: Rate) -> Finding {
     } else {
         Severity::Warning
     };
-    let what =
-        format!("{} runs at {:+.1} ppm (± {:.1}) of the host's clock", rate.clock, rate.ppm, rate.error);
-    let mut finding = Finding::new(TOPIC, severity, what)
-        .seen(format!("over {:.1} s; the longer, the surer: --seconds", rate.seconds))
+    let what = format!("the clock runs {:+.1} ppm (± {:.1}) against the host's", rate.ppm, rate.error);
+    let finding = Finding::new(TOPIC, severity, what)
+        .seen(format!(
+            "CLOCK_MONOTONIC_RAW, which nobody corrects, over {:.1} s; the longer, the surer: --seconds",
+            rate.seconds
+        ))
         .figure("rate_ppm", rate.ppm)
         .figure("rate_error_ppm", rate.error);
-    if rate.clock == "CLOCK_REALTIME" {
-        finding = finding.seen("what an NTP daemon corrects is part of it; as root it is measured without");
-    }
     match severity {
         Severity::Ok => finding,
         _ if guest.kernel.ours => {
@@ -184,7 +183,7 @@ mod tests {
         assert_eq!(judged(-1_000_000_000, 1000), Severity::Note);
         assert_eq!(judged(10_800_000_000_000, 1000), Severity::Warning);
         assert_eq!(judged(2_500_000_000, 3_000_000_000), Severity::Ok, "the host was slow to answer");
-        let rate = |ppm, error| speed(&guest, Rate { clock: "CLOCK_REALTIME", ppm, error, seconds: 10.0 });
+        let rate = |ppm, error| speed(&guest, Rate { ppm, error, seconds: 10.0 });
         assert_eq!(rate(-1.4, 3.0).severity, Severity::Ok);
         assert_eq!(rate(-50.0, 3.0).severity, Severity::Note);
         assert_eq!(rate(-800_000.0, 3.0).severity, Severity::Warning);

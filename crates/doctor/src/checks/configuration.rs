@@ -67,11 +67,34 @@ pub fn check(guest: &Guest) -> Vec<Finding> {
     std::iter::once(summary).chain(findings).collect()
 }
 
-/// Whether the remedy is a word on the command line, and that is there.
+/// Whether the remedy is a word on the command line, or a module that is not to be loaded, and that is so.
 fn is_done(guest: &Guest, remedy: &str) -> bool {
+    if let Some(module) =
+        remedy.strip_prefix("blacklist ").and_then(|rest| rest.strip_suffix(" in modprobe.d"))
+    {
+        return is_blacklisted(guest, module);
+    }
     let Some((_, rest)) = remedy.split_once(BOOT_WITH) else { return false };
     let word = rest.split([' ', ')']).next().unwrap_or_default();
     guest.kernel.has(word)
+}
+
+fn is_blacklisted(guest: &Guest, module: &str) -> bool {
+    let says_so = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words[..] {
+            ["blacklist", named] => named == module,
+            ["install", named, instead, ..] => named == module && instead.ends_with("/false"),
+            _ => false,
+        }
+    };
+    ["etc/modprobe.d", "usr/lib/modprobe.d", "lib/modprobe.d"].into_iter().any(|directory| {
+        let files =
+            guest.system.names(directory).into_iter().filter(|name| name.strip_suffix(".conf").is_some());
+        files
+            .filter_map(|name| guest.system.text(format!("{directory}/{name}")))
+            .any(|text| text.lines().any(says_so))
+    })
 }
 
 #[cfg(test)]
@@ -102,6 +125,19 @@ mod tests {
         assert_eq!(findings.len(), 2, "{findings:?}");
         let made_up = &check(&recorded.guest())[0].evidence[1];
         assert!(made_up.contains("ptp_kvm is built in") && made_up.contains("virtual terminal"), "{made_up}");
+    }
+
+    #[test]
+    fn a_module_that_is_not_loaded_does_no_harm() {
+        let mut recorded = fixture::recorded();
+        let remedy = "blacklist ptp_kvm in modprobe.d";
+        assert!(include_str!("../../../../kernel/config/audit.toml").contains(remedy));
+        recorded.write("etc/modprobe.d/vmd.conf", "# no\nblacklist ptp_kvm_not\n");
+        assert!(!is_done(&recorded.guest(), remedy));
+        for text in ["blacklist ptp_kvm\n", "install ptp_kvm /bin/false\n"] {
+            recorded.write("etc/modprobe.d/vmd.conf", text);
+            assert!(is_done(&recorded.guest(), remedy));
+        }
     }
 
     /// A remedy that says `boot with` names a word that can be looked for.

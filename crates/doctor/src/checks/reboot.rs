@@ -11,7 +11,7 @@ const TOPIC: &str = "reboot and power-off";
 /// others 25 to 47 (`tests/golden/reboot`).
 const QUICK: [&str; 4] = ["t", "b", "e", "p"];
 
-/// The Linux of the first kernels that read the reason of the last reset where vmd has nothing.
+/// The first Linux that reads the reason of the last reset where vmd has nothing.
 const READS_S5_STATUS: (u32, u32) = (6, 16);
 
 /// Reboot, power-off, and what would kill the next boot.
@@ -71,22 +71,29 @@ fn power_off(guest: &Guest) -> Finding {
     }
 }
 
-/// On AMD hosts up to 7.9 unpatched kernels since 6.16 die early in boot.
+/// On AMD hosts up to 7.9 unpatched kernels since 6.16 die early in boot: what that means for this guest.
 fn next_boot(guest: &Guest) -> Option<Finding> {
-    let concerned = guest.host.amd
-        && guest.host.at_most(Generation::V7_9)
-        && !guest.kernel.ours
-        && guest.kernel.series().is_some_and(|series| series >= READS_S5_STATUS);
+    if guest.kernel.ours || !guest.host.at_most(Generation::V7_9) {
+        return None;
+    }
     let word = "initcall_blacklist=print_s5_reset_status_mmio";
-    concerned.then(|| {
-        if guest.kernel.has(word) {
-            Finding::new(TOPIC, Severity::Ok, "the kernel is kept from reading 0xfed80300, which would end the VM")
-                .seen(format!("the command line has {word}"))
-        } else {
-            Finding::new(TOPIC, Severity::Fatal, "the next boot of a kernel like this one may end the VM")
-                .seen("Linux 6.16 and later read 0xfed80300 on AMD processors, where vmd before 8.0 has nothing")
-                .remedy(format!("{}\nor {OUR_KERNEL}", add_to_command_line(&guest.system, word)))
-        }
+    let reads = "Linux 6.16 and later read 0xfed80300 on AMD processors; there is nothing before 8.0, and vmd ends the VM";
+    Some(if guest.kernel.has(word) {
+        Finding::new(
+            TOPIC,
+            Severity::Ok,
+            "the kernel is kept from reading 0xfed80300, which would end the VM",
+        )
+        .seen(format!("the command line has {word}"))
+    } else if guest.host.amd && guest.kernel.series().is_some_and(|series| series >= READS_S5_STATUS) {
+        Finding::new(TOPIC, Severity::Ok, "this kernel has come past what ends others early in boot")
+            .seen(reads)
+    } else {
+        let place = if guest.host.amd { "here" } else { "on a host with an AMD processor" };
+        let what = format!("after an upgrade to Linux 6.16 or later this guest would not boot {place}");
+        Finding::new(TOPIC, Severity::Note, what)
+            .seen(reads)
+            .remedy(format!("{}\nor {OUR_KERNEL}", add_to_command_line(&guest.system, word)))
     })
 }
 
@@ -121,8 +128,15 @@ mod tests {
         let mut recorded = fixture::recorded();
         assert_eq!(next_boot(&recorded.guest()).unwrap().severity, Severity::Ok);
         recorded.write("proc/cmdline", "initcall_blacklist=x,y");
-        assert_eq!(next_boot(&recorded.guest()).unwrap().severity, Severity::Fatal);
+        assert!(next_boot(&recorded.guest()).unwrap().what.contains("has come past"));
         recorded.write("proc/sys/kernel/osrelease", "6.12.107+deb13-cloud-amd64");
+        let upgrade = next_boot(&recorded.guest()).unwrap();
+        assert_eq!(upgrade.severity, Severity::Note);
+        assert!(upgrade.what.ends_with("not boot here"));
+        assert!(upgrade.remedy.unwrap().contains("initcall_blacklist="));
+        recorded.cpuid.insert(0, [0, 0x756e_6547, 0x6c65_746e, 0x4965_6e69]);
+        assert!(next_boot(&recorded.guest()).unwrap().what.ends_with("AMD processor"));
+        recorded.write("proc/config.gz", "CONFIG_OPENBSD_GUEST=y\n");
         assert_eq!(next_boot(&recorded.guest()), None);
     }
 
