@@ -7,7 +7,7 @@ use std::{
 };
 
 use control_device::{Bar, Function};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, clock_getres, clock_gettime};
 use vmmci::{Comparison, HostTime};
 use vmmcid::status;
 
@@ -17,6 +17,9 @@ use crate::System;
 const COMPARISONS: usize = 20;
 /// The driver does that by itself; so many of its results are looked at.
 const READINGS: usize = 7;
+
+/// A clock that is wrong by less than this does not show in what is measured in tenths of milliseconds.
+const WRONG: f64 = 0.001;
 
 /// A way to the host's clock.
 #[derive(Debug)]
@@ -94,11 +97,29 @@ impl Measured {
         thread::sleep(rest);
         let (after, took) = (interrupts(system), since.elapsed());
         let last = host.as_ref().and_then(|host| host.raw_reading(system));
-        Self {
+        let measured = Self {
             rate: first.zip(last).and_then(|(first, last)| Rate::between(first, last)),
             sleeps,
             interrupts: before.zip(after).map(|(before, after)| Interrupts::between(&before, &after, took)),
+        };
+        measured.in_host_time()
+    }
+
+    /// What a guest whose clock is far from right has measured by that clock, in true time.
+    fn in_host_time(mut self) -> Self {
+        let pace = self.rate.map_or(1.0, |rate| 1.0 + rate.ppm / 1e6);
+        if (pace - 1.0).abs() < WRONG || pace <= 0.0 {
+            return self;
         }
+        for sleep in &mut self.sleeps {
+            sleep.median /= pace;
+            sleep.longest /= pace;
+        }
+        if let Some(interrupts) = &mut self.interrupts {
+            interrupts.total *= pace;
+            interrupts.sources.iter_mut().for_each(|(_, rate)| *rate *= pace);
+        }
+        self
     }
 }
 
@@ -152,7 +173,9 @@ impl HostClock {
         if let Self::Registers(bar) = self {
             let read = || HostTime::read(bar, || nanos(ClockId::MonotonicRaw)).and_then(Comparison::new);
             let best = Comparison::best(std::iter::repeat_with(read).take(COMPARISONS).flatten())?;
-            return Some(Reading { at: best.at(), offset: best.offset(), error: best.error() });
+            // A clock that counts ticks stands still between them, and looks sure of itself.
+            let step = clock_getres(ClockId::Monotonic).tv_nsec;
+            return Some(Reading { at: best.at(), offset: best.offset(), error: best.error() + step });
         }
         let reading = self.reading(system)?;
         // What the two clocks are apart changes by what NTP corrects only: that is nothing in the time in between.
@@ -251,6 +274,18 @@ mod tests {
         let rate = Rate::between(first, slow).unwrap();
         assert!((rate.ppm + 800_000.0).abs() < 1e-6 && (rate.seconds - 10.0).abs() < 1e-9, "{rate:?}");
         assert_eq!(Rate::between(first, first), None);
+    }
+
+    #[test]
+    fn a_clock_that_runs_at_a_fifth_does_not_measure_sleeps() {
+        let rate = |ppm| Some(Rate { ppm, error: 1.0, seconds: 10.0 });
+        let sleeps = vec![Sleep { wanted: 1, median: 4.0, longest: 8.0 }];
+        let interrupts = Some(Interrupts { total: 250.0, sources: vec![("timer".into(), 250.0)] });
+        let measured = Measured { rate: rate(-800_000.0), sleeps, interrupts }.in_host_time();
+        assert!((measured.sleeps[0].median - 20.0).abs() < 1e-6);
+        assert!((measured.interrupts.as_ref().unwrap().sources[0].1 - 50.0).abs() < 1e-6);
+        let right = Measured { rate: rate(2.0), ..measured.clone() };
+        assert_eq!(right.clone().in_host_time(), right);
     }
 
     #[test]
