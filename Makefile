@@ -11,12 +11,13 @@ BOOTS ?= 1000
 
 # Where .cargo/config.toml has cargo put it.
 PROGRAM = target/x86_64-unknown-linux-gnu/debug/vmmlinux
+DIST = target/x86_64-unknown-linux-gnu/dist
 IMAGE = out/$(BUILD)/minimal.img
 # With --workspace and not -p, so that nothing is compiled twice: cargo unites features over the packages it is told.
 GUEST_TESTS = $(CARGO) test --locked --workspace $(addprefix --test ,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 
 .DEFAULT_GOAL := guest
-.PHONY: guest help bootstrap program setup kernel image vmmcid-deb kernel-packages release book lint unit e2e test check-config long-test fuzz bench boot-test
+.PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages release book lint unit e2e test check-config long-test fuzz bench boot-test
 
 # Without a terminal there is nobody to type `poweroff`: then it ends when the guest is ready.
 guest: image ## Build the kernel and an image, boot it in the vmd machine, show its console (leave with ~.)
@@ -50,6 +51,10 @@ image: kernel ## Make the disk image: out/7.3/minimal.img
 vmmcid-deb: program ## Pack the daemon for guests with stock kernels: out/vmmcid_*.deb, out/vmmcid-*.tar.xz
 	$(CARGO) build --locked --profile dist -p vmmcid
 	$(PROGRAM) package vmmcid
+
+doctor: bootstrap ## The doctor as a small static program, to be copied into guests: out/vmmlinux-doctor
+	$(CARGO) build --locked --profile dist -p doctor
+	mkdir -p out && cp $(DIST)/vmmlinux-doctor out/vmmlinux-doctor.new && mv out/vmmlinux-doctor.new out/vmmlinux-doctor
 
 # All that is in it bears the time of the newest commit. The kernel's objects are those of `make kernel`.
 release: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
