@@ -42,9 +42,7 @@ if [ "$init" = systemd ]; then
 elif [ "$init" = openrc ]; then
 	put 755 openrc/vmmcid /etc/init.d
 	put 755 openrc/vmmcid-poweroff /etc/init.d
-	# Debian's OpenRC has no runlevel of that name.
-	if [ -d "$to/etc/runlevels/boot" ]; then level=boot; else level=default; fi
-	echo "now: rc-update add vmmcid $level; rc-update add vmmcid-poweroff shutdown; rc-service vmmcid start"
+	echo "now: rc-update add vmmcid boot; rc-update add vmmcid-poweroff shutdown; rc-service vmmcid start"
 else
 	echo "now: let your init run \`/usr/sbin/vmmcid run\` and start it again when it ends with 1"
 fi
