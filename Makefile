@@ -56,15 +56,13 @@ doctor: bootstrap ## The doctor as a small static program, to be copied into gue
 	$(CARGO) build --locked --profile dist -p doctor
 	mkdir -p out && cp $(DIST)/vmmlinux-doctor out/vmmlinux-doctor.new && mv out/vmmlinux-doctor.new out/vmmlinux-doctor
 
-# All that is in it bears the time of the newest commit. The kernel's objects are those of `make kernel`.
+# All that is in it bears the time of the newest commit.
 release: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
-release: kernel ## Everything to publish, with checksums and bills of materials: out/release
-	$(PROGRAM) setup --for package
-	$(PROGRAM) build --name $(BUILD) --out out/packages --package deb
-	$(PROGRAM) image out/packages/$(BUILD) --format qcow2 --force
+release: kernel-packages ## Everything to publish, with checksums and bills of materials: out/release
+	$(PROGRAM) image out/deb/$(BUILD) --format qcow2 --force
 	$(CARGO) build --locked --profile dist -p vmmcid
 	$(CARGO) build --locked --profile dist-cli -p vmmlinux -p bench -p doctor
-	$(PROGRAM) package release --kernel out/packages/$(BUILD)
+	$(PROGRAM) package release --kernel out/deb/$(BUILD) --kernel out/tar/$(BUILD)
 
 # The reference is made anew each time, so it is not kept in docs/.
 book: program ## The book, as HTML: out/book
@@ -90,6 +88,7 @@ check-config: setup ## Resolve every selection of the kernel configuration for e
 
 # Two outputs of one build directory: a build has one kind of package.
 kernel-packages: kernel ## Our kernel as packages: out/deb, out/tar
+	$(PROGRAM) setup --for package
 	$(PROGRAM) build --name $(BUILD) --package deb --out out/deb
 	$(PROGRAM) build --name $(BUILD) --package tar --out out/tar
 

@@ -10,7 +10,7 @@ mod sbom;
 mod tests;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -32,7 +32,7 @@ pub struct Inputs<'a> {
     pub command: clap::Command,
     /// The guests' daemon, linked statically.
     pub daemon: &'a Path,
-    /// Output directories of kernel builds: their Debian packages and qcow2 images are taken.
+    /// Output directories of kernel builds: their packages and qcow2 images are taken.
     pub kernels: &'a [PathBuf],
     /// The checkout: dependencies and licences.
     pub checkout: &'a Path,
@@ -69,9 +69,18 @@ pub fn assemble(inputs: &Inputs<'_>, to: &Path, step: &dyn Fn(&str)) -> Result<V
         let bom = sbom::of_package(inputs.checkout, package)?;
         write(&made.join(format!("{package}-{version}.cdx.json")), &bom)?;
     }
+    let mut kernels: BTreeMap<String, Manifest> = BTreeMap::new();
     for kernel in inputs.kernels {
         step(&format!("kernel {}", kernel.display()));
-        take_kernel(kernel, &made)?;
+        let manifest = take_kernel(kernel, &made)?;
+        match kernels.get_mut(&manifest.release) {
+            // The same kernel with packages of another kind: a build has one.
+            Some(known) => known.files.extend(manifest.files),
+            None => _ = kernels.insert(manifest.release.clone(), manifest),
+        }
+    }
+    for (release, manifest) in &kernels {
+        write(&made.join(format!("linux-{release}.cdx.json")), &sbom::of_kernel(manifest)?)?;
     }
 
     step("checksums");
@@ -89,16 +98,15 @@ pub fn assemble(inputs: &Inputs<'_>, to: &Path, step: &dyn Fn(&str)) -> Result<V
     Ok(names.into_iter().chain([SUMS.to_owned()]).collect())
 }
 
-/// A kernel's packages, its images, its configuration and its bill of materials.
-fn take_kernel(dir: &Path, to: &Path) -> Result<()> {
+/// Takes a kernel's packages, its images and its configuration.
+fn take_kernel(dir: &Path, to: &Path) -> Result<Manifest> {
     let manifest = Manifest::load(dir)?;
     let release = &manifest.release;
     for (name, record) in &manifest.files {
+        let is_package = !name.contains('/') && [".deb", ".tar.xz"].iter().any(|end| name.ends_with(end));
         let target = match name.as_str() {
             "config" => format!("linux-{release}.config"),
-            name if Path::new(name).extension().is_some_and(|e| e == "deb") && !name.contains('/') => {
-                name.to_owned()
-            }
+            name if is_package => name.to_owned(),
             _ => continue,
         };
         let path = dir.join(name);
@@ -112,7 +120,7 @@ fn take_kernel(dir: &Path, to: &Path) -> Result<()> {
             copy(&dir.join(&name), &to.join(format!("{stem}-{release}.qcow2")))?;
         }
     }
-    write(&to.join(format!("linux-{release}.cdx.json")), &sbom::of_kernel(&manifest)?)
+    Ok(manifest)
 }
 
 /// The names of the files in a directory, in order.
@@ -129,7 +137,8 @@ fn names(dir: &Path) -> Result<BTreeSet<String>> {
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if to.exists() {
-        return Err(Error::Twice { path: from.to_owned() });
+        let same = hash_file(from)? == hash_file(to)?;
+        return if same { Ok(()) } else { Err(Error::Twice { path: from.to_owned() }) };
     }
     fs::copy(from, to).map_err(Error::io("copy", from))?;
     Ok(())

@@ -34,12 +34,19 @@ impl Place {
             &dir.path().join("vmmcid"),
             "case $1 in --version) echo vmmcid 1.2.3;; completions) echo \"for $2\";; esac",
         );
-        let kernel = dir.path().join("kernel");
-        fs::create_dir(&kernel).unwrap();
-        let mut files = serde_json::Map::new();
-        for (name, content) in
-            [("bzImage", "k"), ("config", "CONFIG_X=y\n"), ("linux-image-7.3.4_1_amd64.deb", "d")]
+        for (kernel, package) in
+            [("kernel", "linux-image-7.3.4_1_amd64.deb"), ("tar", "linux-7.3.4-vmmlinux-x86_64.tar.xz")]
         {
+            Self::kernel(&dir.path().join(kernel), package);
+        }
+        Self(dir)
+    }
+
+    /// A build's output with one package.
+    fn kernel(kernel: &Path, package: &str) {
+        fs::create_dir(kernel).unwrap();
+        let mut files = serde_json::Map::new();
+        for (name, content) in [("bzImage", "k"), ("config", "CONFIG_X=y\n"), (package, "d")] {
             fs::write(kernel.join(name), content).unwrap();
             let sha256 = hash_file(&kernel.join(name)).unwrap();
             let record = FileRecord { size: content.len() as u64, sha256 };
@@ -59,7 +66,6 @@ impl Place {
             "files": files,
         });
         fs::write(kernel.join("manifest.json"), manifest.to_string()).unwrap();
-        Self(dir)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -73,7 +79,7 @@ impl Place {
             companions: &[self.path("vmmlinux-guest")],
             command: command(),
             daemon: &daemon,
-            kernels: &[self.path("kernel")],
+            kernels: &[self.path("kernel"), self.path("tar")],
             checkout: &checkout,
             epoch: 1_700_000_000,
         };
@@ -88,6 +94,7 @@ fn a_release_is_whole_and_comes_out_the_same_twice() {
     assert_eq!(
         names,
         [
+            "linux-7.3.4-vmmlinux-x86_64.tar.xz",
             "linux-7.3.4-vmmlinux.cdx.json",
             "linux-7.3.4-vmmlinux.config",
             "linux-image-7.3.4_1_amd64.deb",
@@ -106,6 +113,8 @@ fn a_release_is_whole_and_comes_out_the_same_twice() {
         assert!(read(&here, "out/release") == read(&there, "elsewhere"), "{name}");
     }
     // The checksums are what the tool of that name takes.
+    let bill = fs::read_to_string(here.path("out/release/linux-7.3.4-vmmlinux.cdx.json")).unwrap();
+    assert!(bill.contains("x86_64.tar.xz") && bill.contains("_amd64.deb"));
     let checked = Command::new("sha256sum")
         .args(["--check", "--quiet", SUMS])
         .current_dir(here.path("out/release"))

@@ -51,7 +51,7 @@ enum What {
         /// The guests' daemon, linked statically
         #[arg(long, value_name = "FILE", default_value = DAEMON)]
         daemon: PathBuf,
-        /// A kernel's output directory; its Debian packages and qcow2 images are taken (may be repeated)
+        /// A kernel's output directory; its packages and qcow2 images are taken (may be repeated)
         #[arg(long, value_name = "BUILD")]
         kernel: Vec<PathBuf>,
         /// The checkout that all of it was built in
