@@ -412,8 +412,10 @@ fn naps() -> io::Result<()> {
         tv_sec * 1_000_000_000 + tv_nsec
     };
     println!("guest: waiting for a nap");
+    // The second nap may come while the first one's line is written.
+    let (mut date, mut last) = (nanos(ClockId::Realtime), monotonic());
     for _ in 0..2 {
-        let (mut date, mut last, mut back) = (nanos(ClockId::Realtime), monotonic(), 0);
+        let mut back = 0;
         loop {
             thread::sleep(Duration::from_millis(20));
             let now = monotonic();

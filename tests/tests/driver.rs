@@ -104,7 +104,8 @@ fn after_a_suspend_the_clock_is_right_again_and_a_power_off_ends_the_vm() {
 /// The host sleeps twice. Its TSC, and the guest's with it, counts on for hours the first time (suspend to idle), and
 /// begins anew the second time (S3): then nothing may wait until the TSC is where it was.
 fn naps_on(host: &str) {
-    let run = guest().run(&format!("driver-naps-{host}"), "driver naps poweroff", &["--host", host]);
+    let guest = guest();
+    let run = guest.run(&format!("driver-naps-{host}"), "driver naps poweroff", &["--host", host]);
     run.expect("waiting for a nap");
     for (nap, tsc) in ["runs", "resets"].into_iter().enumerate() {
         let (suspended, said) = run.ctl(&["suspend", "--for", "3h", "--tsc", tsc]);
