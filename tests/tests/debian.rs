@@ -292,7 +292,7 @@ fn openrc(dir: &Path, kernel: &Path) -> Debian {
     let packages = forge::package_daemon(&program("vmmcid"), 0, dir).unwrap();
     let archive = dir.join("openrc.tar");
     let setup = "set -e; passwd -d root; cd /root; tar xf vmmcid.tar.xz; cd vmmcid-*; ./install.sh; \
-        rc-update add vmmcid boot; rc-update add vmmcid-poweroff shutdown; \
+        rc-update add vmmcid default; rc-update add vmmcid-poweroff shutdown; \
         mkdir /root/kernel; tar -C /root/kernel --strip-components=1 -xf /root/kernel.tar.xz; \
         sed -i 's,^[1-6]:.*getty.*,,' /etc/inittab; \
         echo 'T0:23:respawn:/sbin/getty -L ttyS0 115200 vt100' >> /etc/inittab";

@@ -236,11 +236,11 @@ mod tests {
         let root = dir.path().join("root");
         write(&root.join("etc/vmmcid.toml"), 0o644, "mine").unwrap();
         // As in Debian with OpenRC, whose udev brings units of systemd's.
-        fs::create_dir_all(root.join("etc/runlevels")).unwrap();
+        fs::create_dir_all(root.join("etc/runlevels/boot")).unwrap();
         fs::create_dir_all(root.join("usr/lib/systemd/system")).unwrap();
         let mut install = run::command(dir.path().join("vmmcid-1.2.3/install.sh"));
         let said = run::stdout(install.env("DESTDIR", &root)).unwrap();
-        assert!(said.contains("rc-update add vmmcid boot"), "{said}");
+        assert!(said.contains("rc-update add vmmcid default"), "{said}");
         assert!(root.join("etc/init.d/vmmcid-poweroff").is_file());
         assert!(root.join("usr/sbin/vmmcid").is_file());
         assert_eq!(fs::read_to_string(root.join("etc/vmmcid.toml")).unwrap(), "mine");

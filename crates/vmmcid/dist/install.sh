@@ -42,7 +42,9 @@ if [ "$init" = systemd ]; then
 elif [ "$init" = openrc ]; then
 	put 755 openrc/vmmcid /etc/init.d
 	put 755 openrc/vmmcid-poweroff /etc/init.d
-	echo "now: rc-update add vmmcid boot; rc-update add vmmcid-poweroff shutdown; rc-service vmmcid start"
+	# In Debian's OpenRC the runlevel boot is empty, and nobody goes there.
+	if [ -n "$(ls "$to/etc/runlevels/boot" 2>/dev/null)" ]; then level=boot; else level=default; fi
+	echo "now: rc-update add vmmcid $level; rc-update add vmmcid-poweroff shutdown; rc-service vmmcid start"
 else
 	echo "now: let your init run \`/usr/sbin/vmmcid run\` and start it again when it ends with 1"
 fi
