@@ -117,9 +117,14 @@ impl Host {
         self.vmd.last().is_some_and(|newest| *newest <= generation)
     }
 
+    /// Whether it is surely this one or a later one.
+    pub fn at_least(&self, generation: Generation) -> bool {
+        self.vmd.first().is_some_and(|oldest| *oldest >= generation)
+    }
+
     /// Whether the guest has ACPI and APICs.
     pub fn has_acpi(&self) -> bool {
-        self.vmd.first().is_some_and(|oldest| *oldest >= Generation::V8_0)
+        self.at_least(Generation::V8_0)
     }
 
     /// Finds out.
