@@ -17,7 +17,6 @@
 //! - `idle`: does nothing for ten seconds, between two marks, and says how many interrupts came;
 //! - `busy`: computes for three seconds beside a thread that wants to sleep 1 ms at a time, and says how often it could;
 //! - `ticks`: holds jiffies and the date against the clock, over some seconds of sleeps;
-//! - `rtc`: counts the hardware clocks;
 //! - `wait`: does nothing for ten minutes;
 //! - `clock`: says which clocksource there is, and at which rate it takes the TSC to run;
 //! - `steps`: looks for steps backwards of the clocks for a second;
@@ -102,7 +101,6 @@ fn run() -> io::Result<()> {
             "idle" => idle()?,
             "busy" => busy(),
             "ticks" => ticks()?,
-            "rtc" => println!("guest: hardware clocks: {}", fs::read_dir("/sys/class/rtc")?.count()),
             "wait" => thread::sleep(Duration::from_secs(600)),
             "driver" => {
                 let function = driven()?;

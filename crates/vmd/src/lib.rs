@@ -18,7 +18,7 @@ pub enum Generation {
     /// OpenBSD 7.9: as 7.8, the KVM leaf only where the host knows its TSC frequency.
     #[serde(rename = "7.9")]
     V7_9,
-    /// OpenBSD 8.0: LAPIC, IOAPIC, HPET, ACPI, MSI-X.
+    /// OpenBSD 8.0: LAPIC, IOAPIC, ACPI, MSI-X.
     #[serde(rename = "8.0")]
     V8_0,
 }
