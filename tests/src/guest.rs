@@ -409,9 +409,9 @@ fn naps() -> io::Result<()> {
         let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
         tv_sec * 1_000_000_000 + tv_nsec
     };
-    println!("guest: waiting for a nap");
-    // The second nap may come while the first one's line is written.
+    // A nap may come while the line is written that asks for it.
     let (mut date, mut last) = (nanos(ClockId::Realtime), monotonic());
+    println!("guest: waiting for a nap");
     for _ in 0..2 {
         let mut back = 0;
         loop {
