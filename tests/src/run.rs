@@ -193,6 +193,14 @@ impl Run {
         (output.status, String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// `vmmlinux ctl NAME …`, which must succeed: what it said.
+    #[track_caller]
+    pub fn obey(&self, words: &[&str]) -> String {
+        let (status, said) = self.ctl(words);
+        assert!(status.success(), "{said}");
+        said
+    }
+
     /// Waits for the end: exit status, console, errors.
     pub fn end(mut self) -> (i32, String, String) {
         let console = self.console.wait_for(|_| false);

@@ -106,6 +106,16 @@ impl Debian {
         Run::start(&self.name, command)
     }
 
+    /// Stops it as vmctl(8) does, to be found clean then, and gives what it wrote on its console.
+    fn stop(&self, run: Run) -> String {
+        run.obey(&["stop"]);
+        let (status, console, errors) = run.end();
+        assert_eq!(status, 0, "{console}\n{errors}");
+        assert!(errors.contains("went down as asked"), "{errors}");
+        self.assert_clean();
+        console
+    }
+
     /// Whether e2fsck finds the root file system sound and unmounted in order.
     fn assert_clean(&self) {
         let image = self.path("disk.img");
@@ -166,12 +176,7 @@ fn life(debian: &Debian, host: &str, kernel: &str, control: &Control) {
     assert_eq!(shell.ask(&mut run, "cat /root/.ssh/authorized_keys"), KEY);
     assert_eq!(shell.ask(&mut run, SSH), "through guest");
 
-    let (stopped, said) = run.ctl(&["stop"]);
-    assert!(stopped.success(), "{said}");
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    assert!(errors.contains("went down as asked"), "{errors}");
-    debian.assert_clean();
+    debian.stop(run);
 
     let mut run = debian.boot(host);
     let mut shell = Shell::log_in(&mut run, "guest");
@@ -183,7 +188,7 @@ fn life(debian: &Debian, host: &str, kernel: &str, control: &Control) {
     assert!(!journal.contains("Failed"), "{journal}");
     // After this the machine is three hours ahead, and it is to stay the same machine.
     let before: u64 = shell.ask(&mut run, "date +%s").parse().unwrap();
-    assert!(run.ctl(&["suspend", "--for", "3h"]).0.success());
+    run.obey(&["suspend", "--for", "3h"]);
     let later =
         format!("until [ $(date +%s) -gt {} ]; do sleep 0.2; done; {}", before + 10_700, control.offset);
     let offset: i64 = shell.ask(&mut run, &later).parse().unwrap();
@@ -330,13 +335,8 @@ fn long_openrc_and_the_tarballs() {
     assert!(services.lines().any(|line| line.contains("vmmcid ") && line.contains("started")), "{services}");
     assert!(!services.contains("crashed"), "{services}");
     assert!(!shell.ask(&mut run, "vmmcid test").contains("FAIL"));
-    let (stopped, said) = run.ctl(&["stop"]);
-    assert!(stopped.success(), "{said}");
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    assert!(errors.contains("went down as asked"), "{errors}");
+    let console = debian.stop(run);
     assert!(console.contains("Will now restart"), "{console}");
-    debian.assert_clean();
 
     let mut run = debian.boot("7.8");
     let mut shell = Shell::log_in(&mut run, "guest");
@@ -348,13 +348,8 @@ fn long_openrc_and_the_tarballs() {
     let ours = shell.ask(&mut run, "uname -r");
     assert!(ours.contains("vmmlinux"), "{ours}");
     assert_eq!(shell.ask(&mut run, "ls /sys/bus/pci/drivers/vmmci | grep -c ^0; pidof vmmcid"), "1");
-    let (stopped, said) = run.ctl(&["stop"]);
-    assert!(stopped.success(), "{said}");
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    assert!(errors.contains("went down as asked"), "{errors}");
+    let console = debian.stop(run);
     assert!(console.contains("Will now restart"), "{console}");
-    debian.assert_clean();
 
     let mut run = debian.boot("7.8");
     let mut shell = Shell::log_in(&mut run, "guest");

@@ -34,8 +34,7 @@ fn a_stop_takes_the_guest_down_in_order_on_every_host() {
     for host in HOSTS {
         let run = guest.run(&format!("driver-stop-{host}"), "driver rebind wait", &["--host", host]);
         run.expect("guest: rebound");
-        let (stopped, said) = run.ctl(&["stop"]);
-        assert!(stopped.success(), "{said}");
+        run.obey(&["stop"]);
         let (status, console, errors) = run.end();
         assert_eq!(status, 0, "{host}: {console}\n{errors}");
         assert!(console.contains("guest: the kernel says reboot"), "{host}: {console}\n{errors}");
@@ -52,7 +51,7 @@ fn a_guest_that_halts_ends_the_vm_and_one_that_reboots_comes_back() {
     for host in ["7.7", "8.0"] {
         let run = guest.run(&format!("driver-reset-{host}"), "driver reset", &["--host", host]);
         run.expect_times("has a driver", 2);
-        assert!(run.ctl(&["stop", "-f"]).0.success());
+        run.obey(&["stop", "-f"]);
         run.end();
     }
 }
@@ -64,7 +63,7 @@ fn without_user_space_to_ask_the_guest_goes_down_by_force() {
     // Its `/sbin/reboot` does nothing.
     let run = guest.run_with("driver-force", "driver stay wait", "vmmci.grace=1", &[]);
     run.expect("has a driver");
-    assert!(run.ctl(&["stop"]).0.success());
+    run.obey(&["stop"]);
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     assert!(errors.contains("went down as asked"), "{errors}");
@@ -78,8 +77,7 @@ fn after_a_suspend_the_clock_is_right_again_and_a_power_off_ends_the_vm() {
         let run =
             guest.run(&format!("driver-suspend-{host}"), "driver clocks phc poweroff", &["--host", host]);
         run.expect("watching the clocks");
-        let (suspended, said) = run.ctl(&["suspend", "--for", "3h"]);
-        assert!(suspended.success(), "{said}");
+        run.obey(&["suspend", "--for", "3h"]);
         let (status, console, errors) = run.end();
         assert_eq!(status, 0, "{host}: {console}\n{errors}");
         let line = console
@@ -108,8 +106,7 @@ fn naps_on(host: &str) {
     let run = guest.run(&format!("driver-naps-{host}"), "driver naps poweroff", &["--host", host]);
     run.expect("waiting for a nap");
     for (nap, tsc) in ["runs", "resets"].into_iter().enumerate() {
-        let (suspended, said) = run.ctl(&["suspend", "--for", "3h", "--tsc", tsc]);
-        assert!(suspended.success(), "{said}");
+        run.obey(&["suspend", "--for", "3h", "--tsc", tsc]);
         run.expect_times("guest: after a nap", nap + 1);
     }
     let (status, console, errors) = run.end();

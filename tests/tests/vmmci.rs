@@ -16,8 +16,7 @@ fn a_stop_is_acknowledged_and_the_guest_goes_down_by_itself() {
     let guest = guest();
     let run = guest.run("vmmci-stop", "vmmci poweroff", &[]);
     run.expect(ON);
-    let (stopped, said) = run.ctl(&["stop"]);
-    assert!(stopped.success(), "{said}");
+    run.obey(&["stop"]);
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     assert!(console.contains("guest: told to go down"), "{console}\n{errors}");
@@ -29,8 +28,7 @@ fn a_stop_that_nobody_acknowledges_ends_by_force() {
     let guest = guest();
     let run = guest.run("vmmci-deaf", "deaf wait", &[]);
     run.expect(ON);
-    let (stopped, said) = run.ctl(&["stop"]);
-    assert!(stopped.success(), "{said}");
+    run.obey(&["stop"]);
     let (status, console, errors) = run.end();
     assert_eq!(status, 4, "{console}\n{errors}");
 }
@@ -41,10 +39,9 @@ fn after_a_suspend_the_guest_is_told_that_it_is_behind() {
     let guest = guest();
     let run = guest.run("vmmci-suspend", "vmmci poweroff", &[]);
     run.expect(ON);
-    let (suspended, said) = run.ctl(&["suspend", "--for", "3h"]);
-    assert!(suspended.success(), "{said}");
+    run.obey(&["suspend", "--for", "3h"]);
     run.expect("guest: behind by");
-    assert!(run.ctl(&["stop"]).0.success());
+    run.obey(&["stop"]);
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     let behind = console.split_once("guest: behind by ").and_then(|(_, rest)| rest.split_once(" s"));

@@ -41,13 +41,11 @@ fn a_day(suite: &str, parameters: &str, host: &str) {
     run.expect(OBEYS);
     run.expect("guest: idle no more");
     run.expect("clockwatch: on");
-    let (suspended, said) = run.ctl(&["suspend", "--for", "3h"]);
-    assert!(suspended.success(), "{said}");
+    run.obey(&["suspend", "--for", "3h"]);
     run.expect("clockwatch: the connection lives");
     run.expect("hook: after-resume 108");
     run.expect("guest: a sleeper woke up");
-    let (stopped, said) = run.ctl(&["stop"]);
-    assert!(stopped.success(), "{said}");
+    run.obey(&["stop"]);
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     for expected in [
@@ -127,7 +125,7 @@ fn long_a_busy_guest_answers_in_time() {
     let guest = guest(suite);
     let run = guest.run("busy", "7.8", "busy", parameters);
     run.expect("guest: busy");
-    assert!(run.ctl(&["stop"]).0.success());
+    run.obey(&["stop"]);
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     let waited = guest.trace().acknowledged_within(2);
@@ -147,7 +145,7 @@ fn long_an_init_that_does_not_listen_is_gone_round() {
         &format!("{parameters} vmmcid=--force-after,30s rdinit=/etc/stuck"),
     );
     run.expect(OBEYS);
-    assert!(run.ctl(&["stop"]).0.success());
+    run.obey(&["stop"]);
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     assert!(
@@ -164,7 +162,7 @@ fn long_people_and_the_device_come_and_go() {
     let guest = guest(suite);
     let run = guest.run("people", "7.8", "tell", parameters);
     run.expect("guest: told");
-    assert!(run.ctl(&["stop"]).0.success());
+    run.obey(&["stop"]);
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     for expected in [
@@ -185,7 +183,7 @@ fn long_people_and_the_device_come_and_go() {
 
     let run = guest.run("rebind", "7.8", "rebind", parameters);
     run.expect("guest: the device is back");
-    assert!(run.ctl(&["stop"]).0.success());
+    run.obey(&["stop"]);
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     assert!(console.contains("vmmcid: the device works again"), "{console}");
@@ -214,8 +212,7 @@ fn long_systemd_goes_down_in_order_and_its_journal_shows_it() {
     run.expect("# ");
     type_in(&mut run, "systemctl is-active vmmcid; vmmcid status; vmmcid test; echo told-$((1+1))");
     run.expect("told-2");
-    let (stopped, said) = run.ctl(&["stop"]);
-    assert!(stopped.success(), "{said}");
+    run.obey(&["stop"]);
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
     assert!(console.contains("\nactive\r"), "{console}");
