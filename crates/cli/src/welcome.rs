@@ -6,7 +6,6 @@ use std::{
     process::ExitCode,
 };
 
-use clap::CommandFactory;
 use forge::{Cache, Forge, Options, Purpose};
 use machine::probe;
 
@@ -31,17 +30,13 @@ struct Findings {
 
 /// Looks around, says what it saw, and what to do next.
 pub(crate) fn run() -> ExitCode {
-    print!("{}", text(&look(), has_subcommand("doctor")));
+    print!("{}", text(&look()));
     ExitCode::SUCCESS
-}
-
-fn has_subcommand(name: &str) -> bool {
-    crate::Cli::command().find_subcommand(name).is_some()
 }
 
 fn look() -> Findings {
     let mut findings = Findings {
-        guest: is_vmd_guest(Path::new("/sys/class/dmi/id")),
+        guest: doctor::Host::recognise(&doctor::System::here()).is_vmd(),
         no_kvm: probe::probe().err().map(|error| match error {
             probe::Unusable::NoKvm { .. } => "there is no /dev/kvm to use",
             _ => "this /dev/kvm cannot run ordinary kernels",
@@ -63,12 +58,6 @@ fn look() -> Findings {
     findings
 }
 
-/// vmd's firmware says so in SMBIOS.
-fn is_vmd_guest(dmi: &Path) -> bool {
-    let read = |name: &str| fs::read_to_string(dmi.join(name)).unwrap_or_default();
-    read("sys_vendor").trim() == "OpenBSD" && read("product_name").trim() == "VMM"
-}
-
 /// The kernels and images below the output directory.
 fn built(out: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let list = |dir: &Path| {
@@ -83,7 +72,7 @@ fn built(out: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     (kernels, images)
 }
 
-fn text(findings: &Findings, doctor: bool) -> String {
+fn text(findings: &Findings) -> String {
     let Findings { guest, no_kvm, checkout, missing_machine, missing_build, kernels, images } = findings;
     let names =
         |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ");
@@ -96,9 +85,7 @@ fn text(findings: &Findings, doctor: bool) -> String {
     let mut tell = |what: &str, found: String| lines.push(format!("  {what:<9} {found}"));
     if *guest {
         tell("place", "is itself a guest of vmd".to_owned());
-        if doctor {
-            next.push(("vmmlinux doctor".to_owned(), "see how well this guest does"));
-        }
+        next.push(("vmmlinux doctor".to_owned(), "see how well this guest does"));
     }
     match no_kvm {
         None => tell("guests", "run on /dev/kvm".to_owned()),
@@ -159,7 +146,7 @@ mod tests {
     #[test]
     fn the_next_step_follows_from_what_there_is() {
         let fresh = Findings { checkout: true, missing_build: vec!["bison"], ..Findings::default() };
-        let said = text(&fresh, true);
+        let said = text(&fresh);
         assert!(
             said.contains("missing for kernels and images: bison") && said.contains("vmmlinux setup"),
             "{said}"
@@ -167,40 +154,32 @@ mod tests {
         assert!(said.contains("vmmlinux build") && !said.contains("doctor"), "{said}");
 
         let built = Findings { kernels: vec!["out/7.3".into()], checkout: true, ..Findings::default() };
-        assert!(text(&built, true).contains("vmmlinux image out/7.3 "));
+        assert!(text(&built).contains("vmmlinux image out/7.3 "));
         let ready = Findings { images: vec!["out/7.3/minimal.img".into()], ..built };
-        let said = text(&ready, true);
+        let said = text(&ready);
         assert!(
             said.contains("vmmlinux run -i out/7.3/minimal.img") && said.contains("vmmlinux vmconf"),
             "{said}"
         );
 
         let guest = Findings { guest: true, no_kvm: Some("no"), ..Findings::default() };
-        let said = text(&guest, true);
+        let said = text(&guest);
         assert!(
             said.contains("vmmlinux doctor") && said.contains("helper VM under QEMU, slower: no"),
             "{said}"
         );
-        assert!(said.contains("no checkout") && !text(&guest, false).contains("doctor"));
+        assert!(said.contains("no checkout"), "{said}");
     }
 
     #[test]
-    fn what_was_built_is_found_and_a_guest_of_vmd_is_one() {
+    fn what_was_built_is_found() {
         let dir = tempfile::tempdir().unwrap();
-        for (file, content) in [
-            ("a/bzImage", ""),
-            ("a/minimal.img", ""),
-            ("b/manifest.json", ""),
-            ("dmi/sys_vendor", "OpenBSD\n"),
-            ("dmi/product_name", "VMM\n"),
-        ] {
+        for file in ["a/bzImage", "a/minimal.img", "b/manifest.json"] {
             let path = dir.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
+            fs::write(path, "").unwrap();
         }
         let (kernels, images) = built(dir.path());
         assert_eq!((kernels, images), (vec![dir.path().join("a")], vec![dir.path().join("a/minimal.img")]));
-        assert!(is_vmd_guest(&dir.path().join("dmi")));
-        assert!(!is_vmd_guest(dir.path()));
     }
 }
