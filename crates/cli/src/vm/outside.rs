@@ -1,6 +1,7 @@
 //! The host's side of a machine that runs in a helper VM.
 
 use std::{
+    fs::File,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::{Condvar, Mutex, PoisonError},
@@ -119,20 +120,27 @@ fn pack(plan: Plan, about: About) -> miette::Result<(Launch, Job)> {
     let mut launch = Launch::new(config.memory >> 20);
     // The emulated processor has this TSC, and does not say that it is invariant.
     config.tsc_hz = machine::host_tsc_hz();
+    // What cannot be used is refused here, in the machine's words: inside, files have other names.
+    let mut pass = |name, what, path: &mut PathBuf| -> miette::Result<()> {
+        let failed = |source| machine::Error::Read { what, path: path.clone(), source };
+        File::open(&*path).map_err(failed)?;
+        *path = launch.file(name, path);
+        Ok(())
+    };
     match &mut config.boot {
-        Boot::Firmware { image, .. } => *image = launch.file("firmware", image),
+        Boot::Firmware { image, .. } => pass("firmware", "the firmware", image)?,
         Boot::Direct { kernel, initrd, .. } => {
-            *kernel = launch.file("kernel", kernel);
+            pass("kernel", "the kernel", kernel)?;
             if let Some(initrd) = initrd {
-                *initrd = launch.file("initrd", initrd);
+                pass("initrd", "the initrd", initrd)?;
             }
         }
     }
     if let Some(symbols) = &mut config.symbols {
-        *symbols = launch.file("symbols", symbols);
+        pass("symbols", "the kernel's symbols", symbols)?;
     }
     for disk in &mut config.disks {
-        let format = match disk.format.map_or_else(|| probe(&disk.path), |format| Ok(format.into()))? {
+        let format = match disk::check(&disk.path, disk.format.map(Into::into), true)? {
             disk::Format::Raw => Format::Raw,
             disk::Format::Qcow2 => Format::Qcow2,
         };
@@ -141,6 +149,7 @@ fn pack(plan: Plan, about: About) -> miette::Result<(Launch, Job)> {
         *disk = Disk { path, format: Some(DiskFormat::Raw) };
     }
     if let Some(cdrom) = &mut config.cdrom {
+        disk::check(cdrom, Some(disk::Format::Raw), false)?;
         *cdrom = launch.drive(&absolute(cdrom)?, Format::Raw, true);
     }
     if let Some(trace) = &mut config.trace {
@@ -161,13 +170,6 @@ fn pack(plan: Plan, about: About) -> miette::Result<(Launch, Job)> {
         config.nics.push(nic(backend));
     }
     Ok((launch, Job { config, about, log }))
-}
-
-fn probe(path: &Path) -> miette::Result<disk::Format> {
-    std::fs::File::open(path)
-        .and_then(|file| disk::Format::probe(&file))
-        .into_diagnostic()
-        .wrap_err_with(|| format!("cannot open the disk image {}", path.display()))
 }
 
 fn absolute(path: &Path) -> miette::Result<PathBuf> {

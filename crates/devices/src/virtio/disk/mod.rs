@@ -127,14 +127,30 @@ pub enum DiskError {
 
 /// Opens an image; the format is probed where `format` is `None`.
 pub fn open(path: &Path, format: Option<Format>, writable: bool) -> Result<Box<dyn Disk>, DiskError> {
+    let (file, format) = open_file(path, format, writable)?;
+    Ok(match format {
+        Format::Raw => {
+            Box::new(RawDisk::new(file).map_err(|source| DiskError::Open { path: path.to_owned(), source })?)
+        }
+        Format::Qcow2 => Box::new(Qcow2Disk::open(path, &file, writable)?),
+    })
+}
+
+/// Whether [`open`] would take the image, and in which format. Nothing is written, and nothing stays open.
+pub fn check(path: &Path, format: Option<Format>, writable: bool) -> Result<Format, DiskError> {
+    let (file, format) = open_file(path, format, writable)?;
+    if format == Format::Qcow2 {
+        Qcow2Disk::open(path, &file, false)?;
+    }
+    Ok(format)
+}
+
+fn open_file(path: &Path, format: Option<Format>, writable: bool) -> Result<(File, Format), DiskError> {
     let failed = |source| DiskError::Open { path: path.to_owned(), source };
     let file = OpenOptions::new().read(true).write(writable).open(path).map_err(failed)?;
     let format = match format {
         Some(format) => format,
         None => Format::probe(&file).map_err(failed)?,
     };
-    Ok(match format {
-        Format::Raw => Box::new(RawDisk::new(file).map_err(failed)?),
-        Format::Qcow2 => Box::new(Qcow2Disk::open(path, &file, writable)?),
-    })
+    Ok((file, format))
 }

@@ -22,9 +22,13 @@ fn patch(path: &Path, offset: u64, bytes: &[u8]) {
 }
 
 fn refusal(path: &Path) -> String {
+    let before = fs::read(path).unwrap();
+    let checked = disk::check(path, None, true).unwrap_err().to_string();
+    assert!(fs::read(path).unwrap() == before, "a check writes nothing");
     match disk::open(path, None, true) {
         Err(DiskError::Refused { reason, path: named }) => {
             assert_eq!(named, path);
+            assert!(checked.ends_with(&reason), "{checked}");
             reason
         }
         other => panic!("{:?}", other.err()),
@@ -44,6 +48,9 @@ fn qcow2_images_are_read_and_written_over_their_base() {
     let before = fs::read(&base).unwrap();
 
     create(&top, Some("base.qcow2"), 16);
+    let untouched = fs::read(&top).unwrap();
+    assert_eq!(disk::check(&top, None, true).unwrap(), Format::Qcow2);
+    assert!(fs::read(&top).unwrap() == untouched, "a check writes nothing");
     let mut disk = disk::open(&top, Some(Format::Qcow2), true).unwrap();
     let mut sectors = [0; 2048];
     assert_eq!(disk.read_at(&mut sectors, 0).unwrap(), 2048);
@@ -59,6 +66,16 @@ fn qcow2_images_are_read_and_written_over_their_base() {
     disk.read_at(&mut sectors, 0).unwrap();
     assert_eq!((sectors[1023], sectors[1024], sectors[1536]), (7, 8, 0));
     assert!(disk.write_at(&[1; 512], 0).is_err());
+}
+
+#[test]
+fn a_missing_image_is_told_with_what_to_do() {
+    let gone = Path::new("/nonexistent.img");
+    for error in [disk::check(gone, None, true).err(), disk::open(gone, None, true).err()] {
+        let error = error.unwrap();
+        assert_eq!(error.to_string(), "cannot open the disk image /nonexistent.img");
+        assert!(miette::Diagnostic::help(&error).unwrap().to_string().contains("check the path"));
+    }
 }
 
 #[test]
