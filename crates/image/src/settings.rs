@@ -33,21 +33,13 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self> {
         let bad = |why: &str| Error::setting("size", text, why);
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
-            "" | "B" => 1,
-            "K" => 1 << 10,
-            "M" => MIB,
-            "G" => 1 << 30,
-            "T" => 1 << 40,
-            _ => return Err(bad("the units are K, M, G and T (1024 each), as in 4G")),
-        };
-        let number: u64 = digits.parse().map_err(|_| bad("it starts with a whole number, as in 4G"))?;
-        let bytes = number.checked_mul(unit).filter(|b| *b <= 2 << 40);
-        match bytes {
-            None => Err(bad("a disk with an MBR ends at 2T")),
-            Some(0) => Err(bad("a disk has a size")),
-            Some(bytes) => Ok(Self::from_bytes(bytes)),
+        let bytes = vmconf::parse_size(text)
+            .ok_or_else(|| bad("it is a number and a unit, K, M, G or T (1024 each), as in 4G or 1.5G"))?;
+        match u64::try_from(bytes) {
+            Err(_) => Err(bad("it is not negative")),
+            Ok(0) => Err(bad("a disk has a size")),
+            Ok(bytes) if bytes > 2 << 40 => Err(bad("a disk with an MBR ends at 2T")),
+            Ok(bytes) => Ok(Self::from_bytes(bytes)),
         }
     }
 }
@@ -331,10 +323,11 @@ mod tests {
         assert_eq!("2048M".parse::<Size>().unwrap().to_string(), "2G");
         assert_eq!("2T".parse::<Size>().unwrap().bytes(), 2 << 40);
         assert!(why::<Size>("3T").contains("2T"));
-        assert!(why::<Size>("99999999999999999999T").contains("whole number"));
-        assert!(why::<Size>("4X").contains("units"));
-        assert!(why::<Size>("G").contains("whole number"));
-        assert!(why::<Size>("-4G").contains("whole number"));
+        assert_eq!("1.5G".parse::<Size>().unwrap().bytes(), 3 << 29);
+        for text in ["99999999999999999999T", "4X", "G"] {
+            assert!(why::<Size>(text).contains("a number and a unit"), "{text}");
+        }
+        assert!(why::<Size>("-4G").contains("not negative"));
         assert!(why::<Size>("0").contains("has a size"));
     }
 

@@ -7,7 +7,7 @@ use machine::{Boot, BootDevice, Config, Disk, OnReset, Vendor};
 use miette::miette;
 use vmd::Generation;
 
-use crate::vm::{self, Accel, DiskArgument, EXIT_STATUS, Network, Plan, Session, memory_size};
+use crate::vm::{self, Accel, DiskArgument, EXIT_STATUS, Network, Plan, Session, size};
 
 /// Where SeaBIOS is found if nobody says otherwise: Debian's packages seabios and qemu-system-data.
 const FIRMWARE: [&str; 3] =
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RELEASE", default_value = "7.8")]
     host: Generation,
     /// Memory, as in 512M or 2G
-    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = memory_size)]
+    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     memory: u64,
     /// A further disk image; may begin with raw: or qcow2:
     #[arg(short, long, value_name = "DISK")]

@@ -13,7 +13,7 @@ use serde_json::json;
 use vmconf::{Check, DiskFormat, Network, Owner, Proposal, Severity};
 use vmd::Generation;
 
-use crate::vm::DiskArgument;
+use crate::vm::{DiskArgument, size};
 
 /// Exit status of a check that found something that vmd refuses; 1 is a failure to check.
 const EXIT_REFUSED: u8 = 2;
@@ -84,13 +84,13 @@ struct WriteArgs {
     name: String,
     /// Memory, as in 512M or 2G
     #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = size)]
-    memory: i64,
+    memory: u64,
     /// Format that the image shall have on the host, raw or qcow2 [default: the one it has]
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// Add an empty second disk of this size
     #[arg(long, value_name = "SIZE", value_parser = size)]
-    data: Option<i64>,
+    data: Option<u64>,
     /// Add an ISO image
     #[arg(short = 'r', long, value_name = "ISO")]
     cdrom: Option<String>,
@@ -121,11 +121,6 @@ enum Format {
     Raw,
     /// Grows with its contents
     Qcow2,
-}
-
-fn size(text: &str) -> Result<i64, String> {
-    let bytes = vmconf::parse_size(text).ok_or("a size is a number with K, M or G, as in 512M")?;
-    if bytes < 1 << 20 { Err("that is less than a megabyte".to_owned()) } else { Ok(bytes >> 20 << 20) }
 }
 
 impl Args {
@@ -178,8 +173,8 @@ impl WriteArgs {
         let disk = vmconf::Disk { path, format, on_host };
         let ssh_keys = self.ssh_key.as_deref().map(image::SshKeys::read).transpose()?;
         let proposal = Proposal {
-            memory: self.memory,
-            data: self.data,
+            memory: self.memory.cast_signed(),
+            data: self.data.map(u64::cast_signed),
             cdrom: self.cdrom,
             network,
             owner: self.owner.as_deref().map(Owner::parse),

@@ -13,6 +13,6 @@ mod terminal;
 pub(crate) use detach::{detach, detached};
 pub(crate) use ending::TABLE as EXIT_STATUS;
 pub(crate) use inside::{in_helper_vm, run_in_helper_vm};
-pub(crate) use plan::{Accel, DiskArgument, Network, Plan, memory_size};
+pub(crate) use plan::{Accel, DiskArgument, Network, Plan, size};
 pub(crate) use session::{Session, choose, run};
 pub(crate) use terminal::{converse, raw_mode};

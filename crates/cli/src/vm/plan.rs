@@ -94,22 +94,14 @@ impl FromStr for DiskArgument {
     }
 }
 
-/// A memory size as vmctl(8) takes it, in bytes: a number with K, M, G or T, in whole MiB.
-pub(crate) fn memory_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &text[digits.len()..] {
-        "" | "b" | "B" => 0,
-        "k" | "K" => 10,
-        "m" | "M" => 20,
-        "g" | "G" => 30,
-        "t" | "T" => 40,
-        unit => return Err(format!("`{unit}` is no unit; there are K, M, G and T")),
-    };
-    let number: u64 =
-        digits.parse().map_err(|_| "a size is a whole number with a unit, as in 512M".to_owned())?;
-    let bytes = number.checked_mul(1 << shift).ok_or("that is more than there is")?;
-    match bytes >> 20 {
-        0 => Err(format!("that is less than a megabyte; did you mean {digits}M?")),
+/// A size as vmctl(8) takes it, in bytes: a number, maybe with a fraction, with K, M, G or T, in whole MiB.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let bytes = vmconf::parse_size(text).ok_or("a size is a number with K, M, G or T, as in 512M or 1.5G")?;
+    match u64::try_from(bytes).map_err(|_| "a size is not negative")? >> 20 {
+        0 if text.trim().ends_with(|c: char| c.is_ascii_digit()) => {
+            Err(format!("that is less than a megabyte; did you mean {}M?", text.trim()))
+        }
+        0 => Err("that is less than a megabyte".to_owned()),
         megabytes => Ok(megabytes << 20),
     }
 }
@@ -139,12 +131,15 @@ mod tests {
 
     #[test]
     fn sizes_are_whole_megabytes() {
-        assert_eq!(memory_size("512M"), Ok(512 << 20));
-        assert_eq!(memory_size("1g"), Ok(1 << 30));
-        assert_eq!(memory_size("1500k"), Ok(1 << 20));
-        assert!(memory_size("512").unwrap_err().contains("512M?"));
+        for (text, megabytes) in
+            [("512M", 512), ("1g", 1024), ("1500k", 1), ("1.5G", 1536), ("0.5T", 1 << 19)]
+        {
+            assert_eq!(size(text), Ok(megabytes << 20), "{text}");
+        }
+        assert!(size("512").unwrap_err().contains("did you mean 512M?"));
+        assert!(size("512K").unwrap_err().ends_with("less than a megabyte"));
         for text in ["", "M", "1X", "-1M", "99999999999T"] {
-            assert!(memory_size(text).is_err(), "{text}");
+            assert!(size(text).is_err(), "{text}");
         }
     }
 }
