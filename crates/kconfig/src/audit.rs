@@ -15,7 +15,7 @@ use crate::{DotConfig, Expr, Host, Tristate};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Works; could be smaller, faster or easier to look into.
+    /// Works; could be smaller, faster or easier to look into, or bites only those who ask for it.
     Note,
     /// Boots, but something that vmd offers does not work, or works badly.
     Harm,

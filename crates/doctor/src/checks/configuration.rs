@@ -9,6 +9,9 @@ use crate::{Finding, Guest, Severity};
 const TOPIC: &str = "kernel configuration";
 /// What a rule's remedy begins with if a word on the command line is enough.
 const BOOT_WITH: &str = "boot with ";
+/// What is before and after the name of a module in a remedy.
+const BLACKLIST: &str = "blacklist ";
+const IN_MODPROBE: &str = " in modprobe.d";
 /// Judged where it matters, with the processor that there is: [`super::reboot`].
 const ELSEWHERE: &str = "s5-reset-status";
 
@@ -64,14 +67,55 @@ pub fn check(guest: &Guest) -> Vec<Finding> {
             None => finding.remedy("a kernel with another configuration, vmmlinux's for one"),
         }
     });
-    std::iter::once(summary).chain(findings).collect()
+    let asked_for = standing_modules(&notes).filter_map(|(module, found)| {
+        let file = asked_for(guest, module)?;
+        let finding =
+            Finding::new(TOPIC, Severity::Warning, format!("{module} is asked for, which does harm here"))
+                .seen(format!("/{file} names it"))
+                .seen(&found.why);
+        Some(finding.remedy(format!("take {module} out of /{file}, or {BLACKLIST}{module}{IN_MODPROBE}")))
+    });
+    std::iter::once(summary).chain(findings).chain(asked_for).collect()
+}
+
+/// The modules that are better not loaded.
+fn standing_modules<'a>(
+    notes: &'a [&'a kconfig::Finding],
+) -> impl Iterator<Item = (&'a str, &'a kconfig::Finding)> {
+    notes.iter().filter_map(|finding| Some((module_of(finding.remedy.as_deref()?)?, *finding)))
+}
+
+/// The module that a remedy says not to load.
+fn module_of(remedy: &str) -> Option<&str> {
+    remedy.strip_prefix(BLACKLIST)?.strip_suffix(IN_MODPROBE)
+}
+
+/// The file that has a module loaded at boot.
+fn asked_for(guest: &Guest, module: &str) -> Option<String> {
+    let names_it = |text: &str| text.lines().any(|line| line.split_whitespace().next() == Some(module));
+    let list = "etc/modules".to_owned();
+    let lists = guest.system.text(&list).map(|text| (list, text)).into_iter();
+    let mut lists =
+        lists.chain(files_in(guest, &["etc/modules-load.d", "usr/lib/modules-load.d", "lib/modules-load.d"]));
+    lists.find(|(_, text)| names_it(text)).map(|(file, _)| file)
+}
+
+/// The files in directories of configuration, with what is in them.
+fn files_in(guest: &Guest, directories: &[&str]) -> Vec<(String, String)> {
+    let names = |directory: &str| -> Vec<String> {
+        let names = guest.system.names(directory).into_iter();
+        names
+            .filter(|name| name.strip_suffix(".conf").is_some())
+            .map(|name| format!("{directory}/{name}"))
+            .collect()
+    };
+    let files = directories.iter().flat_map(|directory| names(directory));
+    files.filter_map(|file| guest.system.text(&file).map(|text| (file, text))).collect()
 }
 
 /// Whether the remedy is a word on the command line, or a module that is not to be loaded, and that is so.
 fn is_done(guest: &Guest, remedy: &str) -> bool {
-    if let Some(module) =
-        remedy.strip_prefix("blacklist ").and_then(|rest| rest.strip_suffix(" in modprobe.d"))
-    {
+    if let Some(module) = module_of(remedy) {
         return is_blacklisted(guest, module);
     }
     let Some((_, rest)) = remedy.split_once(BOOT_WITH) else { return false };
@@ -88,13 +132,9 @@ fn is_blacklisted(guest: &Guest, module: &str) -> bool {
             _ => false,
         }
     };
-    ["etc/modprobe.d", "usr/lib/modprobe.d", "lib/modprobe.d"].into_iter().any(|directory| {
-        let files =
-            guest.system.names(directory).into_iter().filter(|name| name.strip_suffix(".conf").is_some());
-        files
-            .filter_map(|name| guest.system.text(format!("{directory}/{name}")))
-            .any(|text| text.lines().any(says_so))
-    })
+    files_in(guest, &["etc/modprobe.d", "usr/lib/modprobe.d", "lib/modprobe.d"])
+        .iter()
+        .any(|(_, text)| text.lines().any(says_so))
 }
 
 #[cfg(test)]
@@ -110,7 +150,7 @@ mod tests {
             "boot/config-7.3.4+deb13-amd64",
             "# Linux/x86 7.3.4 Kernel Configuration\nCONFIG_X86=y\nCONFIG_PCI=y\nCONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_BLK=y\n\
              CONFIG_SERIAL_8250_CONSOLE=y\nCONFIG_EFI_PARTITION=y\nCONFIG_CPU_SUP_AMD=y\nCONFIG_KVM_GUEST=y\n\
-             CONFIG_VIRTIO_NET=y\nCONFIG_SCSI_VIRTIO=y\nCONFIG_BLK_DEV_SR=y\nCONFIG_PTP_1588_CLOCK_KVM=y\nCONFIG_HZ=250\n\
+             CONFIG_VIRTIO_NET=y\nCONFIG_SCSI_VIRTIO=y\nCONFIG_BLK_DEV_SR=y\nCONFIG_PTP_1588_CLOCK_KVM=y\nCONFIG_HZ_PERIODIC=y\n\
              CONFIG_VT_CONSOLE=y\n",
         );
         let told = |fixture: &fixture::Fixture| -> Vec<(Severity, String)> {
@@ -119,7 +159,7 @@ mod tests {
         let findings = told(&recorded);
         assert_eq!(findings[0].1, "2 choices of the kernel's configuration do harm here");
         assert_eq!(findings[1], (Severity::Fatal, "ptp_kvm is built in".into()));
-        assert_eq!(findings[2], (Severity::Warning, "the tick is faster than the host's".into()));
+        assert_eq!(findings[2], (Severity::Warning, "the tick is periodic".into()));
         recorded.write("proc/cmdline", "console=ttyS0,115200 initcall_blacklist=a,ptp_kvm_init");
         let findings = told(&recorded);
         assert_eq!(findings.len(), 2, "{findings:?}");
@@ -128,7 +168,32 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_is_not_loaded_does_no_harm() {
+    fn a_module_does_harm_only_if_it_is_asked_for() {
+        let mut recorded = fixture::recorded();
+        recorded.write(
+            "boot/config-7.3.4+deb13-amd64",
+            include_str!("../../../kconfig/tests/configs/debian-7.3.config"),
+        );
+        // The rest is a matter of the command line, and of reboots.
+        let worse = |fixture: &fixture::Fixture| -> Vec<String> {
+            let findings = check(&fixture.guest()).into_iter();
+            findings.filter(|f| f.severity > Severity::Note).map(|f| f.what).collect()
+        };
+        assert_eq!(worse(&recorded), [""; 0]);
+        let notes = &check(&recorded.guest())[0].evidence;
+        assert!(notes.iter().any(|line| line.contains("ptp_kvm is a module")), "{notes:?}");
+        for (file, text) in [("etc/modules", "# for chrony\n"), ("etc/modules-load.d/a.conf", "#ptp_kvm\n")] {
+            recorded.write(file, text);
+        }
+        assert_eq!(worse(&recorded), [""; 0]);
+        recorded.write("usr/lib/modules-load.d/chrony.conf", "# PTP\nptp_kvm\n");
+        assert_eq!(worse(&recorded), ["ptp_kvm is asked for, which does harm here"]);
+        recorded.write("etc/modprobe.d/vmd.conf", "blacklist ptp_kvm\n");
+        assert_eq!(worse(&recorded), [""; 0]);
+    }
+
+    #[test]
+    fn a_module_that_is_not_to_be_loaded_does_no_harm() {
         let mut recorded = fixture::recorded();
         let remedy = "blacklist ptp_kvm in modprobe.d";
         assert!(include_str!("../../../../kernel/config/audit.toml").contains(remedy));
