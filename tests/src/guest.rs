@@ -101,6 +101,8 @@ fn run() -> io::Result<()> {
             "idle" => idle()?,
             "busy" => busy(),
             "ticks" => ticks()?,
+            // The interval of the random number generator's reseeds grows until two minutes after boot.
+            "settle" => thread::sleep(Duration::from_secs(150)),
             "wait" => thread::sleep(Duration::from_secs(600)),
             "driver" => {
                 let function = driven()?;

@@ -10,9 +10,10 @@ use crate::{
     rounds::Rounds,
 };
 
-const HOW: [&str; 2] = [
-    "A guest whose only process sleeps; kernels take turns. Exits are counted by the machine between two marks of the \
+const HOW: [&str; 3] = [
+    "A guest whose only process sleeps, and has slept for a while before it is watched; kernels take turns. Exits are counted by the machine between two marks of the \
      guest's, less what a mark costs; interrupts as /proc/interrupts counts them.",
+    "Until a guest has been up for two minutes, Linux renews the key of its random numbers more often than once a minute.",
     "Per second of the host's. Medians with the range of all rounds; devices of the first round.",
 ];
 
@@ -24,10 +25,20 @@ struct Idle {
     interrupts: BTreeMap<String, u64>,
 }
 
+/// How long guests do nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Before they are watched.
+    pub settle: Duration,
+    /// While they are watched.
+    pub watch: Duration,
+}
+
 /// Lets each kernel idle `rounds` times.
-pub fn run(lab: &Lab, kernels: &[Kernel], host: Generation, rounds: u32, time: Duration) -> Result<Report> {
-    let mut machine = Machine::new(host, format!("idle={}", time.as_secs()));
-    machine.patience += 6 * time;
+pub fn run(lab: &Lab, kernels: &[Kernel], host: Generation, rounds: u32, times: Times) -> Result<Report> {
+    let Times { settle, watch } = times;
+    let mut machine = Machine::new(host, format!("settle={} idle={}", settle.as_secs(), watch.as_secs()));
+    machine.patience += 6 * (settle + watch);
     let idles = Rounds::run(lab, kernels, rounds, &machine, |outcome| {
         let window = outcome.work("idle")?;
         Ok(Idle {
@@ -41,7 +52,7 @@ pub fn run(lab: &Lab, kernels: &[Kernel], host: Generation, rounds: u32, time: D
     })?;
     let reference = format!("of {}", idles.reference());
     let columns = ["kernel", "exits/s", &reference, "interrupts/s", "interrupts", "accesses by device"];
-    let mut table = Table::new(format!("Idle on vmd {host}, {} s", time.as_secs()), &columns);
+    let mut table = Table::new(format!("Idle on vmd {host}, {} s after {}", watch.as_secs(), settle.as_secs()), &columns);
     let exits = |idle: &Idle| number(idle.window.exits) / idle.seconds;
     let interrupts = |idle: &Idle| number(idle.interrupts.values().sum::<u64>().cast_signed()) / idle.seconds;
     for (index, kernel) in idles.kernels.iter().enumerate() {

@@ -70,6 +70,7 @@ impl Guest {
             match word {
                 "root" => return Err(enter_root(&words[index + 1..])?),
                 "boot" => self.boot()?,
+                "settle" => thread::sleep(Duration::from_secs(number()?.into())),
                 "idle" => self.idle(number()?)?,
                 "sleeps" => clock::sleeps(number()?)?,
                 "drift" => clock::drift(number()?)?,

@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// How long a guest is watched doing nothing, in seconds [default: 30]
     #[arg(long, value_name = "SECONDS")]
     idle: Option<u64>,
+    /// How long a guest does nothing before it is watched, in seconds, for idle [default: 150]
+    #[arg(long, value_name = "SECONDS")]
+    settle: Option<u64>,
     /// The workload of our configuration to build, for build
     #[arg(long, default_value = "core")]
     workload: String,
@@ -145,7 +148,11 @@ impl Args {
         Ok(match what {
             What::Clock => bench::clock::run(lab, &self.clock(kernels, idle))?,
             What::Boot => bench::boot::run(lab, &kernels, host(Generation::V7_8), rounds)?,
-            What::Idle => bench::idle::run(lab, &kernels, host(Generation::V7_8), rounds, idle)?,
+            What::Idle => {
+                let settle = Duration::from_secs(self.settle.unwrap_or(if self.quick { 0 } else { 150 }));
+                let times = bench::idle::Times { settle, watch: idle };
+                bench::idle::run(lab, &kernels, host(Generation::V7_8), rounds, times)?
+            }
             What::Disk => bench::io::disk(lab, &kernels, host(Generation::V7_8), rounds)?,
             // On 7.8 stock kernels have no network: they believe the feature words that vmd does not have.
             What::Net => bench::io::net(lab, &kernels, host(Generation::V7_9), rounds)?,
