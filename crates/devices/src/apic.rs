@@ -20,7 +20,7 @@ use crate::{
     i8259::Pic,
     i82093aa::{self, Ioapic},
     irq::InterruptController,
-    lapic::{self, GeneralProtection, Lapics, Outcome, Startup},
+    lapic::{self, GeneralProtection, Lapics, Orders, Outcome},
     mmio::{MmioAccess, MmioRefused},
 };
 
@@ -58,7 +58,7 @@ impl Controllers {
         }
     }
 
-    fn finish(&mut self, outcome: Outcome) -> Vec<(u8, Startup)> {
+    fn finish(&mut self, outcome: Outcome) -> Orders {
         if let Some(vector) = outcome.end_of_interrupt {
             self.ioapic.end_of_interrupt(vector, &mut self.lapics);
         }
@@ -107,7 +107,7 @@ impl SharedApic {
 
     /// Handles an access of `vcpu`'s in the IOAPIC's window or the LAPICs' page; `None` if the address is in neither.
     /// What other vCPUs have to do comes back.
-    pub fn mmio(&self, vcpu: u8, access: &mut MmioAccess) -> Option<Result<Vec<(u8, Startup)>, MmioRefused>> {
+    pub fn mmio(&self, vcpu: u8, access: &mut MmioAccess) -> Option<Result<Orders, MmioRefused>> {
         let within = |base: u64, size: u64| access.address.wrapping_sub(base) < size;
         if within(lapic::BASE, lapic::SIZE) {
             return Some(self.with_wake(|all| {
@@ -127,7 +127,7 @@ impl SharedApic {
     }
 
     /// WRMSR of [`lapic::MSR_APICBASE`] or one of [`lapic::X2APIC_MSRS`]. What other vCPUs have to do comes back.
-    pub fn write_msr(&self, vcpu: u8, msr: u32, value: u64) -> Result<Vec<(u8, Startup)>, GeneralProtection> {
+    pub fn write_msr(&self, vcpu: u8, msr: u32, value: u64) -> Result<Orders, GeneralProtection> {
         self.with_wake(|all| {
             let outcome = all.lapics.write_msr(vcpu, msr, value)?;
             Ok(all.finish(outcome))

@@ -47,6 +47,8 @@ pub struct Profile {
     pub tsc_hz: Option<NonZeroU64>,
     /// Number of the virtual CPU, which is its APIC ID.
     pub vcpu: u8,
+    /// How many virtual CPUs the guest has: 1 up to 7.9.
+    pub vcpus: u8,
 }
 
 /// What of the guest's state an answer depends on.
@@ -105,8 +107,6 @@ const ECX7_PKU: u32 = 1 << 3;
 const EDX7_SHOWN: u32 = bits(&[10, 20]);
 /// Leaf 4 EAX: all but the numbers of threads and cores.
 const EAX4_SHOWN: u32 = 0x3ff;
-/// vCPUs of a guest of 8.0: this machine has one.
-const VCPUS: u32 = 1;
 const LEAF_TOPOLOGY: u32 = 0x0b;
 const LEAF_TOPOLOGY_V2: u32 = 0x1f;
 const LEAF_TOPOLOGY_AMD: u32 = 0x8000_001e;
@@ -148,9 +148,10 @@ const fn bits(numbers: &[u32]) -> u32 {
     value
 }
 
-/// A cache's EAX from 8.0 on: without the host's topology; its type is 0 after the last one, and then all of it is.
-const fn cache(eax: u32) -> u32 {
-    if eax.is_multiple_of(0x20) { 0 } else { eax & EAX4_SHOWN | (VCPUS - 1) << 26 }
+/// A cache's EAX from 8.0 on, in a package of so many cores: without the host's topology; its type is 0 after the last
+/// one, and then all of it is.
+const fn cache(eax: u32, cores: u32) -> u32 {
+    if eax.is_multiple_of(0x20) { 0 } else { eax & EAX4_SHOWN | (cores - 1) << 26 }
 }
 
 /// CPUID of a host, by leaf and sub-leaf.
@@ -182,7 +183,9 @@ impl<'a> GuestCpuid<'a> {
         match leaf {
             0x00 => Leaf { eax: level, ..host },
             0x01 => self.features(host, state),
-            LEAF_CACHE | LEAF_CACHE_AMD if self.has_topology() => Leaf { eax: cache(host.eax), ..host },
+            LEAF_CACHE | LEAF_CACHE_AMD if self.has_topology() => {
+                Leaf { eax: cache(host.eax, self.cores()), ..host }
+            }
             LEAF_CACHE => Leaf { eax: host.eax & EAX4_SHOWN, ..host },
             0x02 | 0x16 | 0x8000_0002..=0x8000_0006 | LEAF_CACHE_AMD | EXTENDED_MAX => host,
             LEAF_TOPOLOGY | LEAF_TOPOLOGY_V2 if self.has_topology() => self.topology(subleaf),
@@ -280,20 +283,26 @@ impl<'a> GuestCpuid<'a> {
         matches!(self.profile.generation, Generation::V8_0)
     }
 
-    /// One thread in each core, all cores in one package; [`VCPUS`] of them.
+    /// Cores of the guest: each virtual CPU is one.
+    fn cores(&self) -> u32 {
+        self.profile.vcpus.max(1).into()
+    }
+
+    /// One thread in each core, all cores in one package, whose number is what is left of the APIC ID without the bits
+    /// that the cores need.
     fn topology(&self, level: u32) -> Leaf {
-        let (count, kind) = match level {
-            0 => (1, 1 << 8),
-            1 => (VCPUS, 2 << 8),
-            _ => (0, 0),
+        let (shift, count, kind) = match level {
+            0 => (0, 1, 1 << 8),
+            1 => (self.cores().next_power_of_two().ilog2(), self.cores(), 2 << 8),
+            _ => (0, 0, 0),
         };
-        Leaf { eax: 0, ebx: count, ecx: kind | level, edx: self.profile.vcpu.into() }
+        Leaf { eax: shift, ebx: count, ecx: kind | level, edx: self.profile.vcpu.into() }
     }
 
     fn features(&self, host: Leaf, state: CpuState) -> Leaf {
         // x2APIC mode is vmm's own: it needs none of the host's.
         let (x2apic, apic, count) =
-            if self.has_topology() { (ECX1_X2APIC, EDX1_APIC, VCPUS << 16) } else { (0, 0, 0) };
+            if self.has_topology() { (ECX1_X2APIC, EDX1_APIC, self.cores() << 16) } else { (0, 0, 0) };
         let ecx = (host.ecx | ECX1_HYPERVISOR) & !(ECX1_HIDDEN | ECX1_OSXSAVE) | x2apic;
         Leaf {
             eax: host.eax,
@@ -429,7 +438,7 @@ mod tests {
     const LINUX: CpuState = CpuState { osxsave: true, xcr0: 7 };
 
     fn profile(generation: Generation) -> Profile {
-        Profile { generation, tsc_hz: NonZeroU64::new(0x018c_2399 * 100 + 42), vcpu: 0 }
+        Profile { generation, tsc_hz: NonZeroU64::new(0x018c_2399 * 100 + 42), vcpu: 0, vcpus: 1 }
     }
 
     #[test]
@@ -491,7 +500,7 @@ mod tests {
             (Generation::V8_0, true, false),
         ] {
             for (tsc_hz, kvm) in [(profile(generation).tsc_hz, with_tsc), (None, without)] {
-                let guest = GuestCpuid::new(&host, Profile { generation, tsc_hz, vcpu: 0 });
+                let guest = GuestCpuid::new(&host, Profile { generation, tsc_hz, vcpu: 0, vcpus: 1 });
                 let leaf = |leaf| guest.leaf(leaf, 0, LINUX);
                 assert_eq!(leaf(KVM_LEAF) == KVM_SIGNATURE, kvm, "{generation} {tsc_hz:?}");
                 assert_eq!(leaf(KVM_LEAF + 1) != Leaf::ZERO, kvm);
@@ -564,6 +573,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn each_cpu_is_a_core_of_one_package() {
+        let recorded = golden();
+        let host = |leaf, subleaf| host(&recorded, leaf, subleaf);
+        // Cores, and how many bits their numbers have.
+        for (vcpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (64, 6)] {
+            let vcpu = vcpus - 1;
+            let guest = GuestCpuid::new(&host, Profile { vcpu, vcpus, ..profile(Generation::V8_0) });
+            let (id, count) = (u32::from(vcpu), u32::from(vcpus));
+            assert_eq!(guest.leaf(1, 0, LINUX).ebx >> 16, id << 8 | count);
+            let threads = Leaf { eax: 0, ebx: 1, ecx: 0x100, edx: id };
+            let cores = Leaf { eax: bits, ebx: count, ecx: 0x201, edx: id };
+            assert_eq!([0, 1].map(|level| guest.leaf(LEAF_TOPOLOGY, level, LINUX)), [threads, cores]);
+            assert_eq!(guest.leaf(LEAF_CACHE_AMD, 0, LINUX).eax >> 26, count - 1);
+        }
+    }
+
     proptest! {
         #![proptest_config(testing::config())]
 
@@ -583,7 +609,7 @@ mod tests {
             };
             for generation in Generation::ALL {
                 let tsc_hz = known.then_some(NonZeroU64::MAX);
-                let table = GuestCpuid::new(&host, Profile { generation, tsc_hz, vcpu: 0 }).table();
+                let table = GuestCpuid::new(&host, Profile { generation, tsc_hz, vcpu: 0, vcpus: 1 }).table();
                 prop_assert!(table.len() <= 256);
                 let mut keys: Vec<_> = table.iter().map(|entry| (entry.leaf, entry.subleaf)).collect();
                 keys.sort_unstable();

@@ -497,13 +497,16 @@ pub enum Startup {
     Sipi(u8),
 }
 
+/// What vCPUs are to be told, by number, in the order in which it was sent.
+pub type Orders = Vec<(u8, Startup)>;
+
 /// What the machine must do after an access to a LAPIC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The IOAPIC must hear of the end of this vector ([`crate::i82093aa::Ioapic::end_of_interrupt`]).
     pub end_of_interrupt: Option<u8>,
-    /// vCPUs to start or stop, by number.
-    pub startup: Vec<(u8, Startup)>,
+    /// vCPUs to start or stop.
+    pub startup: Orders,
 }
 
 /// The local APICs of all vCPUs.

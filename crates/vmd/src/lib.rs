@@ -36,6 +36,14 @@ impl Generation {
             Self::V8_0 => "8.0",
         }
     }
+
+    /// The most virtual CPUs that a VM can have: `VMM_MAX_VCPUS_PER_VM` in vmm.h from 8.0 on, before that one.
+    pub const fn most_vcpus(self) -> u8 {
+        match self {
+            Self::V7_7 | Self::V7_8 | Self::V7_9 => 1,
+            Self::V8_0 => 64,
+        }
+    }
 }
 
 impl fmt::Display for Generation {
