@@ -179,7 +179,7 @@ impl Trace {
         let accesses: Vec<_> = records
             .into_iter()
             .filter_map(|record| match record {
-                Record::Access { ticks, access } => Some((ticks, access)),
+                Record::Access { ticks, access, .. } => Some((ticks, access)),
                 Record::Start => None,
             })
             .collect();

@@ -14,7 +14,7 @@ use devices::{
     fw_cfg::FwCfg,
     i8253::Pit,
     irq::IrqLine,
-    lapic,
+    lapic::{self, Orders},
     mc146818::Rtc,
     memory_map::MemoryMap,
     mmio::{MmioAccess, MmioRefused},
@@ -35,7 +35,7 @@ use vmd::Generation;
 use crate::{
     config::{Boot, Config},
     error::Error,
-    interrupts::{Interrupts, VCPU},
+    interrupts::Interrupts,
     network::Wire,
     stock_firmware::StockFirmware,
 };
@@ -221,14 +221,17 @@ impl Board {
         }
     }
 
-    /// Handles an access in the memory window of 8.0. Returns the name of the device that did, and whether it took it.
-    pub(crate) fn mmio(&mut self, access: &mut MmioAccess) -> (&'static str, Result<(), MmioRefused>) {
-        let apic = self.interrupts.apic().and_then(|apic| apic.mmio(VCPU, access));
-        match apic {
-            // There is no other processor that anything could start.
-            Some(result) if access.address < lapic::BASE => ("ioapic", result.map(drop)),
-            Some(result) => ("lapic", result.map(drop)),
-            None => ("pci memory", self.pci.mmio(access)),
+    /// Handles an access of `vcpu`'s in the memory window of 8.0. Returns the name of the device that did, and whether it
+    /// took it: if so, what virtual CPUs are to be told.
+    pub(crate) fn mmio(
+        &mut self,
+        vcpu: u8,
+        access: &mut MmioAccess,
+    ) -> (&'static str, Result<Orders, MmioRefused>) {
+        match self.interrupts.apic().and_then(|apic| apic.mmio(vcpu, access)) {
+            Some(result) if access.address < lapic::BASE => ("ioapic", result),
+            Some(result) => ("lapic", result),
+            None => ("pci memory", self.pci.mmio(access).map(|()| Orders::new())),
         }
     }
 

@@ -8,6 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use vmd::Generation;
 
+use crate::error::Error;
+
 /// A machine's configuration: what vm.conf(5) has for a VM, and what is ours.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,6 +19,9 @@ pub struct Config {
     /// Which vmd it runs on.
     #[serde(default = "default_generation")]
     pub generation: Generation,
+    /// Virtual CPUs: 1, and on 8.0 up to [`Generation::most_vcpus`].
+    #[serde(default = "default_cpus")]
+    pub cpus: u8,
     /// Memory in bytes, whole MiB.
     #[serde(default = "default_memory")]
     pub memory: u64,
@@ -197,6 +202,10 @@ fn default_generation() -> Generation {
     Generation::V7_8
 }
 
+fn default_cpus() -> u8 {
+    1
+}
+
 /// 512 MiB, vmctl's own.
 fn default_memory() -> u64 {
     512 << 20
@@ -212,6 +221,7 @@ impl Config {
         Self {
             name: name.into(),
             generation: default_generation(),
+            cpus: default_cpus(),
             memory: default_memory(),
             boot,
             disks: Vec::new(),
@@ -228,6 +238,15 @@ impl Config {
             symbols: None,
         }
     }
+
+    /// Whether such a machine can be had from its vmd at all. [`crate::Machine::new`] asks, too.
+    pub fn check(&self) -> Result<(), Error> {
+        let most = self.generation.most_vcpus();
+        if !(1..=most).contains(&self.cpus) {
+            return Err(Error::Cpus { cpus: self.cpus, generation: self.generation, most });
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -241,6 +260,19 @@ mod tests {
         let boot = Boot::Direct { kernel: "/vmlinuz".into(), initrd: None, command_line: String::new() };
         assert_eq!(config, Config::new("x", boot));
         assert_eq!((config.memory, config.host_hz.get()), (512 << 20, 100));
+    }
+
+    #[test]
+    fn only_8_0_has_more_than_one_cpu() {
+        let boot = Boot::Firmware { image: "b".into(), device: None };
+        let check = |generation, cpus| Config { generation, cpus, ..Config::new("x", boot.clone()) }.check();
+        for generation in Generation::ALL {
+            assert!(check(generation, 1).is_ok() && check(generation, 0).is_err());
+        }
+        assert!(check(Generation::V8_0, 64).is_ok() && check(Generation::V8_0, 65).is_err());
+        let refusal = check(Generation::V7_9, 2).unwrap_err();
+        assert_eq!(refusal.to_string(), "a VM of vmd 7.9 cannot have 2 processors");
+        assert!(miette::Diagnostic::help(&refusal).unwrap().to_string().contains("8.0"));
     }
 
     #[test]

@@ -64,10 +64,10 @@ impl Cpu {
         Ok(Self { extensions: vendor.map_or(own, Vendor::extensions), tsc_hz, vendor, supported })
     }
 
-    /// What CPUID tells a guest of `generation`: what vmm would tell on this processor, but never a feature that KVM
-    /// cannot give.
-    pub(crate) fn guest_cpuid(&self, generation: Generation) -> Result<CpuId, Error> {
-        let profile = Profile { generation, tsc_hz: self.tsc_hz, vcpu: 0 };
+    /// What CPUID tells a guest of `generation` on the `vcpu`th of `vcpus` virtual CPUs: what vmm would tell on this
+    /// processor, but never a feature that KVM cannot give.
+    pub(crate) fn guest_cpuid(&self, generation: Generation, vcpu: u8, vcpus: u8) -> Result<CpuId, Error> {
+        let profile = Profile { generation, tsc_hz: self.tsc_hz, vcpu, vcpus };
         let host = |leaf, subleaf| {
             let own = host_cpuid(leaf, subleaf);
             self.vendor.map_or(own, |vendor| vendor.disguise(leaf, subleaf, own, self.tsc_hz))

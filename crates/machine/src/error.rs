@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use miette::Diagnostic;
 use thiserror::Error;
+use vmd::Generation;
 
 /// Why a machine could not be set up, or broke down. How a *guest* ends is [`crate::Ended`].
 #[derive(Debug, Error, Diagnostic)]
@@ -19,6 +20,17 @@ pub enum Error {
     MemorySize {
         /// What was asked for, in bytes.
         size: u64,
+    },
+    /// A number of processors that vmd does not give.
+    #[error("a VM of vmd {generation} cannot have {cpus} processors")]
+    #[diagnostic(help("{}", cpus_help(*most)))]
+    Cpus {
+        /// How many were asked for.
+        cpus: u8,
+        /// Which vmd it is.
+        generation: Generation,
+        /// The most that it gives.
+        most: u8,
     },
     /// The host has too little memory.
     #[error("cannot allocate the guest's memory")]
@@ -156,5 +168,12 @@ impl Error {
     /// Turns an errno into an [`Error::Host`].
     pub(crate) fn host<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
         move |errno| Self::Host { what, source: errno.into() }
+    }
+}
+
+fn cpus_help(most: u8) -> String {
+    match most {
+        1 => "vmd gives a VM one processor up to 7.9: take `--host 8.0`, or one".to_owned(),
+        most => format!("give it 1 to {most}"),
     }
 }

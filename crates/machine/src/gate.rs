@@ -1,5 +1,9 @@
-//! Where the thread that runs the virtual CPU meets the others: kicking it out of the guest, letting it sleep while
-//! the guest is halted, pausing and ending it.
+//! Where the threads that run the virtual CPUs meet the others: kicking one of them out of the guest, letting it sleep
+//! while it has nothing to do, pausing all of them and ending the guest.
+//!
+//! No wake-up is lost, since whoever has something for a virtual CPU first puts it where that looks and then kicks
+//! it: the virtual CPU's thread forgets kicks in [`Gate::pass`], looks only then, and neither [`Gate::sleep`] nor the
+//! guest's next run goes on past a kick that came after.
 
 #![allow(unsafe_code)]
 
@@ -13,25 +17,25 @@ use std::{
 
 use crate::end::Ended;
 
-/// What [`Gate::pass`] lets the virtual CPU do.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Pass {
-    /// Go on.
-    Run,
-    /// The machine ends.
-    End(Ended),
-}
-
 #[derive(Default)]
 struct State {
-    kicked: bool,
     paused: bool,
+    /// How others want the guest to end. It stays until a virtual CPU comes by, in the guest's next life if need be.
+    order: Option<Ended>,
+    /// How this life of the guest ends: its virtual CPUs leave.
+    over: Option<Ended>,
+    seats: Vec<Seat>,
+}
+
+/// What is known of one virtual CPU.
+#[derive(Default)]
+struct Seat {
+    kicked: bool,
     parked: bool,
-    end: Option<Ended>,
     target: Option<Target>,
 }
 
-/// The virtual CPU's thread, from when it starts to run to when it stops.
+/// A virtual CPU's thread, from when it starts to run to when it stops.
 struct Target {
     /// KVM's `immediate_exit`: KVM_RUN returns at once while it is not 0.
     immediate_exit: *const AtomicU8,
@@ -49,12 +53,19 @@ impl Target {
     }
 }
 
-/// See the module's text. One per machine; it outlives the guest's restarts.
+/// What one virtual CPU's thread waits for and says without the lock.
 #[derive(Default)]
-pub(crate) struct Gate {
-    state: Mutex<State>,
+struct Signals {
     changed: Condvar,
     in_guest: AtomicBool,
+}
+
+/// See the module's text. One per machine; it outlives the guest's restarts.
+pub(crate) struct Gate {
+    state: Mutex<State>,
+    signals: Vec<Signals>,
+    /// A virtual CPU stands, or has left.
+    stands: Condvar,
 }
 
 /// Sends the signal that interrupts KVM_RUN.
@@ -65,123 +76,174 @@ fn kick_signal() -> libc::c_int {
 extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 impl Gate {
+    /// The gate of a machine with `vcpus` virtual CPUs.
+    pub(crate) fn new(vcpus: u8) -> Self {
+        let seats = (0..vcpus).map(|_| Seat::default()).collect();
+        Self {
+            state: Mutex::new(State { seats, ..State::default() }),
+            signals: (0..vcpus).map(|_| Signals::default()).collect(),
+            stands: Condvar::new(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the calling thread the one that is kicked.
+    /// Makes the calling thread the one that runs `vcpu` and is kicked for it.
     ///
     /// # Safety
     /// `immediate_exit` must stay valid until the registration is dropped.
-    pub(crate) unsafe fn register(self: &Arc<Self>, immediate_exit: *const AtomicU8) -> Registration {
+    pub(crate) unsafe fn register(
+        self: &Arc<Self>,
+        vcpu: u8,
+        immediate_exit: *const AtomicU8,
+    ) -> Registration {
         // A handler must be there for the signal to interrupt a system call; it has nothing to do.
         vmm_sys_util::signal::register_signal_handler(kick_signal(), ignore)
             .expect("a real-time signal takes a handler");
         // SAFETY: asks for the calling thread's own handle.
         let thread = unsafe { libc::pthread_self() };
-        self.lock().target = Some(Target { immediate_exit, thread });
-        Registration { gate: Arc::clone(self), _of_this_thread: PhantomData }
+        let target = Some(Target { immediate_exit, thread });
+        self.lock().seats[usize::from(vcpu)] = Seat { target, ..Seat::default() };
+        Registration { gate: Arc::clone(self), vcpu, _of_this_thread: PhantomData }
     }
 
-    /// Gets the virtual CPU's thread to look at interrupts and orders: out of the guest, or out of [`Gate::sleep`].
-    pub(crate) fn kick(&self) {
-        self.kick_locked(&mut self.lock());
+    /// Gets `vcpu`'s thread to look at interrupts and orders: out of the guest, or out of [`Gate::sleep`].
+    pub(crate) fn kick(&self, vcpu: u8) {
+        self.kick_locked(&mut self.lock(), vcpu);
     }
 
-    fn kick_locked(&self, state: &mut State) {
-        state.kicked = true;
-        self.changed.notify_all();
-        if let Some(target) = &state.target {
+    fn kick_locked(&self, state: &mut State, vcpu: u8) {
+        let seat = &mut state.seats[usize::from(vcpu)];
+        let signals = &self.signals[usize::from(vcpu)];
+        seat.kicked = true;
+        signals.changed.notify_all();
+        if let Some(target) = &seat.target {
             target.set_immediate_exit(1);
-            if self.in_guest.load(Ordering::SeqCst) {
+            if signals.in_guest.load(Ordering::SeqCst) {
                 // SAFETY: the thread is alive: it takes its registration back before it ends. The signal has a handler.
                 unsafe { libc::pthread_kill(target.thread, kick_signal()) };
             }
         }
     }
 
-    /// The virtual CPU's thread comes by before each entry: forgets earlier kicks, waits while paused, hears of the
-    /// end. Kicks after this make the next KVM_RUN return at once.
-    pub(crate) fn pass(&self) -> Pass {
+    fn kick_all(&self, state: &mut State) {
+        for vcpu in 0..self.signals.len() {
+            self.kick_locked(state, vcpu as u8);
+        }
+        self.stands.notify_all();
+    }
+
+    /// `vcpu`'s thread comes by before each entry: forgets earlier kicks, and waits while paused. Returns whether it
+    /// goes on; if not, it leaves. Kicks after this make the next KVM_RUN return at once.
+    pub(crate) fn pass(&self, vcpu: u8) -> bool {
+        let index = usize::from(vcpu);
         let mut state = self.lock();
-        state.kicked = false;
-        if let Some(target) = &state.target {
+        let seat = &mut state.seats[index];
+        seat.kicked = false;
+        if let Some(target) = &seat.target {
             target.set_immediate_exit(0);
         }
         loop {
-            if let Some(end) = state.end.take() {
-                return Pass::End(end);
+            if state.over.is_none()
+                && let Some(ended) = state.order.take()
+            {
+                self.finish_locked(&mut state, ended);
             }
+            if state.over.is_some() {
+                return false;
+            }
+            state.seats[index].parked = state.paused;
             if !state.paused {
-                state.parked = false;
-                return Pass::Run;
+                return true;
             }
-            state.parked = true;
-            self.changed.notify_all();
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.stands.notify_all();
+            state = self.signals[index].changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Waits, on behalf of a halted virtual CPU, until the next kick.
-    pub(crate) fn sleep(&self) {
+    /// Waits, on behalf of a virtual CPU that has nothing to do, until its next kick.
+    pub(crate) fn sleep(&self, vcpu: u8) {
+        let index = usize::from(vcpu);
         let mut state = self.lock();
-        while !state.kicked && state.end.is_none() && !state.paused {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        // Whoever pauses or ends kicks as well.
+        while !state.seats[index].kicked {
+            state = self.signals[index].changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Runs the guest by `run`, during which kicks are signals.
-    pub(crate) fn guest<T>(&self, run: impl FnOnce() -> T) -> T {
-        self.in_guest.store(true, Ordering::SeqCst);
+    /// Runs the guest on `vcpu` by `run`, during which kicks are signals.
+    pub(crate) fn guest<T>(&self, vcpu: u8, run: impl FnOnce() -> T) -> T {
+        let in_guest = &self.signals[usize::from(vcpu)].in_guest;
+        in_guest.store(true, Ordering::SeqCst);
         let result = run();
-        self.in_guest.store(false, Ordering::SeqCst);
+        in_guest.store(false, Ordering::SeqCst);
         result
     }
 
-    /// Ends the machine. The first end counts.
+    /// Orders the guest's end, from outside. The first order counts, and it is not lost if the guest is just being
+    /// started again.
     pub(crate) fn end(&self, ended: Ended) {
         let mut state = self.lock();
-        state.end.get_or_insert(ended);
-        self.kick_locked(&mut state);
+        state.order.get_or_insert(ended);
+        self.kick_all(&mut state);
     }
 
-    /// Stops the virtual CPU and waits until it stands. Returns whether it was running before.
+    /// This life of the guest ends, for a virtual CPU that has found out how: all of them leave. The first end counts.
+    pub(crate) fn finish(&self, ended: Ended) {
+        self.finish_locked(&mut self.lock(), ended);
+    }
+
+    fn finish_locked(&self, state: &mut State, ended: Ended) {
+        state.over.get_or_insert(ended);
+        self.kick_all(state);
+    }
+
+    /// How the life ended whose virtual CPUs have all left; the next one can begin.
+    pub(crate) fn take_end(&self) -> Option<Ended> {
+        self.lock().over.take()
+    }
+
+    /// Stops the virtual CPUs and waits until all of them stand. Returns whether they were running before.
     pub(crate) fn pause(&self) -> bool {
         let mut state = self.lock();
         let was_running = !state.paused;
         state.paused = true;
-        self.kick_locked(&mut state);
-        while !state.parked && state.target.is_some() && state.paused && state.end.is_none() {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        self.kick_all(&mut state);
+        let runs = |seat: &Seat| seat.target.is_some() && !seat.parked;
+        while state.paused && state.order.is_none() && state.over.is_none() && state.seats.iter().any(runs) {
+            state = self.stands.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         was_running
     }
 
-    /// Lets the virtual CPU go on. Returns whether it was paused before.
+    /// Lets the virtual CPUs go on. Returns whether they were paused before.
     pub(crate) fn unpause(&self) -> bool {
         let mut state = self.lock();
         let was_paused = state.paused;
         state.paused = false;
-        self.kick_locked(&mut state);
+        self.kick_all(&mut state);
         was_paused
     }
 
-    /// Whether it is paused.
+    /// Whether they are paused.
     pub(crate) fn is_paused(&self) -> bool {
         self.lock().paused
     }
 }
 
-/// The virtual CPU's thread can be kicked as long as this lives. It cannot leave that thread.
+/// A virtual CPU's thread can be kicked as long as this lives. It cannot leave that thread.
 pub(crate) struct Registration {
     gate: Arc<Gate>,
+    vcpu: u8,
     _of_this_thread: PhantomData<*const ()>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.gate.lock().target = None;
-        self.gate.changed.notify_all();
+        self.gate.lock().seats[usize::from(self.vcpu)].target = None;
+        self.gate.stands.notify_all();
     }
 }
 
@@ -192,50 +254,71 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_end_counts() {
-        let gate = Gate::default();
+    fn the_first_end_counts_for_all() {
+        let gate = Gate::new(2);
         gate.end(Ended::Killed);
         gate.end(Ended::Reset);
-        assert_eq!(gate.pass(), Pass::End(Ended::Killed));
-        assert_eq!(gate.pass(), Pass::Run);
+        assert!(!gate.pass(1));
+        gate.finish(Ended::Reset);
+        assert!(!gate.pass(0));
+        assert_eq!(gate.take_end(), Some(Ended::Killed));
+        assert!(gate.pass(0) && gate.pass(1));
+    }
+
+    #[test]
+    fn an_order_that_comes_while_the_guest_resets_itself_is_for_its_next_life() {
+        let gate = Gate::new(1);
+        gate.finish(Ended::Reset);
+        gate.end(Ended::Killed);
+        assert!(!gate.pass(0));
+        assert_eq!(gate.take_end(), Some(Ended::Reset));
+        assert!(!gate.pass(0));
+        assert_eq!(gate.take_end(), Some(Ended::Killed));
     }
 
     #[test]
     fn a_kick_before_sleeping_is_not_lost_and_passing_forgets_it() {
-        let gate = Gate::default();
-        gate.kick();
-        gate.sleep();
-        assert_eq!(gate.pass(), Pass::Run);
-        assert!(!gate.lock().kicked);
+        let gate = Gate::new(1);
+        gate.kick(0);
+        gate.sleep(0);
+        assert!(gate.pass(0));
+        assert!(!gate.lock().seats[0].kicked);
     }
 
     #[test]
     fn a_kick_reaches_the_registered_thread_and_no_other() {
-        let gate = Arc::new(Gate::default());
-        let flag = AtomicU8::new(0);
-        // SAFETY: `flag` lives as long as the registration.
-        let registration = unsafe { gate.register(&raw const flag) };
-        gate.kick();
-        assert_eq!(flag.load(Ordering::SeqCst), 1);
-        assert_eq!(gate.pass(), Pass::Run);
-        assert_eq!(flag.load(Ordering::SeqCst), 0);
-        drop(registration);
-        gate.kick();
-        assert_eq!(flag.load(Ordering::SeqCst), 0);
+        let gate = Arc::new(Gate::new(2));
+        let flags = [const { AtomicU8::new(0) }; 2];
+        // SAFETY: `flags` lives as long as the registrations.
+        let registrations = [0, 1].map(|n: u8| unsafe { gate.register(n, &raw const flags[usize::from(n)]) });
+        let values = || [0, 1].map(|n: usize| flags[n].load(Ordering::SeqCst));
+        gate.kick(1);
+        assert_eq!(values(), [0, 1]);
+        assert!(gate.pass(0));
+        assert_eq!(values(), [0, 1]);
+        assert!(gate.pass(1));
+        assert_eq!(values(), [0, 0]);
+        gate.unpause();
+        assert_eq!(values(), [1, 1]);
+        assert!(gate.pass(0) && gate.pass(1));
+        drop(registrations);
+        gate.kick(0);
+        gate.kick(1);
+        assert_eq!(values(), [0, 0]);
     }
 
     #[test]
     fn a_signal_interrupts_a_blocking_call() {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Gate::new(1));
         let (read, write) = rustix::pipe::pipe().unwrap();
         let blocked = thread::spawn({
             let gate = Arc::clone(&gate);
             move || {
                 let flag = AtomicU8::new(0);
                 // SAFETY: `flag` lives as long as the registration.
-                let _registration = unsafe { gate.register(&raw const flag) };
+                let _registration = unsafe { gate.register(0, &raw const flag) };
                 rustix::io::write(&write, b"!").unwrap();
-                gate.guest(|| {
+                gate.guest(0, || {
                     let mut poll = [];
                     // Until a kick came there is nothing to be interrupted by, so one that came too early is seen here.
                     while flag.load(Ordering::SeqCst) == 0 {
@@ -248,38 +331,40 @@ mod tests {
         });
         rustix::io::read(&read, &mut [0; 1]).unwrap();
         while !blocked.is_finished() {
-            gate.kick();
+            gate.kick(0);
             thread::yield_now();
         }
         blocked.join().unwrap();
     }
 
     #[test]
-    fn pausing_waits_until_the_cpu_stands() {
-        let gate = Arc::new(Gate::default());
+    fn pausing_waits_until_all_stand_and_the_end_of_one_is_the_end_of_all() {
+        const VCPUS: u8 = 3;
+        let gate = Arc::new(Gate::new(VCPUS));
         let (read, write) = rustix::pipe::pipe().unwrap();
-        let cpu = thread::spawn({
-            let gate = Arc::clone(&gate);
-            move || {
-                let flag = AtomicU8::new(0);
-                // SAFETY: `flag` lives as long as the registration.
-                let _registration = unsafe { gate.register(&raw const flag) };
-                rustix::io::write(&write, b"!").unwrap();
-                loop {
-                    if let Pass::End(end) = gate.pass() {
-                        return end;
+        thread::scope(|scope| {
+            for vcpu in 0..VCPUS {
+                let (gate, write) = (Arc::clone(&gate), &write);
+                scope.spawn(move || {
+                    let flag = AtomicU8::new(0);
+                    // SAFETY: `flag` lives as long as the registration.
+                    let _registration = unsafe { gate.register(vcpu, &raw const flag) };
+                    rustix::io::write(write, b"!").unwrap();
+                    while gate.pass(vcpu) {
+                        gate.sleep(vcpu);
                     }
-                    gate.sleep();
-                }
+                });
             }
+            for _ in 0..VCPUS {
+                rustix::io::read(&read, &mut [0; 1]).unwrap();
+            }
+            assert!(gate.pause());
+            assert!(gate.is_paused() && gate.lock().seats.iter().all(|seat| seat.parked));
+            assert!(!gate.pause());
+            assert!(gate.unpause());
+            assert!(!gate.unpause());
+            gate.finish(Ended::Reset);
         });
-        rustix::io::read(&read, &mut [0; 1]).unwrap();
-        assert!(gate.pause());
-        assert!(gate.is_paused() && gate.lock().parked);
-        assert!(!gate.pause());
-        assert!(gate.unpause());
-        assert!(!gate.unpause());
-        gate.end(Ended::Killed);
-        assert_eq!(cpu.join().unwrap(), Ended::Killed);
+        assert_eq!(gate.take_end(), Some(Ended::Reset));
     }
 }

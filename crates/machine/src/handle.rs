@@ -23,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) generation: Generation,
     pub(crate) memory: u64,
+    pub(crate) cpus: u8,
     pub(crate) clock: Arc<SystemClock>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) counters: Arc<Mutex<Counters>>,
@@ -107,6 +108,8 @@ pub struct Status {
     pub state: State,
     /// Which vmd it is like.
     pub generation: Generation,
+    /// Its virtual CPUs.
+    pub cpus: u8,
     /// Its memory in bytes.
     pub memory: u64,
     /// How often the guest was started.
@@ -141,7 +144,7 @@ impl Handle {
         self.0.gate.end(Ended::Killed);
     }
 
-    /// Stops the virtual CPU and the timers: `vmctl pause`. Returns when both stand. Does nothing if they do already.
+    /// Stops the virtual CPUs and the timers: `vmctl pause`. Returns when both stand. Does nothing if they do already.
     pub fn pause(&self) {
         if self.0.gate.pause()
             && let Some(works) = self.works()
@@ -150,7 +153,7 @@ impl Handle {
         }
     }
 
-    /// Lets virtual CPU and timers go on: `vmctl unpause`. Does nothing if they run.
+    /// Lets virtual CPUs and timers go on: `vmctl unpause`. Does nothing if they run.
     pub fn unpause(&self) {
         if !self.0.gate.is_paused() {
             return;
@@ -161,7 +164,7 @@ impl Handle {
         self.0.gate.unpause();
     }
 
-    /// Closes the lid of the host for `nap`: the virtual CPU stops, and when it goes on, at once, the host's clocks
+    /// Closes the lid of the host for `nap`: the virtual CPUs stop, and when they go on, at once, the host's clocks
     /// are later by that much, and its TSC is what `tsc` says. vmd's own rules follow (timers that are overdue fire,
     /// the RTC notices the jump and sends SYNCRTC). A paused guest stays paused.
     pub fn suspend(&self, nap: Duration, tsc: SleepingTsc) {
@@ -187,6 +190,7 @@ impl Handle {
             name: self.0.name.clone(),
             state,
             generation: self.0.generation,
+            cpus: self.0.cpus,
             memory: self.0.memory,
             starts: self.statistics().starts,
         }

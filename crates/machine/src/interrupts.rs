@@ -12,15 +12,12 @@ use devices::{
 };
 use vmd::Generation;
 
-/// The only virtual CPU's number.
-pub(crate) const VCPU: u8 = 0;
-
 /// See the module's text. Clones are the same controllers.
 #[derive(Clone)]
 pub(crate) enum Interrupts {
-    /// The two 8259s: all that there is up to 7.9.
+    /// The two 8259s: all that there is up to 7.9, and wired to the only virtual CPU.
     Pic(Arc<SharedPic>),
-    /// These, the IOAPIC and the LAPIC.
+    /// These, the IOAPIC and the LAPICs.
     ///
     /// They are the devices' models and not KVM's, so that a guest's accesses are exits as on vmd and timers are as
     /// late as there. KVM leaves x2APIC's MSRs and CR8 to user space then, too.
@@ -28,17 +25,19 @@ pub(crate) enum Interrupts {
 }
 
 impl Interrupts {
-    /// The controllers of a machine that was just switched on. `wake` is called when there may be something to deliver.
+    /// The controllers of a machine with `vcpus` virtual CPUs that was just switched on. `wake` is called when there
+    /// may be something to deliver to one of them.
     pub(crate) fn new(
         generation: Generation,
+        vcpus: u8,
         clock: Arc<dyn Clock>,
         ticks: HostTicks,
-        wake: impl Fn() + Send + Sync + 'static,
+        wake: impl Fn(u8) + Send + Sync + 'static,
     ) -> Self {
         if generation < Generation::V8_0 {
-            return Self::Pic(Arc::new(SharedPic::new(Box::new(wake))));
+            return Self::Pic(Arc::new(SharedPic::new(Box::new(move || wake(0)))));
         }
-        Self::Apic(Arc::new(SharedApic::new(VCPU + 1, clock, ticks, Box::new(move |_| wake()))))
+        Self::Apic(Arc::new(SharedApic::new(vcpus, clock, ticks, Box::new(wake))))
     }
 
     /// What devices' lines lead to.
@@ -62,19 +61,19 @@ impl Interrupts {
         self.apic().filter(|_| msr == lapic::MSR_APICBASE || lapic::X2APIC_MSRS.contains(&msr))
     }
 
-    /// Whether there is an interrupt to deliver.
-    pub(crate) fn pending(&self) -> bool {
+    /// Whether there is an interrupt to deliver to `vcpu`.
+    pub(crate) fn pending(&self, vcpu: u8) -> bool {
         match self {
             Self::Pic(pic) => pic.pending(),
-            Self::Apic(apic) => apic.pending(VCPU),
+            Self::Apic(apic) => apic.pending(vcpu),
         }
     }
 
-    /// Takes the most urgent interrupt and gives its vector.
-    pub(crate) fn acknowledge(&self) -> Option<u8> {
+    /// Takes the most urgent interrupt for `vcpu` and gives its vector.
+    pub(crate) fn acknowledge(&self, vcpu: u8) -> Option<u8> {
         match self {
             Self::Pic(pic) => pic.acknowledge(),
-            Self::Apic(apic) => apic.acknowledge(VCPU),
+            Self::Apic(apic) => apic.acknowledge(vcpu),
         }
     }
 

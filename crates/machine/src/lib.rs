@@ -1,8 +1,8 @@
 //! The vmd machine: the hardware of OpenBSD's vmd(8) on KVM.
 //!
 //! A [`Machine`] is made from a [`Config`] and a [`Console`], controlled through its [`Handle`], and run until the guest
-//! has [`Ended`]. The device models are the crate `devices`; here they are wired as vmd wires them, and driven by two
-//! threads: one runs the virtual CPU and answers its port accesses, the other waits for timers, console and network.
+//! has [`Ended`]. The device models are the crate `devices`; here they are wired as vmd wires them, and driven by a thread
+//! for each virtual CPU, which runs it and answers its accesses, and one that waits for timers, console and network.
 //! KVM lends the processor and nothing else: its interrupt controllers and timers are not used.
 //!
 //! # What KVM does otherwise than vmm
@@ -44,9 +44,11 @@ mod msr;
 mod network;
 mod places;
 pub mod probe;
+mod processor;
 mod pvclock;
 pub mod report;
 mod smbios;
+mod startup;
 mod statistics;
 mod stock_firmware;
 mod symbols;

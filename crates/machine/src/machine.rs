@@ -2,19 +2,13 @@
 
 use std::{
     num::NonZeroU64,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
-use devices::{
-    bus::{Direction, PortAccess},
-    clock::HostTicks,
-    mmio::{self, MmioAccess},
-    reset,
-};
-use kvm_ioctls::{Kvm, VmFd};
-use vm_memory::GuestMemoryMmap;
+use devices::clock::HostTicks;
+use kvm_ioctls::{Kvm, VcpuFd};
 
 use crate::{
     board::{Board, Parts},
@@ -23,21 +17,21 @@ use crate::{
     config::{Boot, Config, OnReset},
     console::{Console, SharedOutput, Tap},
     cpu::Cpu,
-    end::{DeviceFault, Ended, OutsideRam, StringIo, Stuck},
+    end::Ended,
     error::Error,
-    gate::{Gate, Pass},
+    gate::Gate,
     handle::{Handle, Shared},
-    interrupts::{Interrupts, VCPU},
-    memory,
-    msr::{self, Msrs},
+    interrupts::Interrupts,
+    memory, msr,
     network::Wire,
     probe::Unusable,
-    pvclock::PvClock,
-    statistics::{Counters, Phase},
+    processor::{Entry, Life},
+    startup::Startups,
+    statistics::Counters,
     stock_firmware::StockFirmware,
     symbols::Symbols,
     trace,
-    vcpu::{self, Exit, Vcpu, rdtsc},
+    vcpu::{self, rdtsc},
     works::Works,
 };
 
@@ -49,7 +43,7 @@ pub struct Machine {
     symbols: Symbols,
     output: SharedOutput,
     input: Option<std::os::fd::OwnedFd>,
-    trace: Option<trace::Writer>,
+    trace: Option<Mutex<trace::Writer>>,
     wires: Vec<Wire>,
     shared: Arc<Shared>,
 }
@@ -58,12 +52,14 @@ impl Machine {
     /// A machine with `config`, whose serial console is `console`. Nothing runs yet; files that are only looked at
     /// when the guest starts (kernel, disks) are not opened yet.
     pub fn new(config: Config, console: Console) -> Result<Self, Error> {
+        config.check()?;
         let kvm = Kvm::new()
             .map_err(|errno| Unusable::NoKvm { source: std::io::Error::from_raw_os_error(errno.errno()) })?;
         let cpu = Cpu::of_host(&kvm, &config)?;
         let tsc_hz = cpu.tsc_hz.map_or(0, NonZeroU64::get);
         let symbols = config.symbols.as_deref().map(Symbols::read).transpose()?.unwrap_or_default();
         let trace = config.trace.as_deref().map(|path| trace::Writer::create(path, tsc_hz)).transpose()?;
+        let trace = trace.map(Mutex::new);
         // Whoever had to be told the TSC's rate has guessed at it for its own clocks.
         let clock = Arc::new(SystemClock::new(cpu.tsc_hz, config.tsc_hz.is_none()));
         let nics = (0..).zip(&config.nics);
@@ -74,8 +70,9 @@ impl Machine {
             name: config.name.clone(),
             generation: config.generation,
             memory: config.memory,
+            cpus: config.cpus,
             clock,
-            gate: Arc::new(Gate::default()),
+            gate: Arc::new(Gate::new(config.cpus)),
             counters: Arc::new(Mutex::new(Counters::new(tsc_hz))),
             control: Mutex::default(),
         });
@@ -108,7 +105,7 @@ impl Machine {
                 }
                 After::End(ended) => {
                     if let Some(trace) = self.trace.take() {
-                        trace.finish()?;
+                        trace.into_inner().unwrap_or_else(PoisonError::into_inner).finish()?;
                     }
                     return Ok(ended);
                 }
@@ -127,27 +124,31 @@ impl Machine {
     }
 
     /// One life of the guest: how it ended, and whether it had been told to go down for good.
-    fn run_once(&mut self) -> Result<(Ended, bool), Error> {
-        let map = memory::map(self.config.generation, self.config.memory)?;
+    fn run_once(&self) -> Result<(Ended, bool), Error> {
+        let Self { config, shared, .. } = self;
+        let map = memory::map(config.generation, config.memory)?;
         let ram = memory::allocate(&map)?;
-        let tsc_ahead = self.shared.clock.tsc_ahead();
-        let (vm, mut vcpu) = self.processor(&ram, tsc_ahead)?;
-        let loaded =
-            boot::load(&self.config.boot, self.config.generation, &ram, &map.e820(), &vcpu.sregs()?)?;
-        vcpu.set_registers(&loaded.regs, &loaded.sregs)?;
+        let vm = vcpu::create_vm(&self.kvm, &ram)?;
+        msr::set_filter(&vm, self.cpu.extensions)?;
+        let boot_fd = vcpu::create(&vm, 0)?;
+        let other_fds = (1..config.cpus)
+            .map(|number| Ok((number, vcpu::create(&vm, number)?)))
+            .collect::<Result<Vec<_>, Error>>()?;
+        let created = boot_fd.get_sregs().map_err(Error::kvm("to show the guest's system registers"))?;
+        let loaded = boot::load(config, &ram, &map.e820(), &created)?;
 
-        let shared = Arc::clone(&self.shared);
         let interrupts = Interrupts::new(
-            self.config.generation,
+            config.generation,
+            config.cpus,
             Arc::clone(&shared.clock) as _,
-            HostTicks::new(self.config.host_hz),
+            HostTicks::new(config.host_hz),
             {
                 let gate = Arc::clone(&shared.gate);
-                move || gate.kick()
+                move |vcpu| gate.kick(vcpu)
             },
         );
         let board = Board::new(Parts {
-            config: &self.config,
+            config,
             clock: Arc::clone(&shared.clock) as _,
             interrupts: interrupts.clone(),
             ram: ram.clone(),
@@ -155,8 +156,8 @@ impl Machine {
             console: Box::new(Tap::new(
                 Arc::clone(&self.output),
                 Arc::clone(&shared.counters),
-                self.config.ready.as_deref(),
-                self.config.marks,
+                config.ready.as_deref(),
+                config.marks,
             )),
             wires: &self.wires,
             on_end: Box::new({
@@ -174,54 +175,74 @@ impl Machine {
         })?;
         let works = Arc::new(Works::new(board, Arc::clone(&shared.clock))?);
         shared.set_works(Some(Arc::clone(&works)));
-        let now = || shared.clock.now();
-        let result = thread::scope(|scope| {
-            let input = self.input.as_ref().map(AsFd::as_fd);
-            let events = thread::Builder::new()
-                .name("events".into())
-                .spawn_scoped(scope, {
-                    let works_gate = Arc::clone(&shared.gate);
-                    let works = Arc::clone(&works);
-                    move || works.run_events(input).inspect_err(|_| works_gate.end(Ended::Killed))
-                })
-                .map_err(|source| Error::Host { what: "start the event thread", source })?;
-            let runner = Runner {
-                vcpu,
-                msrs: Msrs::new(self.cpu.extensions, msr::HostMsrs::open()),
-                shared: &shared,
-                works: &works,
-                pvclock: PvClock::new(self.config.generation, self.cpu.tsc_hz, &now, ram.clone()),
-                interrupts: &interrupts,
-                symbols: &self.symbols,
-                trace: self.trace.as_mut(),
-                halted: false,
-                tsc_ahead,
-                in_firmware: loaded.firmware.is_some(),
-                started: 0,
-            };
-            let ended = runner.run();
-            works.close();
-            events.join().expect("the event thread does not panic")?;
-            ended
-        });
-        shared.set_works(None);
-        drop(vm);
-        Ok((result?, works.with(|board| board.vmmci().stopping())))
-    }
-
-    fn processor(&self, ram: &GuestMemoryMmap, tsc_ahead: u64) -> Result<(VmFd, Vcpu), Error> {
-        let vm = vcpu::create_vm(&self.kvm, ram)?;
-        msr::set_filter(&vm, self.cpu.extensions)?;
-        let vcpu = Vcpu::new(&vm, ram)?;
-        let cpuid = self.cpu.guest_cpuid(self.config.generation)?;
-        vcpu.fd().set_cpuid2(&cpuid).map_err(Error::kvm("what CPUID says (KVM_SET_CPUID2)"))?;
-        if !vcpu.set_tsc_offset(tsc_ahead)? {
-            tracing::warn!(
-                "this KVM cannot give the guest the host's TSC without an offset (Linux 5.16 can)"
-            );
+        let started = rdtsc();
+        shared.counters.lock().unwrap_or_else(PoisonError::into_inner).start(started);
+        if let Some(trace) = &self.trace {
+            trace.lock().unwrap_or_else(PoisonError::into_inner).add(trace::Record::Start);
         }
-        Ok((vm, vcpu))
+        let life = Life {
+            config,
+            cpu: &self.cpu,
+            shared,
+            works: &works,
+            interrupts: &interrupts,
+            startups: Startups::new(config.cpus),
+            ram: &ram,
+            now: &|| shared.clock.now(),
+            symbols: &self.symbols,
+            trace: self.trace.as_ref(),
+            started,
+        };
+        let entry = Entry { regs: &loaded.regs, sregs: &loaded.sregs, firmware: loaded.firmware.is_some() };
+        let result = run_threads(&life, self.input.as_ref().map(AsFd::as_fd), boot_fd, &entry, other_fds);
+        shared.set_works(None);
+        // Taken even if there is an error: who has left has said how the guest ends.
+        let ended = shared.gate.take_end();
+        result?;
+        let ended = ended.expect("no virtual CPU leaves before the guest ends");
+        Ok((ended, works.with(|board| board.vmmci().stopping())))
     }
+}
+
+/// Runs one life of the guest: the event thread, the first virtual CPU on the calling thread, and the others on threads
+/// of their own.
+fn run_threads(
+    life: &Life<'_>,
+    input: Option<BorrowedFd<'_>>,
+    boot_fd: VcpuFd,
+    entry: &Entry<'_>,
+    other_fds: Vec<(u8, VcpuFd)>,
+) -> Result<(), Error> {
+    let gate = &life.shared.gate;
+    thread::scope(|scope| {
+        let events = thread::Builder::new()
+            .name("events".into())
+            .spawn_scoped(scope, || life.works.run_events(input).inspect_err(|_| gate.end(Ended::Killed)))
+            .map_err(|source| Error::Host { what: "start the event thread", source })?;
+        let others: Result<Vec<_>, Error> = other_fds
+            .into_iter()
+            .map(|(number, fd)| {
+                thread::Builder::new()
+                    .name(format!("vcpu-{number}"))
+                    .spawn_scoped(scope, move || life.run_application_processor(number, fd))
+                    .map_err(|source| Error::Host { what: "start a virtual CPU's thread", source })
+            })
+            .collect();
+        let result = match others {
+            Ok(others) => {
+                others.into_iter().fold(life.run_boot_processor(boot_fd, entry), |result, other| {
+                    result.and(other.join().expect("a virtual CPU's thread does not panic"))
+                })
+            }
+            Err(error) => {
+                gate.finish(Ended::Killed);
+                Err(error)
+            }
+        };
+        life.works.close();
+        events.join().expect("the event thread does not panic")?;
+        result
+    })
 }
 
 /// What follows an end of the guest.
@@ -240,217 +261,6 @@ fn after(ended: Ended, stopping: bool, restarts: bool) -> After {
         }
         Ended::Reset if restarts => After::Restart,
         ended => After::End(ended),
-    }
-}
-
-/// One life of the guest, as the virtual CPU's thread sees it.
-struct Runner<'a> {
-    vcpu: Vcpu,
-    msrs: Msrs,
-    shared: &'a Shared,
-    works: &'a Works,
-    pvclock: PvClock<'a>,
-    interrupts: &'a Interrupts,
-    symbols: &'a Symbols,
-    trace: Option<&'a mut trace::Writer>,
-    halted: bool,
-    /// How far the guest's TSC is ahead of this host's.
-    tsc_ahead: u64,
-    in_firmware: bool,
-    started: u64,
-}
-
-impl Runner<'_> {
-    fn run(mut self) -> Result<Ended, Error> {
-        self.vcpu.be_kicked_by(&self.shared.gate);
-        self.started = rdtsc();
-        self.counters(|counters| counters.start(self.started, self.in_firmware));
-        if let Some(trace) = &mut self.trace {
-            trace.add(trace::Record::Start);
-        }
-        self.enter_until_the_end()
-    }
-
-    fn enter_until_the_end(&mut self) -> Result<Ended, Error> {
-        loop {
-            if let Pass::End(ended) = self.shared.gate.pass() {
-                return Ok(ended);
-            }
-            if self.halted {
-                // As vmd, which lets a halted guest go on when a line goes up and something is pending
-                // (`vcpu_assert_irq`).
-                if !self.interrupts.pending() {
-                    self.shared.gate.sleep();
-                    continue;
-                }
-                self.halted = false;
-            }
-            self.offer_interrupt()?;
-            self.follow_the_tsc()?;
-            self.pvclock.before_entry();
-            let exit = self.enter()?;
-            let (rip, tsc) = (self.vcpu.linear_rip(), rdtsc());
-            let phase = self.counters(|counters| counters.exit(&exit, rip, tsc));
-            if self.in_firmware && phase != Phase::Firmware {
-                self.in_firmware = false;
-                self.works.with(Board::firmware_is_done);
-            }
-            if let Some(ended) = self.handle(exit, rip, tsc) {
-                return Ok(ended);
-            }
-        }
-    }
-
-    /// A sleep of the host may have moved its TSC.
-    fn follow_the_tsc(&mut self) -> Result<(), Error> {
-        let ahead = self.shared.clock.tsc_ahead();
-        if ahead != self.tsc_ahead {
-            self.tsc_ahead = ahead;
-            self.vcpu.set_tsc_offset(ahead)?;
-        }
-        Ok(())
-    }
-
-    /// Runs the guest until it has something. CR8 is the LAPIC's task priority, and KVM keeps it while the guest runs.
-    fn enter(&mut self) -> Result<Exit, Error> {
-        if let Some(apic) = self.interrupts.apic() {
-            self.vcpu.set_cr8(apic.cr8(VCPU));
-        }
-        let exit = self.shared.gate.guest(|| self.vcpu.run())?;
-        if let Some(apic) = self.interrupts.apic() {
-            apic.set_cr8(VCPU, self.vcpu.cr8());
-        }
-        Ok(exit)
-    }
-
-    /// Injects the most urgent interrupt if the guest takes one now, and asks to be told when it takes the next.
-    fn offer_interrupt(&mut self) -> Result<(), Error> {
-        if self.interrupts.pending()
-            && self.vcpu.ready_for_interrupt()
-            && let Some(vector) = self.interrupts.acknowledge()
-        {
-            self.vcpu.inject(vector)?;
-            self.counters(|counters| counters.interrupt(vector));
-        }
-        self.vcpu.want_interrupt_window(self.interrupts.pending());
-        Ok(())
-    }
-
-    fn handle(&mut self, exit: Exit, rip: u64, tsc: u64) -> Option<Ended> {
-        match exit {
-            Exit::Io { port, width, direction, count: 1 } => {
-                let mut access = PortAccess { port, width, direction, eax: self.vcpu.eax() };
-                if self.interrupts.apic().is_some() && reset::asks_for_reset(&access) {
-                    return Some(Ended::Reset);
-                }
-                let fault = self.access(&mut access, rip, tsc);
-                if direction == Direction::In {
-                    self.vcpu.finish_in(width, access.eax);
-                }
-                return fault;
-            }
-            Exit::Io { port, width, direction, count } => {
-                if !self.works.with(|board| board.allows_string_io(port, direction, rip)) {
-                    let at = self.vcpu.at(self.symbols);
-                    return Some(Ended::StringIo(StringIo::new(port, width, direction, count, at)));
-                }
-                let mut bytes = Vec::new();
-                for _ in 0..count {
-                    let mut access = PortAccess::input(port, width, u32::MAX);
-                    if let Some(fault) = self.access(&mut access, rip, tsc) {
-                        return Some(fault);
-                    }
-                    bytes.extend_from_slice(&access.eax.to_le_bytes()[..width.bytes()]);
-                }
-                self.vcpu.finish_string_in(&bytes);
-            }
-            Exit::Hlt if self.vcpu.interrupts_enabled() => self.halted = true,
-            Exit::Hlt => return Some(Ended::HaltedWithInterruptsOff(self.vcpu.at(self.symbols))),
-            Exit::Window | Exit::Interrupted => {}
-            Exit::TripleFault => return Some(Ended::Reset),
-            Exit::Mmio { address, width, value }
-                if self.interrupts.apic().is_some()
-                    && (mmio::WINDOW_BASE..=mmio::WINDOW_END).contains(&address) =>
-            {
-                self.mmio(address, width, value);
-            }
-            Exit::Mmio { address, width, value } => {
-                let (write, at) = (value.is_some(), self.vcpu.at(self.symbols));
-                return Some(Ended::OutsideRam(OutsideRam { address, write, width, value, at }));
-            }
-            Exit::ReadMsr { index } => self.read_msr(index),
-            Exit::WriteMsr { index, value } => self.write_msr(index, value),
-            Exit::Broken(reason) => {
-                return Some(Ended::Stuck(Stuck { reason, at: self.vcpu.at(self.symbols) }));
-            }
-        }
-        None
-    }
-
-    /// Lets the board handle an access, counts and records it. A request that is deadly under vmd ends the guest.
-    fn access(&mut self, access: &mut PortAccess, rip: u64, tsc: u64) -> Option<Ended> {
-        let (device, fault) = self.works.with(|board| {
-            let device = board.access(access, rip);
-            (device, board.fault().cloned())
-        });
-        self.counters(|counters| counters.port(access.port, access.direction, device));
-        if let Some(trace) = &mut self.trace {
-            trace.add(trace::Record::Access { ticks: tsc.wrapping_sub(self.started), access: *access });
-        }
-        fault.map(|fault| Ended::DeviceFault(DeviceFault::new(&fault, self.vcpu.at(self.symbols))))
-    }
-
-    /// An access in the memory window of 8.0.
-    ///
-    /// vmd decodes the instruction and knows only the common ones: others, and all that a device refuses but MOV, end
-    /// the VM there. KVM decodes them here and does not tell which it was, so that they work.
-    fn mmio(&mut self, address: u64, width: usize, value: Option<u64>) {
-        let size = width as u8;
-        let mut access =
-            value.map_or_else(|| MmioAccess::read(address, size), |v| MmioAccess::write(address, size, v));
-        let (device, result) = self.works.with(|board| board.mmio(&mut access));
-        if let Err(refused) = result {
-            tracing::debug!(%refused, "at {}", self.vcpu.at(self.symbols));
-        }
-        if access.direction == Direction::In {
-            self.vcpu.finish_mmio_read(access.value());
-        }
-        self.counters(|counters| counters.device(access.direction, device));
-    }
-
-    fn read_msr(&mut self, index: u32) {
-        if let Some(apic) = self.interrupts.apic_with_msr(index) {
-            let value = apic.read_msr(VCPU, index).ok();
-            self.vcpu.finish_read_msr(value);
-            return;
-        }
-        let value = match self.msrs.read(index) {
-            msr::Read::Value(value) => Some(value),
-            msr::Read::Efer => self.vcpu.sregs().ok().map(|sregs| sregs.efer | msr::EFER_SVME),
-            msr::Read::GeneralProtection => None,
-        };
-        self.vcpu.finish_read_msr(value);
-    }
-
-    fn write_msr(&mut self, index: u32, value: u64) {
-        if let Some(apic) = self.interrupts.apic_with_msr(index) {
-            // With the board, whose timer may have to be set anew. There is no other processor to start.
-            let accepted = self.works.with(|_| apic.write_msr(VCPU, index, value)).is_ok();
-            self.vcpu.finish_write_msr(accepted);
-            return;
-        }
-        let accepted = match self.msrs.write(index, value) {
-            msr::Write::Done => true,
-            msr::Write::Efer(efer) => self.vcpu.set_efer(efer),
-            msr::Write::SystemTime(value) => self.pvclock.set_system_time(value),
-            msr::Write::WallClock(value) => self.pvclock.set_wall_clock(value),
-            msr::Write::GeneralProtection => false,
-        };
-        self.vcpu.finish_write_msr(accepted);
-    }
-
-    fn counters<T>(&self, f: impl FnOnce(&mut Counters) -> T) -> T {
-        f(&mut self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -126,7 +126,7 @@ fn run() -> Result<KvmAbilities, Unusable> {
         .map_err(|error| Unusable::Refused { reason: error.to_string() })?;
     write_program(&memory, bmi2).map_err(|error| Unusable::Refused { reason: error.to_string() })?;
     let vm = vcpu::create_vm(&kvm, &memory).map_err(refused)?;
-    let mut vcpu = Vcpu::new(&vm, &memory).map_err(refused)?;
+    let mut vcpu = Vcpu::new(vcpu::create(&vm, 0).map_err(refused)?, &memory);
     vcpu.fd()
         .set_cpuid2(&with_signature(&cpuid))
         .map_err(|errno| Unusable::Refused { reason: format!("to set what CPUID says: {errno}") })?;

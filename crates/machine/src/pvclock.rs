@@ -13,7 +13,7 @@ use vmd::Generation;
 pub(crate) struct PvClock<'a> {
     generation: Generation,
     tsc_hz: Option<NonZeroU64>,
-    now: &'a dyn Fn() -> HostTime,
+    now: &'a (dyn Fn() -> HostTime + Sync),
     memory: GuestMemoryMmap,
     address: Option<GuestAddress>,
     entries: u32,
@@ -23,7 +23,7 @@ impl<'a> PvClock<'a> {
     pub(crate) fn new(
         generation: Generation,
         tsc_hz: Option<NonZeroU64>,
-        now: &'a dyn Fn() -> HostTime,
+        now: &'a (dyn Fn() -> HostTime + Sync),
         memory: GuestMemoryMmap,
     ) -> Self {
         Self { generation, tsc_hz, now, memory, address: None, entries: 0 }

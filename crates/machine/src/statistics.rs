@@ -169,11 +169,10 @@ impl Statistics {
     }
 }
 
-/// Where the vCPU's thread counts. Cheap counters by index; names come when someone looks.
+/// Where the vCPUs' threads count. Cheap counters by index; names come when someone looks.
 #[derive(Clone, Debug)]
 pub(crate) struct Counters {
     statistics: Statistics,
-    phase: Phase,
     devices: Vec<(&'static str, Accesses)>,
     marks: Vec<Mark>,
 }
@@ -181,33 +180,30 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn new(tsc_hz: u64) -> Self {
         let statistics = Statistics { tsc_hz, ..Default::default() };
-        Self { statistics, phase: Phase::Firmware, devices: Vec::new(), marks: Vec::new() }
+        Self { statistics, devices: Vec::new(), marks: Vec::new() }
     }
 
     /// The guest starts, for the first time or again.
-    pub(crate) fn start(&mut self, tsc: u64, firmware: bool) {
+    pub(crate) fn start(&mut self, tsc: u64) {
         let s = &mut self.statistics;
         s.started = tsc;
         s.starts += 1;
         s.first_byte = None;
         s.ready = None;
         s.phase_reached.clear();
-        self.phase = if firmware { Phase::Firmware } else { Phase::Loader };
     }
 
-    /// An exit at linear address `rip`. Returns in which phase.
-    pub(crate) fn exit(&mut self, exit: &Exit, rip: u64, tsc: u64) -> Phase {
+    /// An exit in `phase`.
+    pub(crate) fn exit(&mut self, exit: &Exit, phase: Phase, tsc: u64) {
         let s = &mut self.statistics;
         *s.exits.entry(ExitKind::of(exit)).or_default() += 1;
-        self.phase = self.phase.next(exit, rip);
-        *s.phases.entry(self.phase).or_default() += 1;
-        s.phase_reached.entry(self.phase).or_insert(tsc.wrapping_sub(s.started));
+        *s.phases.entry(phase).or_default() += 1;
+        s.phase_reached.entry(phase).or_insert(tsc.wrapping_sub(s.started));
         match *exit {
             Exit::ReadMsr { index } => s.msrs.entry(index).or_default().count(false),
             Exit::WriteMsr { index, .. } => s.msrs.entry(index).or_default().count(true),
             _ => {}
         }
-        self.phase
     }
 
     /// A port access that `device` answered.
@@ -302,8 +298,9 @@ mod tests {
     #[test]
     fn a_direct_boot_has_no_firmware_phase() {
         let mut counters = Counters::new(0);
-        counters.start(100, false);
-        counters.exit(&io(Direction::Out), 0x10_0200, 150);
+        counters.start(100);
+        let phase = Phase::Loader.next(&io(Direction::Out), 0x10_0200);
+        counters.exit(&io(Direction::Out), phase, 150);
         let s = counters.snapshot();
         assert_eq!(s.phase_reached, BTreeMap::from([(Phase::Loader, 50)]));
     }
@@ -311,13 +308,13 @@ mod tests {
     #[test]
     fn exits_are_counted_by_everything() {
         let mut counters = Counters::new(1_000_000_000);
-        counters.start(0, true);
-        counters.exit(&io(Direction::Out), KERNEL_RIP, 10);
+        counters.start(0);
+        counters.exit(&io(Direction::Out), Phase::Kernel, 10);
         counters.port(0x3f8, Direction::Out, "uart");
-        counters.exit(&io(Direction::In), KERNEL_RIP, 20);
+        counters.exit(&io(Direction::In), Phase::Kernel, 20);
         counters.port(0x3fd, Direction::In, "uart");
-        counters.exit(&Exit::ReadMsr { index: 0x277 }, KERNEL_RIP, 30);
-        counters.exit(&Exit::Hlt, KERNEL_RIP, 40);
+        counters.exit(&Exit::ReadMsr { index: 0x277 }, Phase::Kernel, 30);
+        counters.exit(&Exit::Hlt, Phase::Idle, 40);
         counters.interrupt(0x30);
         let s = counters.snapshot();
         assert_eq!(s.total_exits(), 4);
@@ -332,11 +329,11 @@ mod tests {
     #[test]
     fn a_restart_keeps_the_counts_and_forgets_the_times() {
         let mut counters = Counters::new(0);
-        counters.start(0, true);
-        counters.exit(&Exit::TripleFault, 0xf_0000, 1);
+        counters.start(0);
+        counters.exit(&Exit::TripleFault, Phase::Firmware, 1);
         counters.console_byte(5, true);
         assert_eq!(counters.snapshot().ready, Some(5));
-        counters.start(1000, true);
+        counters.start(1000);
         counters.console_byte(1007, false);
         let s = counters.snapshot();
         assert_eq!((s.starts, s.exits[&ExitKind::Fatal], s.first_byte, s.ready), (2, 1, Some(7), None));
@@ -345,10 +342,10 @@ mod tests {
     #[test]
     fn between_two_marks_is_what_happened_between_them() {
         let mut counters = Counters::new(0);
-        counters.start(1000, false);
-        counters.exit(&io(Direction::Out), KERNEL_RIP, 1010);
+        counters.start(1000);
+        counters.exit(&io(Direction::Out), Phase::Kernel, 1010);
         counters.mark(1011);
-        counters.exit(&Exit::Hlt, KERNEL_RIP, 1020);
+        counters.exit(&Exit::Hlt, Phase::Idle, 1020);
         counters.port(0x40, Direction::In, "pit");
         counters.mark(1030);
         let s = counters.snapshot();
@@ -364,8 +361,8 @@ mod tests {
     #[test]
     fn statistics_survive_a_round_trip_through_json() {
         let mut counters = Counters::new(7);
-        counters.start(0, true);
-        counters.exit(&io(Direction::In), KERNEL_RIP, 1);
+        counters.start(0);
+        counters.exit(&io(Direction::In), Phase::Kernel, 1);
         counters.port(0x61, Direction::In, "pit");
         counters.mark(2);
         let s = counters.snapshot();

@@ -10,7 +10,7 @@
 //! | 0 | 8 | TSC ticks since the guest's latest start |
 //! | 8 | 2 | port |
 //! | 10 | 1 | bits 0–1: width (0 byte, 1 word, 2 dword); bit 2: OUT; bit 3: nothing follows but a start: the guest was (re)started here, and the other fields are 0 |
-//! | 11 | 1 | 0 |
+//! | 11 | 1 | number of the virtual CPU |
 //! | 12 | 4 | EAX: what the guest wrote, or what it has after the IN |
 
 use std::{
@@ -37,6 +37,8 @@ pub enum Record {
     Access {
         /// TSC ticks since the guest's latest start.
         ticks: u64,
+        /// The virtual CPU, from 0 on.
+        vcpu: u8,
         /// The access, as it was answered.
         access: PortAccess,
     },
@@ -47,7 +49,7 @@ impl Record {
         let mut bytes = [0; RECORD];
         match self {
             Self::Start => bytes[10] = START,
-            Self::Access { ticks, access } => {
+            Self::Access { ticks, vcpu, access } => {
                 let width = match access.width {
                     Width::Byte => 0,
                     Width::Word => 1,
@@ -56,6 +58,7 @@ impl Record {
                 bytes[..8].copy_from_slice(&ticks.to_le_bytes());
                 bytes[8..10].copy_from_slice(&access.port.to_le_bytes());
                 bytes[10] = width | if access.direction == Direction::Out { OUT } else { 0 };
+                bytes[11] = vcpu;
                 bytes[12..].copy_from_slice(&access.eax.to_le_bytes());
             }
         }
@@ -77,7 +80,7 @@ impl Record {
         let port = u16::from_le_bytes([bytes[8], bytes[9]]);
         let eax = u32::from_le_bytes(bytes[12..].try_into().ok()?);
         let ticks = u64::from_le_bytes(bytes[..8].try_into().ok()?);
-        Some(Self::Access { ticks, access: PortAccess { port, width, direction, eax } })
+        Some(Self::Access { ticks, vcpu: bytes[11], access: PortAccess { port, width, direction, eax } })
     }
 }
 
@@ -143,7 +146,7 @@ mod tests {
     use super::*;
 
     fn access(ticks: u64, access: PortAccess) -> Record {
-        Record::Access { ticks, access }
+        Record::Access { ticks, vcpu: 63, access }
     }
 
     #[test]

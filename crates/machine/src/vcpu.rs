@@ -11,8 +11,8 @@ use devices::bus::{Direction, Width};
 use kvm_bindings::{
     KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
     KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO,
-    Msrs, kvm_device_attr, kvm_enable_cap, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs,
-    kvm_userspace_memory_region,
+    Msrs, kvm_debugregs, kvm_device_attr, kvm_enable_cap, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_run,
+    kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events,
 };
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -31,6 +31,10 @@ vmm_sys_util::ioctl_iow_nr!(KVM_HAS_DEVICE_ATTR, KVMIO, 0xe3, kvm_device_attr);
 
 /// EFER's number.
 const EFER: u32 = 0xc000_0080;
+
+/// DR6 and DR7 after INIT: no breakpoint, and none was hit.
+const DR6_INIT: u64 = 0xffff_0ff0;
+const DR7_INIT: u64 = 0x400;
 
 /// Address of the three pages that KVM needs for itself on Intel processors without unrestricted guest mode. They lie
 /// in the hole, where no guest of vmd has anything.
@@ -82,6 +86,11 @@ pub(crate) fn create_vm(kvm: &Kvm, memory: &GuestMemoryMmap) -> Result<VmFd, Err
     Ok(vm)
 }
 
+/// Asks KVM for virtual CPU `number` of `vm`, which any thread may run.
+pub(crate) fn create(vm: &VmFd, number: u8) -> Result<VcpuFd, Error> {
+    vm.create_vcpu(number.into()).map_err(Error::kvm("a virtual CPU (KVM_CREATE_VCPU)"))
+}
+
 /// Why the guest stopped running.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -115,12 +124,11 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    /// The only virtual CPU of `vm`.
-    pub(crate) fn new(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<Self, Error> {
-        let mut fd = vm.create_vcpu(0).map_err(Error::kvm("a virtual CPU (KVM_CREATE_VCPU)"))?;
+    /// The virtual CPU that `fd` is, of a VM with `memory`.
+    pub(crate) fn new(mut fd: VcpuFd, memory: &GuestMemoryMmap) -> Self {
         fd.set_sync_valid_reg(SyncReg::Register);
         fd.set_sync_valid_reg(SyncReg::SystemRegister);
-        Ok(Self { registration: None, fd, segmented: true, _memory: memory.clone() })
+        Self { registration: None, fd, segmented: true, _memory: memory.clone() }
     }
 
     /// What CPUID, registers and MSRs are set through.
@@ -159,12 +167,34 @@ impl Vcpu {
         self.fd.get_sregs().map_err(Error::kvm("to show the guest's system registers"))
     }
 
-    /// Lets `gate` kick this virtual CPU, which the calling thread will run.
-    pub(crate) fn be_kicked_by(&mut self, gate: &Arc<Gate>) {
+    /// Starts the virtual CPU anew, as INIT and STARTUP do: what it was about to do is done, and what it was to get is
+    /// forgotten. It has to be kicked, or else it would run on first.
+    pub(crate) fn start_anew(&mut self, regs: &kvm_regs, sregs: &kvm_sregs) -> Result<(), Error> {
+        // KVM completes the access of the last exit when it is asked to run, which would change the new registers.
+        while self.run()? != Exit::Interrupted {}
+        self.fd
+            .set_vcpu_events(&kvm_vcpu_events::default())
+            .map_err(Error::kvm("the guest's pending events (KVM_SET_VCPU_EVENTS)"))?;
+        let debug = kvm_debugregs { dr6: DR6_INIT, dr7: DR7_INIT, ..Default::default() };
+        self.fd
+            .set_debug_regs(&debug)
+            .map_err(Error::kvm("the guest's debug registers (KVM_SET_DEBUGREGS)"))?;
+        self.set_registers(regs, sregs)?;
+        // These are of the last exit.
+        let run = self.fd.get_kvm_run();
+        run.ready_for_interrupt_injection = 0;
+        run.if_flag = 0;
+        self.segmented = true;
+        self.fd.set_sync_valid_reg(SyncReg::SystemRegister);
+        Ok(())
+    }
+
+    /// Lets `gate` kick this virtual CPU, which is its `number`th and which the calling thread will run.
+    pub(crate) fn be_kicked_by(&mut self, gate: &Arc<Gate>, number: u8) {
         let immediate_exit = (&raw mut self.fd.get_kvm_run().immediate_exit).cast::<AtomicU8>().cast_const();
         // SAFETY: the flag is part of the mapping that `fd` holds, and the registration is dropped before `fd`: fields
         // are dropped in the order of their declaration.
-        self.registration = Some(unsafe { gate.register(immediate_exit) });
+        self.registration = Some(unsafe { gate.register(number, immediate_exit) });
     }
 
     /// Runs the guest until something happens.

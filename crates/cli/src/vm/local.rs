@@ -86,7 +86,7 @@ impl Local {
             host: now.generation,
             accel: self.about.accel.clone(),
             state,
-            vcpus: 1,
+            vcpus: now.cpus.into(),
             memory: now.memory >> 20,
             disks: self.about.disks.clone(),
             nics: self.about.nics.clone(),

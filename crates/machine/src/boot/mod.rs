@@ -8,7 +8,7 @@ use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmd::Generation;
 
-use crate::{config::Boot, error::Error, interrupts::VCPU};
+use crate::{config::Boot, config::Config, error::Error};
 
 pub(crate) use direct::{CODE_SELECTOR, write_tables};
 pub(crate) use firmware::Firmware;
@@ -32,9 +32,10 @@ const EFER_LMA: u64 = 1 << 10;
 /// The local APIC's base without its enable bit: KVM shows the APIC in CPUID leaf 1 as long as that is set, whatever
 /// CPUID was told to say.
 const NO_APIC: u64 = 0xfee0_0000;
-/// The local APIC's base as 8.0 has it: enabled, and the processor is the one that boots. KVM needs it only to show the
-/// APIC: the guest's accesses go to the model.
-const APIC: u64 = 0xfee0_0900;
+/// The local APIC's base as 8.0 has it: enabled. KVM needs it only to show the APIC: the guest's accesses go to the model.
+const APIC: u64 = 0xfee0_0800;
+/// The processor is the one that boots.
+const APIC_BSP: u64 = 1 << 8;
 /// RFLAGS' bit that is always set.
 const RFLAGS_ONE: u64 = 1 << 1;
 
@@ -46,16 +47,15 @@ pub(crate) struct Loaded {
     pub(crate) firmware: Option<Firmware>,
 }
 
-/// Loads what `boot` names. `sregs` are the processor's after KVM has created it, `e820` is the guest's memory map
-/// in entries of 20 bytes.
+/// Loads what `config` says is booted. `sregs` are the first processor's after KVM has created it, `e820` is the
+/// guest's memory map in entries of 20 bytes.
 pub(crate) fn load(
-    boot: &Boot,
-    generation: Generation,
+    config: &Config,
     memory: &GuestMemoryMmap,
     e820: &[u8],
     sregs: &kvm_sregs,
 ) -> Result<Loaded, Error> {
-    let mut loaded = match boot {
+    let mut loaded = match &config.boot {
         Boot::Firmware { image, .. } => {
             let firmware = firmware::load(image, memory)?;
             let (regs, sregs) = reset_state(sregs);
@@ -67,16 +67,16 @@ pub(crate) fn load(
             Loaded { regs, sregs, firmware: None }
         }
     };
-    if generation >= Generation::V8_0 {
-        loaded.sregs.apic_base = APIC;
-        write_acpi_tables(memory)?;
+    if config.generation >= Generation::V8_0 {
+        loaded.sregs.apic_base = APIC | APIC_BSP;
+        write_acpi_tables(config.cpus, memory)?;
     }
     Ok(loaded)
 }
 
 /// vmd puts the ACPI tables into memory itself, and a guest that is booted directly finds them there.
-fn write_acpi_tables(memory: &GuestMemoryMmap) -> Result<(), Error> {
-    for blob in tables::tables(VCPU + 1) {
+fn write_acpi_tables(cpus: u8, memory: &GuestMemoryMmap) -> Result<(), Error> {
+    for blob in tables::tables(cpus) {
         memory
             .write_slice(&blob.bytes, GuestAddress(blob.address))
             .map_err(|source| Error::AllocateMemory { source: Box::new(source) })?;
@@ -132,6 +132,15 @@ fn reset_state(created: &kvm_sregs) -> (kvm_regs, kvm_sregs) {
     (regs, sregs)
 }
 
+/// A processor of 8.0 that a STARTUP with `vector` has reached: real mode at the page of that number, otherwise as after
+/// a reset.
+pub(crate) fn startup_state(vector: u8) -> (kvm_regs, kvm_sregs) {
+    let (regs, mut sregs) = reset_state(&kvm_sregs::default());
+    sregs.cs = segment(u16::from(vector) << 8, u64::from(vector) << 12, 0xffff, CODE);
+    sregs.apic_base = APIC;
+    (kvm_regs { rip: 0, ..regs }, sregs)
+}
+
 /// The processor as Linux' 64-bit boot protocol wants it: long mode, flat segments, interrupts off, the lowest 4 GiB
 /// mapped one to one, RSI at the zero page.
 pub(crate) fn long_mode_state(entry: u64, created: &kvm_sregs) -> (kvm_regs, kvm_sregs) {
@@ -167,5 +176,14 @@ mod tests {
         assert_eq!(sregs.cs.base + regs.rip, 0xf_fff0);
         assert_eq!(sregs.cr0, 0x6000_0010);
         assert_eq!((regs.rdx, regs.rflags), (0, 2));
+    }
+
+    #[test]
+    fn a_startup_begins_at_its_page() {
+        let (regs, sregs) = startup_state(0x9a);
+        assert_eq!((sregs.cs.selector, sregs.cs.base, regs.rip), (0x9a00, 0x9_a000, 0));
+        assert_eq!((sregs.cr0 & (CR0_PE | CR0_PG), sregs.efer, sregs.cr4), (0, 0, 0));
+        assert_eq!(regs.rflags, 2);
+        assert_eq!(sregs.apic_base & (APIC | APIC_BSP), APIC);
     }
 }

@@ -1,0 +1,94 @@
+//! What INIT and STARTUP do to the virtual CPUs of 8.0 (`vcpu_runstate` in vm.c): the first runs from the beginning, all
+//! others wait until one that runs sends them a STARTUP.
+//!
+//! KVM has this state only together with its own APICs.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use devices::lapic::Startup;
+
+/// What a virtual CPU has been told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Nothing new: go on.
+    GoOn,
+    /// Wait for a STARTUP. An INIT has stopped it, or it has never run.
+    Wait,
+    /// Begin in real mode at `vector << 12`.
+    Begin(u8),
+}
+
+/// See the module's text. Whoever changes something kicks the virtual CPU that it is for.
+#[derive(Debug)]
+pub(crate) struct Startups(Mutex<Vec<Told>>);
+
+impl Startups {
+    /// Those of `vcpus` virtual CPUs at power-on.
+    pub(crate) fn new(vcpus: u8) -> Self {
+        Self(Mutex::new((0..vcpus).map(|n| if n == 0 { Told::GoOn } else { Told::Wait }).collect()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Told>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells `vcpu` what another, or itself, has sent it. INIT stops it whatever it does, and takes back a STARTUP that it
+    /// has not seen; of several STARTUPs the first counts, and one that runs heeds none.
+    pub(crate) fn tell(&self, vcpu: u8, what: Startup) {
+        let told = &mut self.lock()[usize::from(vcpu)];
+        match (what, *told) {
+            (Startup::Init, _) => *told = Told::Wait,
+            (Startup::Sipi(vector), Told::Wait) => *told = Told::Begin(vector),
+            (Startup::Sipi(_), Told::GoOn | Told::Begin(_)) => {}
+        }
+    }
+
+    /// What `vcpu` has been told. One that begins goes on from then.
+    pub(crate) fn take(&self, vcpu: u8) -> Told {
+        let told = &mut self.lock()[usize::from(vcpu)];
+        match *told {
+            Told::Begin(_) => std::mem::replace(told, Told::GoOn),
+            other => other,
+        }
+    }
+
+    /// Whether `vcpu` was told to stop what it does.
+    pub(crate) fn interrupts(&self, vcpu: u8) -> bool {
+        self.lock()[usize::from(vcpu)] != Told::GoOn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_runs_at_power_on() {
+        let startups = Startups::new(3);
+        assert_eq!([0, 1, 2].map(|n| startups.take(n)), [Told::GoOn, Told::Wait, Told::Wait]);
+    }
+
+    #[test]
+    fn the_first_startup_counts_and_is_heeded_once() {
+        let startups = Startups::new(2);
+        startups.tell(1, Startup::Init);
+        startups.tell(1, Startup::Sipi(0x9a));
+        startups.tell(1, Startup::Sipi(0x10));
+        assert!(startups.interrupts(1));
+        assert_eq!([startups.take(1), startups.take(1)], [Told::Begin(0x9a), Told::GoOn]);
+        startups.tell(1, Startup::Sipi(0x10));
+        assert_eq!(startups.take(1), Told::GoOn, "one that runs heeds no STARTUP");
+    }
+
+    #[test]
+    fn init_stops_whoever_runs_and_takes_back_a_startup() {
+        let startups = Startups::new(2);
+        for vcpu in [0, 1] {
+            startups.tell(vcpu, Startup::Init);
+            startups.tell(vcpu, Startup::Sipi(1));
+            startups.tell(vcpu, Startup::Init);
+            assert!(startups.interrupts(vcpu));
+            assert_eq!([startups.take(vcpu), startups.take(vcpu)], [Told::Wait, Told::Wait]);
+        }
+    }
+}
