@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Memory, as in 512M or 2G
     #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     memory: u64,
+    /// Virtual processors: up to 64 with --host 8.0, and one with any before
+    #[arg(long, value_name = "COUNT", default_value = "1")]
+    cpus: u8,
     /// A further disk image; may begin with raw: or qcow2:
     #[arg(short, long, value_name = "DISK")]
     disk: Vec<DiskArgument>,
@@ -138,6 +141,9 @@ impl Args {
         let mut config = Config::new(name, boot);
         config.generation = self.host;
         config.memory = self.memory;
+        config.cpus = self.cpus;
+        // Here, for it may be run elsewhere.
+        config.check()?;
         config.disks = self
             .image
             .into_iter()
@@ -189,6 +195,7 @@ mod tests {
         assert_eq!((disk.memory, disk.host), (1 << 30, Generation::V7_7));
         assert_eq!(disk.interfaces, [Network::Local, Network::User, Network::Tap("tap3".into())]);
         assert_eq!(disk.disk.len(), 1);
+        assert_eq!((disk.cpus, parse("disk.img --host 8.0 --cpus 4").unwrap().cpus), (1, 4));
         let direct = parse("-i --kernel bzImage --initrd initrd --timeout 90s").unwrap();
         assert_eq!(direct.timeout, Some(Duration::from_secs(90)));
         assert_eq!(direct.interfaces, [Network::Local]);
