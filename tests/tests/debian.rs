@@ -356,6 +356,13 @@ fn long_openrc_and_the_tarballs() {
     assert!(services.lines().any(|line| line.contains("vmmcid ") && line.contains("started")), "{services}");
     assert!(!services.contains("crashed"), "{services}");
     assert!(!shell.ask(&mut run, "vmmcid test").contains("FAIL"));
+    // The daemon goes without a trace, and comes again by what its installer says is to be typed.
+    let goes = "cd /root/vmmcid-*; ./install.sh --uninstall >/dev/null 2>&1; pidof vmmcid; \
+        find / -xdev -path /root -prune -o -name '*vmmcid*' -print";
+    assert_eq!(shell.ask(&mut run, goes), "");
+    let comes = "eval \"$(./install.sh | sed -n 's/^now: //p')\" >/dev/null 2>&1; \
+        until vmmcid status >/dev/null 2>&1; do sleep 1; done; echo works";
+    assert_eq!(shell.ask(&mut run, comes), "works");
     let console = debian.stop(run);
     assert!(console.contains("Will now restart"), "{console}");
 

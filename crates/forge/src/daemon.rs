@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tarball_installs_itself_and_leaves_the_configuration() {
+    fn the_tarball_installs_itself_and_goes_again_and_leaves_the_configuration() {
         let dir = tempfile::tempdir().unwrap();
         let packages = package_daemon(&daemon(dir.path()), 0, dir.path()).unwrap();
         run::stdout(run::command("tar").arg("-xJf").arg(&packages.tarball).arg("-C").arg(dir.path()))
@@ -238,12 +238,34 @@ mod tests {
         // As in Debian with OpenRC, whose udev brings units of systemd's.
         fs::create_dir_all(root.join("etc/runlevels/boot")).unwrap();
         fs::create_dir_all(root.join("usr/lib/systemd/system")).unwrap();
-        let mut install = run::command(dir.path().join("vmmcid-1.2.3/install.sh"));
-        let said = run::stdout(install.env("DESTDIR", &root)).unwrap();
+        let install = |words: &[&str]| {
+            let mut command = run::command(dir.path().join("vmmcid-1.2.3/install.sh"));
+            run::stdout(command.env("DESTDIR", &root).args(words))
+        };
+        let said = install(&[]).unwrap();
         assert!(said.contains("rc-update add vmmcid default"), "{said}");
         assert!(root.join("etc/init.d/vmmcid-poweroff").is_file());
         assert!(root.join("usr/sbin/vmmcid").is_file());
         assert_eq!(fs::read_to_string(root.join("etc/vmmcid.toml")).unwrap(), "mine");
+
+        std::os::unix::fs::symlink("/etc/init.d/vmmcid", root.join("etc/runlevels/boot/vmmcid")).unwrap();
+        let left = |root: &Path| {
+            let list = run::stdout(run::command("find").arg(root).args(["!", "-type", "d"])).unwrap();
+            list.lines()
+                .map(|file| file.strip_prefix(root.to_str().unwrap()).unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let said = install(&["--uninstall"]).unwrap();
+        assert_eq!(left(&root), ["/etc/vmmcid.toml"]);
+        assert_eq!(said, "/etc/vmmcid.toml is left: it is yours\n");
+        assert!(!root.join("etc/vmmcid").exists());
+        // What was not changed is not kept, and what was added is.
+        fs::remove_file(root.join("etc/vmmcid.toml")).unwrap();
+        install(&[]).unwrap();
+        write(&root.join("etc/vmmcid/before-stop.d/mine"), 0o755, "").unwrap();
+        assert_eq!(install(&["--uninstall"]).unwrap(), "/etc/vmmcid is left: it is yours\n");
+        assert_eq!(left(&root), ["/etc/vmmcid/before-stop.d/mine"]);
+        assert!(install(&["--unistall"]).is_err());
     }
 
     #[test]

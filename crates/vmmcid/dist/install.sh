@@ -1,12 +1,44 @@
 #!/bin/sh
-# Installs vmmcid from this directory, for distributions without a package of it. DESTDIR=… installs elsewhere.
+# install.sh               installs vmmcid from this directory, for distributions without a package of it
+# install.sh --uninstall   stops it and takes everything away again but what was changed or added in /etc
+#
+# DESTDIR=… does that elsewhere.
 set -eu
+case ${1-} in
+"" | --uninstall) ;;
+*)
+	sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+	exit 2
+	;;
+esac
 cd "$(dirname "$0")"
 if [ -z "${DESTDIR-}" ] && [ "$(id -u)" != 0 ]; then
 	echo "this takes root (or DESTDIR=…)" >&2
 	exit 1
 fi
 to=${DESTDIR-}
+if [ "${1-}" = --uninstall ]; then
+	if [ -z "$to" ] && [ -d /run/systemd/system ]; then
+		systemctl disable --now vmmcid || true
+	elif [ -z "$to" ] && [ -e /etc/init.d/vmmcid ]; then
+		rc-service --ifstarted vmmcid stop || true
+	fi
+	for service in vmmcid vmmcid-poweroff; do
+		rm -f "$to/etc/init.d/$service" "$to"/etc/runlevels/*/"$service"
+	done
+	rm -f "$to/usr/sbin/vmmcid" "$to/usr/share/man/man8/vmmcid.8" \
+		"$to/usr/share/bash-completion/completions/vmmcid" "$to/usr/share/zsh/site-functions/_vmmcid" \
+		"$to/usr/share/fish/vendor_completions.d/vmmcid.fish" \
+		"$to/usr/lib/systemd/system/vmmcid.service" "$to/usr/lib/systemd/system-shutdown/vmmcid"
+	if cmp -s etc/vmmcid.toml "$to/etc/vmmcid.toml"; then rm "$to/etc/vmmcid.toml"; fi
+	# Only those that are empty.
+	rmdir "$to/etc/vmmcid/before-stop.d" "$to/etc/vmmcid/after-resume.d" "$to/etc/vmmcid" 2>/dev/null || true
+	if [ -z "$to" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
+	for left in "$to/etc/vmmcid.toml" "$to/etc/vmmcid"; do
+		if [ -e "$left" ]; then echo "${left#"$to"} is left: it is yours"; fi
+	done
+	exit
+fi
 put() { # MODE FILE DIRECTORY
 	mkdir -p "$to$3"
 	# Not over the old one: it may be running.
