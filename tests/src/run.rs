@@ -123,8 +123,16 @@ impl Output {
         let into = Arc::clone(&output);
         thread::spawn(move || {
             let mut bytes = [0; 4096];
+            let mut unread = Vec::new();
             while let Ok(n @ 1..) = from.read(&mut bytes) {
-                into.text.lock().unwrap().0.push_str(&String::from_utf8_lossy(&bytes[..n]));
+                unread.extend_from_slice(&bytes[..n]);
+                // A letter whose end has not come yet waits for it.
+                let whole = match str::from_utf8(&unread) {
+                    Err(error) if error.error_len().is_none() => error.valid_up_to(),
+                    _ => unread.len(),
+                };
+                let text: Vec<u8> = unread.drain(..whole).collect();
+                into.text.lock().unwrap().0.push_str(&String::from_utf8_lossy(&text));
                 into.more.notify_all();
             }
             into.text.lock().unwrap().1 = true;
