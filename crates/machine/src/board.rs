@@ -139,7 +139,7 @@ impl Board {
             fw_cfg = fw_cfg.with_rsdp();
         }
         if stock_firmware.is_some() {
-            StockFirmware::inform(&mut fw_cfg, config.memory, has_acpi);
+            StockFirmware::inform(&mut fw_cfg, config.memory, config.cpus, has_acpi);
         }
         Ok(Self {
             pit: Pit::new(Arc::clone(&clock), ticks, line(0)).for_generation(generation),

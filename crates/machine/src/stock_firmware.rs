@@ -12,6 +12,8 @@
 //!   DMA interface; OpenBSD's build reads byte by byte, since vmd cannot emulate string instructions. Such reads by an
 //!   instruction in the ROM are answered item by item. From anywhere else they end the VM, as all others do.
 //! - **fw_cfg has more to say** until something else than the firmware runs:
+//!   - How many processors there are (item 0x05). SeaBIOS starts all of them and waits until so many have come, before it
+//!     takes the code back that it starts them with.
 //!   - 256 possible processors (item 0x0f). SeaBIOS writes an MP table and an interrupt routing table for machines
 //!     with fewer, and on the way reads the local APIC, where vmd has no memory; OpenBSD's build writes neither.
 //!   - SMBIOS tables, which SeaBIOS then does not make up itself: the ones that OpenBSD's build has ([`smbios`]), so
@@ -34,6 +36,8 @@ const QEMU: u32 = 0x1100_1af4;
 
 /// Offset of the interrupt line register in configuration space.
 const INTERRUPT_LINE: u32 = 0x3c;
+/// fw_cfg's item that says how many processors there are, 16 bits.
+const CPUS: u16 = 0x05;
 /// fw_cfg's item that says how many processors there may be, 16 bits.
 const MAX_CPUS: u16 = 0x0f;
 /// The fewest possible processors with which SeaBIOS writes neither MP table nor interrupt routing table.
@@ -61,10 +65,11 @@ impl StockFirmware {
         self.alone = false;
     }
 
-    /// Tells the firmware of a machine with `memory` bytes what vmd's fw_cfg does not; `has_acpi` if that
-    /// has the RSDP.
-    pub(crate) fn inform(fw_cfg: &mut FwCfg, memory: u64, has_acpi: bool) {
+    /// Tells the firmware of a machine with `memory` bytes and so many processors what vmd's fw_cfg does not;
+    /// `has_acpi` if that has the RSDP.
+    pub(crate) fn inform(fw_cfg: &mut FwCfg, memory: u64, cpus: u8, has_acpi: bool) {
         let tables = smbios::Tables::new(memory);
+        fw_cfg.add_item(CPUS, u16::from(cpus).to_le_bytes().to_vec());
         fw_cfg.add_item(MAX_CPUS, TOO_MANY_CPUS.to_le_bytes().to_vec());
         fw_cfg.add_file("etc/smbios/smbios-anchor", tables.anchor());
         fw_cfg.add_file("etc/smbios/smbios-tables", tables.into_bytes());
