@@ -16,6 +16,8 @@
 //! - `sleeps`: sleeps for times of 0.1 ms to 1 s and says how long that took, the quicker ones and at most;
 //! - `idle`: does nothing for ten seconds, between two marks, and says how many interrupts came;
 //! - `busy`: computes for three seconds beside a thread that wants to sleep 1 ms at a time, and says how often it could;
+//! - `cpus`: computes on all processors at once, lets them wake each other, and says what each of them did;
+//! - `hotplug`: takes the second processor away and brings it back;
 //! - `ticks`: holds jiffies and the date against the clock, over some seconds of sleeps;
 //! - `wait`: does nothing for ten minutes;
 //! - `clock`: says which clocksource there is, and at which rate it takes the TSC to run;
@@ -31,6 +33,7 @@ use std::{
     os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
+    sync::mpsc,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -41,6 +44,7 @@ use rustix::{
     mount::{MountFlags, mount},
     system::{RebootCommand, finit_module, reboot},
     termios::tcdrain,
+    thread::{CpuSet, sched_getcpu, sched_setaffinity},
     time::{
         ClockId, DynamicClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec,
         clock_gettime, clock_gettime_dynamic, timerfd_create, timerfd_settime,
@@ -100,6 +104,8 @@ fn run() -> io::Result<()> {
             "sleeps" => sleeps(),
             "idle" => idle()?,
             "busy" => busy(),
+            "cpus" => cpus()?,
+            "hotplug" => hotplug()?,
             "ticks" => ticks()?,
             // The interval of the random number generator's reseeds grows until two minutes after boot.
             "settle" => thread::sleep(Duration::from_secs(150)),
@@ -257,6 +263,97 @@ fn busy() {
         rounds = std::hint::black_box(rounds + 1);
     }
     println!("guest: busy, {} sleeps", sleeper.join().unwrap_or(0));
+}
+
+/// What the processors have done since boot, each for itself.
+struct Processors {
+    /// Ticks in which something ran, processes or the kernel for them.
+    busy: Vec<u64>,
+    /// Interrupts of its own timer.
+    timer: Vec<u64>,
+    /// Interrupts that other processors have sent it.
+    sent: Vec<u64>,
+}
+
+impl Processors {
+    fn read() -> io::Result<Self> {
+        let numbers =
+            |text: &str| text.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<u64>>();
+        let stat = fs::read_to_string("/proc/stat")?;
+        let lines = stat.lines().filter_map(|line| line.strip_prefix("cpu")?.split_once(' '));
+        let busy = lines.filter(|(n, _)| !n.is_empty()).map(|(_, line)| numbers(line)[..3].iter().sum());
+        let table = fs::read_to_string("/proc/interrupts")?;
+        let row = |name: &str| {
+            let line = table.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'));
+            line.map(numbers).unwrap_or_default()
+        };
+        let timer = row("LOC");
+        let kinds = ["RES", "CAL"].map(row);
+        let sent = (0..timer.len()).map(|n| kinds.iter().filter_map(|kind| kind.get(n)).sum());
+        Ok(Self { busy: busy.collect(), sent: sent.collect(), timer })
+    }
+}
+
+/// Keeps the calling thread on one processor.
+fn stay_on(processor: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    sched_setaffinity(None, &set)?;
+    if sched_getcpu() != processor {
+        return Err(io::Error::other(format!("it runs on processor {}", sched_getcpu())));
+    }
+    Ok(())
+}
+
+/// On each processor a thread that waits until the one before it wakes it, a few hundred times, and then computes beside
+/// all others.
+fn cpus() -> io::Result<()> {
+    const ROUNDS: u32 = 300;
+    let online = fs::read_to_string("/sys/devices/system/cpu/online")?;
+    println!("guest: processors {} are online", online.trim());
+    let before = Processors::read()?;
+    let count = before.timer.len();
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel::<u32>()).unzip();
+    senders[0].send(0).map_err(io::Error::other)?;
+    let threads = receivers.into_iter().enumerate().map(|(processor, receiver)| {
+        let next = senders[(processor + 1) % count].clone();
+        thread::spawn(move || -> io::Result<()> {
+            stay_on(processor)?;
+            for _ in 0..ROUNDS {
+                let turn = receiver.recv().map_err(io::Error::other)?;
+                // The last one's turn is nobody's.
+                let _ = next.send(turn + 1);
+            }
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(500) {}
+            Ok(())
+        })
+    });
+    for thread in threads.collect::<Vec<_>>() {
+        thread.join().map_err(|_| io::Error::other("a thread died"))??;
+    }
+    let after = Processors::read()?;
+    for n in 0..count {
+        println!(
+            "guest: processor {n}: busy {} timer {} sent {}",
+            after.busy[n] - before.busy[n],
+            after.timer[n] - before.timer[n],
+            after.sent[n] - before.sent[n],
+        );
+    }
+    Ok(())
+}
+
+fn hotplug() -> io::Result<()> {
+    const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
+    for state in ["0", "1"] {
+        fs::write(ONLINE, state)?;
+        if fs::read_to_string(ONLINE)?.trim() != state {
+            return Err(io::Error::other("the processor does not go, or does not come back"));
+        }
+    }
+    println!("guest: processor 1 went and came back");
+    Ok(())
 }
 
 /// The kernel's jiffies.

@@ -222,7 +222,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::{bus::Width, clock::ManualClock};
+    use crate::{bus::Width, clock::ManualClock, lapic::Startup};
 
     struct Machine {
         apic: SharedApic,
@@ -244,8 +244,26 @@ mod tests {
         Machine { apic, wakes }
     }
 
+    /// A machine with three vCPUs whose LAPICs are on, and a bit map of those that were woken since it was last asked.
+    fn three() -> (SharedApic, impl Fn() -> u32) {
+        let woken = Arc::new(AtomicU32::new(0));
+        let map = Arc::clone(&woken);
+        let wake = Box::new(move |vcpu: u8| {
+            map.fetch_or(1 << vcpu, Ordering::Relaxed);
+        });
+        let apic = SharedApic::new(3, Arc::new(ManualClock::default()), HostTicks::default(), wake);
+        for vcpu in 0..3 {
+            set_of(&apic, vcpu, SVR, 0x1ff);
+        }
+        (apic, move || woken.swap(0, Ordering::Relaxed))
+    }
+
+    fn set_of(apic: &SharedApic, vcpu: u8, address: u64, value: u32) -> Orders {
+        apic.mmio(vcpu, &mut MmioAccess::write(address, 4, value.into())).unwrap().unwrap()
+    }
+
     fn set(apic: &SharedApic, address: u64, value: u32) {
-        apic.mmio(0, &mut MmioAccess::write(address, 4, value.into())).unwrap().unwrap();
+        set_of(apic, 0, address, value);
     }
 
     fn redirect(apic: &SharedApic, pin: u32, low: u32) {
@@ -256,6 +274,8 @@ mod tests {
     const SVR: u64 = lapic::BASE + 0xf0;
     const EOI: u64 = lapic::BASE + 0xb0;
     const LINT0: u64 = lapic::BASE + 0x350;
+    const ICR_LOW: u64 = lapic::BASE + 0x300;
+    const ICR_HIGH: u64 = lapic::BASE + 0x310;
 
     #[test]
     fn the_8259s_are_wired_to_the_processor_until_the_lapic_is_on() {
@@ -299,6 +319,47 @@ mod tests {
         apic.deassert_irq(9);
         set(&apic, EOI, 0);
         assert_eq!(apic.acknowledge(0), None);
+    }
+
+    #[test]
+    fn an_ipi_and_a_line_wake_the_processor_that_they_are_for() {
+        let (apic, woken) = three();
+        set(&apic, ICR_HIGH, 2 << 24);
+        set(&apic, ICR_LOW, 0x4000 | 0x45);
+        assert_eq!((woken(), apic.pending(0), apic.pending(1)), (1 << 2, false, false));
+        assert_eq!(apic.acknowledge(2), Some(0x45));
+        set_of(&apic, 2, EOI, 0);
+        assert_eq!(woken(), 0);
+        // Line 9, by level, to the second.
+        set(&apic, i82093aa::BASE, 0x10 + 2 * 9 + 1);
+        set(&apic, i82093aa::BASE + 0x10, 1 << 24);
+        redirect(&apic, 9, 1 << 15 | 0x61);
+        apic.assert_irq(9);
+        assert_eq!((woken(), apic.acknowledge(1)), (1 << 1, Some(0x61)));
+        // Its end there brings it back there while the line is up.
+        set_of(&apic, 1, EOI, 0);
+        assert_eq!((woken(), apic.acknowledge(1)), (1 << 1, Some(0x61)));
+        apic.deassert_irq(9);
+        set_of(&apic, 1, EOI, 0);
+        assert_eq!((woken(), apic.pending(1)), (0, false));
+    }
+
+    #[test]
+    fn a_processor_that_starts_others_is_told_whom() {
+        let (apic, _) = three();
+        // To all but itself, as firmware does it.
+        let others = 3 << 18 | 0x4000;
+        let all = |what| vec![(1, what), (2, what)];
+        assert_eq!(set_of(&apic, 0, ICR_LOW, others | 0x500), all(Startup::Init));
+        assert_eq!(set_of(&apic, 0, ICR_LOW, others | 0x600 | 0x9a), all(Startup::Sipi(0x9a)));
+        // INIT has switched their LAPICs off.
+        assert_eq!(set_of(&apic, 0, ICR_LOW, others | 0x45), []);
+        assert!(!apic.pending(1) && !apic.pending(2));
+        // In x2APIC mode, to one.
+        let base = lapic::BASE | 0xd00;
+        apic.write_msr(0, lapic::MSR_APICBASE, base).unwrap();
+        assert_eq!(apic.write_msr(0, 0x830, 1 << 32 | 0x4500), Ok(vec![(1, Startup::Init)]));
+        assert_eq!(apic.write_msr(0, 0x830, 2 << 32 | 0x4601), Ok(vec![(2, Startup::Sipi(1))]));
     }
 
     #[test]
