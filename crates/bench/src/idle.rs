@@ -52,7 +52,8 @@ pub fn run(lab: &Lab, kernels: &[Kernel], host: Generation, rounds: u32, times: 
     })?;
     let reference = format!("of {}", idles.reference());
     let columns = ["kernel", "exits/s", &reference, "interrupts/s", "interrupts", "accesses by device"];
-    let mut table = Table::new(format!("Idle on vmd {host}, {} s after {}", watch.as_secs(), settle.as_secs()), &columns);
+    let mut table =
+        Table::new(format!("Idle on vmd {host}, {} s after {}", watch.as_secs(), settle.as_secs()), &columns);
     let exits = |idle: &Idle| number(idle.window.exits) / idle.seconds;
     let interrupts = |idle: &Idle| number(idle.interrupts.values().sum::<u64>().cast_signed()) / idle.seconds;
     for (index, kernel) in idles.kernels.iter().enumerate() {
