@@ -270,6 +270,11 @@ fn make_package(
     }
 }
 
+/// The kernel's command for the directory `debian`, which dates its changelog by the clock: that is the one thing in the
+/// packages that the build's time does not pin.
+const DEBIANIZE: &str = "$(srctree)/scripts/package/mkdebian $(mkdebian-opts) && \
+    sed -i \"s/^\\( -- .*>  \\).*/\\1$$(LC_ALL=C date -uR -d \"@$$SOURCE_DATE_EPOCH\")/\" debian/changelog";
+
 /// Runs the kernel's own package target and takes what it made: it leaves that beside the build directory.
 fn pack_deb(make: &Make<'_>, release: &str, dir: &Path, forge: &Forge) -> Result<()> {
     let place = make.objects.parent().expect("objects lie in a build directory");
@@ -285,6 +290,7 @@ fn pack_deb(make: &Make<'_>, release: &str, dir: &Path, forge: &Forge) -> Result
         ("KDEB_PKGVERSION", format!("{}-1", release.replace('_', "-"))),
         ("KDEB_CHANGELOG_DIST", "unstable".to_owned()),
         ("DPKG_FLAGS", "-d".to_owned()),
+        ("cmd_debianize", DEBIANIZE.to_owned()),
     ];
     make.run(&["bindeb-pkg"], &vars, (0, 0), &*forge.progress)?;
     for made in list()? {
