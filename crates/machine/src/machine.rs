@@ -204,6 +204,15 @@ impl Machine {
     }
 }
 
+/// Lets the event thread end, even if another panics: nobody would hear of that while it goes on.
+struct Closing<'a>(&'a Works);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Runs one life of the guest: the event thread, the first virtual CPU on the calling thread, and the others on threads
 /// of their own.
 fn run_threads(
@@ -215,6 +224,7 @@ fn run_threads(
 ) -> Result<(), Error> {
     let gate = &life.shared.gate;
     thread::scope(|scope| {
+        let closing = Closing(life.works);
         let events = thread::Builder::new()
             .name("events".into())
             .spawn_scoped(scope, || life.works.run_events(input).inspect_err(|_| gate.end(Ended::Killed)))
@@ -239,7 +249,7 @@ fn run_threads(
                 Err(error)
             }
         };
-        life.works.close();
+        drop(closing);
         events.join().expect("the event thread does not panic")?;
         result
     })

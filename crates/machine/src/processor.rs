@@ -136,7 +136,7 @@ impl<'a> Processor<'a> {
         let cpuid = cpu.guest_cpuid(config.generation, number, config.cpus)?;
         vcpu.fd().set_cpuid2(&cpuid).map_err(Error::kvm("what CPUID says (KVM_SET_CPUID2)"))?;
         let tsc_ahead = shared.clock.tsc_ahead();
-        if !vcpu.set_tsc_offset(tsc_ahead)? {
+        if !vcpu.set_tsc_offset(tsc_ahead)? && number == BOOT {
             tracing::warn!(
                 "this KVM cannot give the guest the host's TSC without an offset (Linux 5.16 can)"
             );
