@@ -1,16 +1,20 @@
-//! LAPIC, IOAPIC and 8259s of 8.0: whatever is pending can be delivered, and timers never ask to be looked at before
-//! now.
+//! LAPICs, IOAPIC and 8259s of 8.0: whatever is pending can be delivered, whoever is pending was woken, nobody is woken,
+//! started or stopped who is not there, and timers never ask to be looked at before now.
 #![no_main]
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
 
 use arbitrary::Arbitrary;
 use devices::{
     apic::SharedApic,
+    bus::{PortAccess, Width},
     clock::{Clock, HostTicks},
     i82093aa,
     irq::InterruptController,
-    lapic,
+    lapic::{self, Orders},
     mmio::MmioAccess,
 };
 use libfuzzer_sys::fuzz_target;
@@ -26,6 +30,7 @@ enum Event {
     ReadMsr { index: u8 },
     WriteMsr { index: u8, value: u64 },
     WriteApicBase { value: u64 },
+    WritePic { port: u8, value: u8 },
     Line { irq: u8, up: bool },
     Message { address: u32, data: u32 },
     TaskPriority { value: u8 },
@@ -33,12 +38,30 @@ enum Event {
     Wait { micros: u32 },
 }
 
+const VCPUS: u8 = 2;
+
+/// What the machine does with what comes back.
+fn told(orders: Orders) {
+    assert!(orders.iter().all(|(vcpu, _)| *vcpu < VCPUS));
+}
+
 fuzz_target!(|events: Vec<Event>| {
     let clock = clock();
-    let apic = SharedApic::new(2, Arc::clone(&clock) as _, HostTicks::default(), Box::new(|_| {}));
+    let woken = Arc::new(AtomicU8::new(0));
+    let wake = Box::new({
+        let woken = Arc::clone(&woken);
+        move |vcpu: u8| {
+            assert!(vcpu < VCPUS);
+            woken.fetch_or(1u8 << vcpu, Ordering::Relaxed);
+        }
+    });
+    let apic = SharedApic::new(VCPUS, Arc::clone(&clock) as _, HostTicks::default(), wake);
     let size = |size: u8| 1 << (size % 4);
     for (n, event) in events.into_iter().enumerate() {
-        let vcpu = (n % 2) as u8;
+        let vcpu = (n % usize::from(VCPUS)) as u8;
+        let other = 1 - vcpu;
+        let pending = apic.pending(other);
+        woken.store(0, Ordering::Relaxed);
         // What a device refuses and what faults is as good as what it takes.
         match event {
             Event::ReadLapic { offset, size: s } => {
@@ -47,7 +70,11 @@ fuzz_target!(|events: Vec<Event>| {
             }
             Event::WriteLapic { offset, size: s, value } => {
                 let address = lapic::BASE + u64::from(offset & 0xfff);
-                drop(apic.mmio(vcpu, &mut MmioAccess::write(address, size(s), value.into())));
+                if let Some(Ok(orders)) =
+                    apic.mmio(vcpu, &mut MmioAccess::write(address, size(s), value.into()))
+                {
+                    told(orders);
+                }
             }
             Event::ReadIoapic { offset } => {
                 drop(apic.mmio(vcpu, &mut MmioAccess::read(i82093aa::BASE + u64::from(offset), 4)));
@@ -57,8 +84,14 @@ fuzz_target!(|events: Vec<Event>| {
                 drop(apic.mmio(vcpu, &mut MmioAccess::write(i82093aa::BASE + 0x10, 4, value.into())));
             }
             Event::ReadMsr { index } => drop(apic.read_msr(vcpu, 0x800 + u32::from(index))),
-            Event::WriteMsr { index, value } => drop(apic.write_msr(vcpu, 0x800 + u32::from(index), value)),
+            Event::WriteMsr { index, value } => {
+                told(apic.write_msr(vcpu, 0x800 + u32::from(index), value).unwrap_or_default());
+            }
             Event::WriteApicBase { value } => drop(apic.write_msr(vcpu, lapic::MSR_APICBASE, value)),
+            Event::WritePic { port, value } => {
+                let port = [0x20, 0x21, 0xa0, 0xa1][usize::from(port % 4)];
+                apic.access(&mut PortAccess::output(port, Width::Byte, value.into()));
+            }
             Event::Line { irq, up: true } => apic.assert_irq(irq & 15),
             Event::Line { irq, up: false } => apic.deassert_irq(irq & 15),
             Event::Message { address, data } => apic.message(0xfee0_0000 | u64::from(address), data),
@@ -70,6 +103,9 @@ fuzz_target!(|events: Vec<Event>| {
             Event::Wait { micros } => clock.advance(u64::from(micros) * 1000),
         }
         apic.expire();
+        // What one does must not leave another asleep that has something to take.
+        let was_woken = woken.load(Ordering::Relaxed) >> other & 1 != 0;
+        assert!(!apic.pending(other) || pending || was_woken);
         assert!(apic.deadline().is_none_or(|at| at > clock.monotonic()));
     }
 });

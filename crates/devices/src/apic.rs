@@ -79,8 +79,8 @@ pub struct SharedApic {
 
 impl SharedApic {
     /// The controllers of a machine with `vcpus` vCPUs that was just switched on. `wake` is called, with nothing
-    /// locked, for each vCPU that has an interrupt to take after a line was raised, a message was sent or a timer
-    /// expired: it has to bring that vCPU to look at [`SharedApic::pending`].
+    /// locked, for each vCPU that has an interrupt to take after a line was raised, a message was sent, a timer expired
+    /// or a register was written: it has to bring that vCPU to look at [`SharedApic::pending`].
     pub fn new(vcpus: u8, clock: Arc<dyn Clock>, ticks: HostTicks, wake: Wake) -> Self {
         let controllers = Controllers {
             pic: Pic::new(),
@@ -102,7 +102,8 @@ impl SharedApic {
 
     /// Handles an access to a port of the 8259s (see [`crate::i8259`]).
     pub fn access(&self, access: &mut PortAccess) {
-        self.with(|all| all.pic.access(access));
+        // What it unmasks may be for another vCPU than the one whose access it is.
+        self.with_wake(|all| all.pic.access(access));
     }
 
     /// Handles an access of `vcpu`'s in the IOAPIC's window or the LAPICs' page; `None` if the address is in neither.
