@@ -231,6 +231,7 @@ fn long_systemd_goes_down_in_order_and_its_journal_shows_it() {
     type_in(&mut run, "poweroff");
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");
+    assert!(errors.contains("announced its shutdown"), "{errors}");
     for expected in [
         "initrd: the file system was clean",
         "the host wants the guest to stop or reboot (REBOOT): acknowledged",
