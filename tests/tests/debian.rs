@@ -313,7 +313,7 @@ fn long_a_kernel_package_comes_and_goes() {
     shell.log_in_again(&mut run, "guest");
     assert_well(&mut run, &mut shell);
     assert_eq!(
-        shell.ask(&mut run, "uname -r; mount -t vfat /dev/vda1 /mnt; ls /mnt; umount /mnt"),
+        shell.ask(&mut run, "uname -r; mount -t vfat /dev/vda1 /mnt; ls -1 /mnt; umount /mnt"),
         format!("{stock}\ninitrd.img\nldlinux.c32\nldlinux.sys\nsyslinux.cfg\nvmlinuz")
     );
     run.send(b"poweroff\n");
