@@ -112,7 +112,7 @@ fn stock_7_3_dies_at_the_chipsets_register_as_on_a_real_vmd() {
 /// As many boots of our kernel in one machine, which is reset each time.
 fn boots(times: usize) {
     let guest = Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), build().join("bzImage"), &[]);
-    let run = guest.run("boots", "reset", &[]);
+    let run = guest.run(&format!("boots-{times}"), "reset", &[]);
     for booted in (1..=times).step_by(10).chain([times]) {
         run.expect_times("guest: ready", booted);
     }
