@@ -22,6 +22,13 @@ pub fn vmmlinux() -> PathBuf {
     program("vmmlinux")
 }
 
+/// The build of ours that is to be tested, as `make e2e` names it.
+pub fn build() -> PathBuf {
+    env::var_os("VMMLINUX_TEST_BUILD")
+        .map(PathBuf::from)
+        .expect("VMMLINUX_TEST_BUILD names a build: make e2e")
+}
+
 /// One of the project's programs beside the tests' own, which is built by `make program`.
 pub fn program(name: &str) -> PathBuf {
     let me = env::current_exe().expect("the test knows where it is");
@@ -52,6 +59,11 @@ impl Guest {
         let kernel = Kernel::get(&|what| eprintln!("{what}")).expect("Debian's cloud kernel can be had");
         let virtio = kernel.modules.into_iter().filter(|path| path.to_string_lossy().contains("virtio"));
         Self::with_kernel(init, kernel.vmlinuz, &virtio.collect::<Vec<_>>())
+    }
+
+    /// Packs a guest with the kernel of [`build`].
+    pub fn with_our_kernel(init: &Path) -> Self {
+        Self::with_kernel(init, build().join("bzImage"), &[])
     }
 
     /// Packs a guest with another kernel, and modules that it loads in this order.

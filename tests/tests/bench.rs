@@ -1,23 +1,18 @@
 //! `vmmlinux bench` as CI can run it: quick, and only what does not depend on how fast anything is.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
-use guest_tests::run::vmmlinux;
+use guest_tests::run::{build, vmmlinux};
 use serde_json::Value;
 
 /// Runs a quick bench of the build that `make e2e` names; gives its JSON and its page.
 fn bench(what: &str, arguments: &[&str]) -> (Value, String) {
-    let build = env::var_os("VMMLINUX_TEST_BUILD").map(PathBuf::from).expect("make e2e names a build");
     let out = tempfile::tempdir().unwrap();
     let run = Command::new(vmmlinux())
         .args(["bench", what, "--quick", "--accel", "nested", "--out"])
         .arg(out.path())
         .arg("--kernel")
-        .arg(format!("ours={}", build.display()))
+        .arg(format!("ours={}", build().display()))
         .args(arguments)
         .output()
         .unwrap();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use guest_tests::{
-    run::{Run, program, vmmlinux},
+    run::{Run, build, program, vmmlinux},
     shell::Shell,
 };
 
@@ -137,12 +137,6 @@ impl Debian {
         let said = String::from_utf8_lossy(&check.stdout);
         assert!(check.status.success() && said.contains("clean"), "{check:?}");
     }
-}
-
-fn build() -> PathBuf {
-    env::var_os("VMMLINUX_TEST_BUILD")
-        .map(PathBuf::from)
-        .expect("VMMLINUX_TEST_BUILD names a build: make e2e")
 }
 
 /// Who drives the control device, and how that shows.

@@ -1,12 +1,9 @@
 //! `vmmlinux-doctor` in guests: our kernel on every vmd, and a stock kernel, whose troubles it has to find.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use forge::{Cache, Debian, Quiet};
-use guest_tests::run::{Guest, stripped};
+use guest_tests::run::{Guest, build, stripped};
 use serde_json::Value;
 
 /// What the doctor said in a guest.
@@ -70,10 +67,9 @@ fn with_our_kernel_all_is_well_on_every_host() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("doctor");
     stripped("vmmlinux-doctor", &program);
-    let build = env::var_os("VMMLINUX_TEST_BUILD").map(PathBuf::from).expect("VMMLINUX_TEST_BUILD: make e2e");
     let init = Path::new(env!("CARGO_BIN_EXE_guest"));
     let guest =
-        Guest::with_files(init, build.join("bzImage"), &[], &[("vmmlinux-doctor", program.as_path())]);
+        Guest::with_files(init, build().join("bzImage"), &[], &[("vmmlinux-doctor", program.as_path())]);
     for host in ["7.7", "7.8", "7.9", "8.0"] {
         let Examined { root, nobody } = examine(&guest, &format!("doctor-{host}"), host, "");
         for (report, status) in [&root, &nobody] {

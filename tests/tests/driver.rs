@@ -2,9 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    env,
     io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -14,8 +13,7 @@ const HOSTS: [&str; 4] = ["7.7", "7.8", "7.9", "8.0"];
 
 /// The guest with the kernel that `make e2e` names.
 fn guest() -> Guest {
-    let build = env::var_os("VMMLINUX_TEST_BUILD").expect("VMMLINUX_TEST_BUILD names a build: make e2e");
-    Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), PathBuf::from(build).join("bzImage"), &[])
+    Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")))
 }
 
 /// The number after `name` and before the next space.

@@ -1,14 +1,10 @@
 //! Guests in the vmd machine: our kernel from its image, and Debian's stock kernels, on every generation of vmd.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, path::Path, process::Command};
 
 use bench::Baseline;
 use forge::{Cache, Quiet};
-use guest_tests::run::{Guest, Run, vmmlinux};
+use guest_tests::run::{Guest, Run, build, vmmlinux};
 
 /// What the shell of an image's guest is told: it writes to the disk and reads that back from there, talks to the
 /// host's end of vmd's local interface (`golden/pci/k612.net.txt`) once it has an address, and says what it found out in
@@ -18,13 +14,6 @@ const CHECK: &str = "dd if=/dev/urandom of=/root/f bs=64k count=16 2>/dev/null; 
     until ip -o -4 addr show dev eth0 | grep -q inet; do sleep 1; done; \
     ping -c 2 100.64.1.2 > /tmp/ping && echo network-${sum:+good}; \
     poweroff\n";
-
-/// The build to test, as `make e2e` names it.
-fn build() -> PathBuf {
-    env::var_os("VMMLINUX_TEST_BUILD")
-        .map(PathBuf::from)
-        .expect("VMMLINUX_TEST_BUILD names a build: make e2e")
-}
 
 /// Boots our image through firmware and boot loader, logs in, uses disk and network, powers off.
 fn our_image_on(host: &str) -> String {
@@ -111,7 +100,7 @@ fn stock_7_3_dies_at_the_chipsets_register_as_on_a_real_vmd() {
 
 /// As many boots of our kernel in one machine, which is reset each time.
 fn boots(times: usize) {
-    let guest = Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), build().join("bzImage"), &[]);
+    let guest = Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")));
     let run = guest.run(&format!("boots-{times}"), "reset", &[]);
     for booted in (1..=times).step_by(10).chain([times]) {
         run.expect_times("guest: ready", booted);

@@ -1,17 +1,13 @@
 //! Our kernel on every vmd, without a word about vmd on its command line: time, and how it goes down.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use guest_tests::run::Guest;
 
 const HOSTS: [&str; 4] = ["7.7", "7.8", "7.9", "8.0"];
 
 fn guest() -> Guest {
-    let build = env::var_os("VMMLINUX_TEST_BUILD").map(PathBuf::from).expect("VMMLINUX_TEST_BUILD: make e2e");
-    Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), build.join("bzImage"), &[])
+    Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")))
 }
 
 /// A guest that has gone down.

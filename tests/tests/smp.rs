@@ -1,18 +1,13 @@
 //! More than one processor, as 8.0 has them: our kernel starts, uses and stops them.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
 use guest_tests::run::{Guest, Run, vmmlinux};
 use regex::Regex;
 
 /// The guest with the kernel that `make e2e` names.
 fn guest() -> Guest {
-    let build = env::var_os("VMMLINUX_TEST_BUILD").expect("VMMLINUX_TEST_BUILD names a build: make e2e");
-    Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), PathBuf::from(build).join("bzImage"), &[])
+    Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")))
 }
 
 /// What each processor said that it did, in all lives of the guest.

@@ -1,13 +1,12 @@
 //! The tick of our kernel on hosts without local APIC: short sleeps, and what an idle guest costs.
 
-use std::{collections::BTreeMap, env, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use guest_tests::run::{Guest, Run};
 use regex::Regex;
 
 fn guest() -> Guest {
-    let build = env::var_os("VMMLINUX_TEST_BUILD").expect("VMMLINUX_TEST_BUILD names a build: make e2e");
-    Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), Path::new(&build).join("bzImage"), &[])
+    Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")))
 }
 
 /// The numbers of each of the guest's lines that look like `pattern`.
