@@ -11,8 +11,8 @@ use crate::{
 };
 
 const HOW: [&str; 3] = [
-    "A guest whose only process sleeps, and has slept for a while before it is watched; kernels take turns. Exits are counted by the machine between two marks of the \
-     guest's, less what a mark costs; interrupts as /proc/interrupts counts them.",
+    "A guest whose only process sleeps, and has slept for a while before it is watched; kernels take turns. Exits \
+     are counted by the machine between two marks of the guest's, less what a mark costs; interrupts as /proc/interrupts counts them.",
     "Until a guest has been up for two minutes, Linux renews the key of its random numbers more often than once a minute.",
     "Per second of the host's. Medians with the range of all rounds; devices of the first round.",
 ];

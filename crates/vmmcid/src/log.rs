@@ -71,13 +71,13 @@ impl Log {
         // One message is one line, whoever has made the text.
         let text = text.to_string().replace(char::is_control, " ");
         match &self.sink {
-            Sink::Journal => to_stderr(format!("<{}>{text}\n", level as u8)),
-            Sink::Stderr => to_stderr(format!("vmmcid: {text}\n")),
+            Sink::Journal => to_stderr(&format!("<{}>{text}\n", level as u8)),
+            Sink::Stderr => to_stderr(&format!("vmmcid: {text}\n")),
             Sink::Syslog(socket) => {
                 let line = format!("<{}>vmmcid[{}]: {text}", DAEMON | level as u8, std::process::id());
                 let mut socket = socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if !send(&mut socket, &line) && !send(&mut socket, &line) {
-                    to_stderr(format!("vmmcid: {text}\n"));
+                    to_stderr(&format!("vmmcid: {text}\n"));
                 }
             }
         }
@@ -85,8 +85,8 @@ impl Log {
 }
 
 /// In one write, so that nobody who writes to the same console gets into the line.
-fn to_stderr(line: impl AsRef<[u8]>) {
-    drop(io::stderr().write_all(line.as_ref()));
+fn to_stderr(line: &str) {
+    drop(io::stderr().write_all(line.as_bytes()));
 }
 
 /// Sends a line to syslogd, which may have been started anew since the last.
