@@ -30,7 +30,7 @@ pub use model::{
 };
 pub use parser::{read, read_text};
 pub use proposal::{Disk, Network, Proposal};
-pub use release::notes;
+pub use release::{NEWEST_GRAMMAR, notes};
 pub use size::{MAX_MEMORY, parse_size, show_size};
 pub use write::quotable;
 

@@ -2,8 +2,11 @@
 
 use vmd::Generation;
 
-/// What to know of one generation, each a sentence or two. Those of 7.9 and 8.0 are known from the sources and
-/// announcements; their vm.conf(5) is taken to be that of 7.8.
+/// The newest generation whose vm.conf(5) was read in vmd's sources; later ones are judged by it.
+pub const NEWEST_GRAMMAR: Generation = Generation::V7_8;
+
+/// What to know of one generation, each a sentence or two. Those of 7.9 and 8.0 are known from sources of the devices
+/// and announcements; their vm.conf(5) and vmctl(8) were not at hand.
 pub fn notes(generation: Generation) -> &'static [&'static str] {
     match generation {
         Generation::V7_7 => &[
@@ -29,12 +32,19 @@ pub fn notes(generation: Generation) -> &'static [&'static str] {
             "KVM's clock is offered only where the host knows the rate of its TSC.",
             "Disks know FLUSH: what a guest has synced is on the host's disk.",
             "Linux restarts without further ado.",
+            "A stop that a guest has answered and not followed no longer crashes the VM's process.",
+            "The announcement names no change of vm.conf(5) or vmctl(8), and neither was at hand: what is written here is \
+             what 7.8 takes, and `vmd -n` tells whether 7.9 does.",
         ],
         Generation::V8_0 => &[
             "VMs have ACPI, APICs and MSI-X: kernels without them (`vmmlinux build --host 7.7,7.8,7.9`) are for older \
              hosts.",
             "A power-off ends the VM at once.",
             "An access to memory where there is none reads ones; up to 7.9 it kills the VM.",
+            "vmm takes up to 64 processors for a VM. By which word of vm.conf(5) and which option of vmctl(8), if any, is \
+             not known here: the announcement names none. Without it a VM has one.",
+            "Neither vm.conf(5) nor vmctl(8) was at hand: what is written here is what 7.8 takes, and `vmd -n` tells \
+             whether 8.0 does.",
         ],
     }
 }

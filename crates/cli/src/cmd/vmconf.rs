@@ -32,7 +32,7 @@ pub(crate) struct Args {
 enum Command {
     /// Say what vmd refuses in a vm.conf, and what a Linux guest would suffer from
     ///
-    /// Reads the file and what it includes as vmd(8) does. The exit status is 0 if vmd takes it, 2 if it does not.
+    /// Reads the file and what it includes as vmd(8) of 7.8 does. The exit status is 0 if vmd takes it, 2 if it does not.
     Check {
         /// The file
         file: PathBuf,
@@ -246,7 +246,7 @@ fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Res
                 })
             })
             .collect();
-        println!("{:#}", json!({ "file": file, "findings": list }));
+        println!("{:#}", json!({ "file": file, "grammar": vmconf::NEWEST_GRAMMAR, "findings": list }));
     } else {
         for finding in &findings {
             println!("{:?}", miette::Report::new(finding.located(&config)));
@@ -260,6 +260,13 @@ fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Res
             count(Severity::Warning),
             count(Severity::Note)
         );
+        if options.hosts.iter().any(|host| *host > vmconf::NEWEST_GRAMMAR) {
+            println!(
+                "judged by the vm.conf(5) of {}, the newest that is known here: what a later one adds is taken for an error; \
+                 ask `vmd -n` there",
+                vmconf::NEWEST_GRAMMAR
+            );
+        }
     }
     Ok(if errors > 0 { ExitCode::from(EXIT_REFUSED) } else { ExitCode::SUCCESS })
 }
