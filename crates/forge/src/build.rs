@@ -13,12 +13,11 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 use miette::Diagnostic;
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Forge, PreparedTree,
-    cache::{Hash, hash_file, write_atomically},
+    cache::{Hash, Lock, hash_file, write_atomically},
     error::{Error, Result},
     make::{Make, log_path},
     output::{self, Manifest, Staging},
@@ -120,7 +119,7 @@ impl Forge {
         let prepared = clock.elapsed();
 
         let key = build_key(&tree, &toolchain, request.name);
-        let _building = self.cache.lock(&format!("build-{key}"), FlockOperation::LockExclusive)?;
+        let _building = self.cache.lock(&format!("build-{key}"), Lock::Exclusive, &*self.progress)?;
         let build = self.cache.dir(&format!("builds/{key}"))?;
         let mut state = BuildState::open(&build, &tree.instance)?;
         let objects = build.join("obj");

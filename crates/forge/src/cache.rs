@@ -17,10 +17,16 @@ use std::{
 };
 
 use etcetera::BaseStrategy;
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    progress::Progress,
+};
 
 /// The cache directory.
 #[derive(Debug, Clone)]
@@ -82,8 +88,8 @@ impl Cache {
 
     /// Waits for, then holds, the lock of a name in the cache until the file is dropped.
     ///
-    /// Two runs that want the same tree or build directory take turns instead of writing over each other.
-    pub(crate) fn lock(&self, name: &str, operation: FlockOperation) -> Result<File> {
+    /// Two runs that want the same tree or build directory take turns instead of writing over each other. Who waits is told.
+    pub(crate) fn lock(&self, name: &str, operation: Lock, progress: &dyn Progress) -> Result<File> {
         let path = self.dir("locks")?.join(name);
         let file = File::options()
             .create(true)
@@ -91,9 +97,35 @@ impl Cache {
             .write(true)
             .open(&path)
             .map_err(|e| Error::io("open the lock", &path, e))?;
-        flock(&file, operation).map_err(|e| Error::io("lock", &path, e.into()))?;
+        hold(&file, &path, operation, progress)?;
         Ok(file)
     }
+}
+
+/// Who else may hold a lock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Lock {
+    /// Others that share it, too.
+    Shared,
+    /// Nobody.
+    Exclusive,
+}
+
+/// Takes the lock of an open file, or changes it from one kind to the other: in between others may have it.
+pub(crate) fn hold(file: &File, path: &Path, operation: Lock, progress: &dyn Progress) -> Result<()> {
+    let (now, later) = match operation {
+        Lock::Shared => (FlockOperation::NonBlockingLockShared, FlockOperation::LockShared),
+        Lock::Exclusive => (FlockOperation::NonBlockingLockExclusive, FlockOperation::LockExclusive),
+    };
+    match flock(file, now) {
+        Err(Errno::WOULDBLOCK) => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            progress.phase(&format!("waiting for another run of vmmlinux, which is busy with {name}"));
+            flock(file, later)
+        }
+        done => done,
+    }
+    .map_err(|e| Error::io("lock", path, e.into()))
 }
 
 /// A temporary directory; those of the same prefix are removed first: the caller holds the lock of what it makes, so they
@@ -169,4 +201,41 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     io::Write::write_all(&mut file, content).map_err(|e| Error::io("write", path, e))?;
     file.persist(path).map_err(|e| Error::io("create", path, e.error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc::{Sender, channel},
+        thread,
+    };
+
+    use super::*;
+
+    /// Passes phases on.
+    struct Teller(std::sync::Mutex<Sender<String>>);
+
+    impl Progress for Teller {
+        fn phase(&self, what: &str) {
+            self.0.lock().unwrap().send(what.to_owned()).unwrap();
+        }
+        fn step(&self, _: u64, _: u64, _: &str) {}
+        fn note(&self, _: &str) {}
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        let (sender, told) = channel();
+        let teller = Teller(sender.into());
+        let held = cache.lock("x", Lock::Shared, &teller).unwrap();
+        drop(cache.lock("x", Lock::Shared, &teller).unwrap());
+        assert!(told.try_recv().is_err(), "sharing is no waiting");
+        thread::scope(|scope| {
+            scope.spawn(|| cache.lock("x", Lock::Exclusive, &teller).unwrap());
+            assert!(told.recv().unwrap().contains("waiting for another run"));
+            drop(held);
+        });
+    }
 }

@@ -11,12 +11,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::FlockOperation;
 use walkdir::WalkDir;
 
 use crate::{
     apt::{Apt, Offer},
-    cache::{Cache, temp_dir},
+    cache::{Cache, Lock, temp_dir},
     error::{Error, Result},
     progress::Progress,
     run,
@@ -96,7 +95,7 @@ impl<'a> Debian<'a> {
     ) -> Result<PathBuf> {
         let parent = self.cache.dir(&format!("debian/{}", self.suite))?;
         let _fetching =
-            self.cache.lock(&format!("debian-{}-{name}", self.suite), FlockOperation::LockExclusive)?;
+            self.cache.lock(&format!("debian-{}-{name}", self.suite), Lock::Exclusive, self.progress)?;
         if let Some(dir) = newest_dir(&parent, &format!("{name}_"))? {
             return Ok(dir);
         }

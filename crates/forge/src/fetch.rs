@@ -7,11 +7,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::FlockOperation;
-
 use crate::{
     Forge, Origin,
     apt::{Apt, Offer},
+    cache::Lock,
     error::{Error, Result},
     kernel_org,
     lock::Locked,
@@ -24,7 +23,7 @@ use crate::{
 /// A release that an earlier build locked is kept until an update is asked for; the first build takes the newest.
 pub(crate) fn fetch(forge: &Forge, series: &str) -> Result<Locked> {
     // Two runs do not download the same thing twice, and what a killed one left behind is nobody's.
-    let _fetching = forge.cache.lock(&format!("fetch-{series}"), FlockOperation::LockExclusive)?;
+    let _fetching = forge.cache.lock(&format!("fetch-{series}"), Lock::Exclusive, &*forge.progress)?;
     let locked = forge
         .lock_file()?
         .get(series)

@@ -123,10 +123,11 @@ impl Forge {
         self.series.get(series)?;
         let locked = fetch::fetch(self, series)?;
         let archive = fetch::archive(self, &locked);
-        let _unpacking = self
-            .cache
-            .lock(&format!("pristine-{}", locked.sha256), rustix::fs::FlockOperation::LockExclusive)?;
-        let pristine = unpack::pristine(&self.cache, &archive, &locked.sha256, &*self.progress)?;
+        let pristine = {
+            let name = format!("pristine-{}", locked.sha256);
+            let _unpacking = self.cache.lock(&name, cache::Lock::Exclusive, &*self.progress)?;
+            unpack::pristine(&self.cache, &archive, &locked.sha256, &*self.progress)?
+        };
         let source = Source {
             origin: locked.origin.to_string(),
             version: locked.version.clone(),

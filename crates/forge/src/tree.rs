@@ -14,13 +14,13 @@ use std::{
     time::SystemTime,
 };
 
-use rustix::fs::{FlockOperation, RenameFlags, renameat_with};
+use rustix::fs::{RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use walkdir::WalkDir;
 
 use crate::{
     Forge,
-    cache::{Hash, hash_file, temp_dir},
+    cache::{Hash, Lock, hash_file, hold, temp_dir},
     error::{Error, Result},
     overlay, patch, run,
 };
@@ -161,13 +161,11 @@ pub(crate) fn prepare(
     let hash = additions.hash(&source);
     let path = forge.cache.dir("trees")?.join(slot);
     let version = kernel_version(pristine)?;
-    let lock = forge.cache.lock(&format!("tree-{slot}"), FlockOperation::LockShared)?;
+    let lock = forge.cache.lock(&format!("tree-{slot}"), Lock::Shared, &*forge.progress)?;
     let mut marker = Marker::read(&path).filter(|marker| marker.hash == hash);
     if marker.is_none() {
         // Nobody may be building from the tree while it is replaced.
-        rustix::fs::flock(&lock, FlockOperation::Unlock).map_err(|e| Error::io("unlock", &path, e.into()))?;
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
-            .map_err(|e| Error::io("lock", &path, e.into()))?;
+        hold(&lock, &path, Lock::Exclusive, &*forge.progress)?;
         marker = Marker::read(&path).filter(|marker| marker.hash == hash);
     }
     let marker = if let Some(marker) = marker {
@@ -176,7 +174,7 @@ pub(crate) fn prepare(
         forge.progress.phase(&format!("preparing Linux {version} with {} patches", additions.patches.len()));
         make(&path, &hash, pristine, &mut additions, &version, skip_applied)?
     };
-    rustix::fs::flock(&lock, FlockOperation::LockShared).map_err(|e| Error::io("lock", &path, e.into()))?;
+    hold(&lock, &path, Lock::Shared, &*forge.progress)?;
     let makefile = pristine.join("Makefile");
     let epoch = fs::metadata(&makefile).map_err(|e| Error::io("read", &makefile, e))?.mtime();
     Ok(PreparedTree {

@@ -13,12 +13,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::FlockOperation;
 use walkdir::WalkDir;
 
 use crate::{
     Forge, PreparedTree,
-    cache::Hash,
+    cache::{Hash, Lock},
     error::{Error, Result},
     run,
     tree::{self, Additions, Source, copy_with_times},
@@ -38,7 +37,7 @@ impl Forge {
         let mut hash = Hash::new();
         hash.field(dir.as_os_str().as_encoded_bytes());
         let slot = format!("user-{}", &hash.hex()[..16]);
-        let _following = self.cache.lock(&format!("copy-{slot}"), FlockOperation::LockExclusive)?;
+        let _following = self.cache.lock(&format!("copy-{slot}"), Lock::Exclusive, &*self.progress)?;
         self.progress.phase(&format!("looking at {}", dir.display()));
         let files = files(&dir)?;
         let copy = self.cache.dir("pristine")?.join(&slot);
