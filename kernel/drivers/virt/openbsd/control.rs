@@ -2,6 +2,8 @@
 
 //! Interrupts, commands, and what is done about them.
 
+#[cfg(CONFIG_PM_SLEEP)]
+use kernel::bindings;
 use kernel::{
     device::{
         Bound,
@@ -84,8 +86,8 @@ impl Counter {
     }
 }
 
-/// Whether the n-th message of a kind is worth its line: the first ten, then those after ever longer
-/// silence. A host that commands without end does not fill the log.
+/// Whether the n-th message of a kind is worth its line: the first ten, then those after ever
+/// longer silence. A host that commands without end does not fill the log.
 pub(crate) const fn worth_a_line(n: u64) -> bool {
     n < 10 || n.is_power_of_two()
 }
@@ -102,6 +104,9 @@ pub(crate) struct Control<'a> {
     last_step: Atomic<i64>,
     /// Whether it was said that the device shows commands that are none.
     warned: Atomic<bool>,
+    /// Whether the guest sleeps, or is about to: what the host wants has to wait then.
+    #[cfg(CONFIG_PM_SLEEP)]
+    asleep: Atomic<bool>,
     pub(crate) counters: Counters,
 }
 
@@ -116,6 +121,8 @@ impl<'a> Control<'a> {
                 going_down,
                 last_step: Atomic::new(0),
                 warned: Atomic::new(false),
+                #[cfg(CONFIG_PM_SLEEP)]
+                asleep: Atomic::new(false),
                 counters: Counters::default(),
             }),
             GFP_KERNEL,
@@ -142,6 +149,22 @@ impl<'a> Control<'a> {
         if let Some(driver) = self.driver.lock().take() {
             driver.remove();
         }
+    }
+
+    /// The guest is about to sleep. From now on commands are acknowledged and wake it; what they
+    /// ask for is done after [`Control::woken`].
+    #[cfg(CONFIG_PM_SLEEP)]
+    pub(crate) fn sleeps(&self) {
+        self.asleep.store(true, Relaxed);
+    }
+
+    /// The guest is awake. What vmd keeps of the device meanwhile depends on how it slept: after
+    /// hibernation it is a new VM's. So it is set up again.
+    #[cfg(CONFIG_PM_SLEEP)]
+    pub(crate) fn woken(&self) {
+        self.asleep.store(false, Relaxed);
+        // It has said why not; the guest goes on without.
+        let _ = self.start();
     }
 
     /// Guest minus host, if the host's clock can be read.
@@ -171,6 +194,13 @@ impl<'a> Control<'a> {
                 break;
             };
             changed = false;
+            // Processes are frozen, and the clock may stand. The command stays where it is.
+            #[cfg(CONFIG_PM_SLEEP)]
+            if self.asleep.load(Relaxed) {
+                // SAFETY: Safe to call in any context.
+                unsafe { bindings::pm_system_wakeup() };
+                return;
+            }
             match action {
                 Action::PowerOff => self.go_down(Way::PowerOff, &self.counters.shutdowns),
                 Action::Reboot => self.go_down(Way::Reboot, &self.counters.reboots),
@@ -275,6 +305,15 @@ pub(crate) struct Interrupts<'a> {
     _vectors: KBox<pci::IrqVectorRegistration<'a>>,
 }
 
+/// vmd gives each of its first devices a line of its own. The line stays on while the guest sleeps.
+fn flags() -> irq::Flags {
+    if cfg!(CONFIG_PM_SLEEP) {
+        irq::Flags::SHARED | irq::Flags::NO_SUSPEND
+    } else {
+        irq::Flags::SHARED
+    }
+}
+
 impl<'a> Interrupts<'a> {
     pub(crate) fn new(pdev: &'a pci::Device<Core<'_>>, control: &Arc<Control<'a>>) -> Result<Self> {
         let types = pci::IrqTypes::default().with(pci::IrqType::Intx);
@@ -286,12 +325,7 @@ impl<'a> Interrupts<'a> {
         let handler = Handler(control.clone());
         // SAFETY: The registration is dropped with this value.
         let registration = unsafe {
-            ThreadedRegistration::new(
-                lasting.index(0)?.into(),
-                irq::Flags::SHARED,
-                c"vmmci",
-                Ok(handler),
-            )
+            ThreadedRegistration::new(lasting.index(0)?.into(), flags(), c"vmmci", Ok(handler))
         };
         Ok(Self {
             _registration: KBox::pin_init(registration, GFP_KERNEL)?,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device after the guest has slept.
+//! The device while the guest sleeps, and after.
 //!
-//! What vmd keeps of the device while the guest sleeps depends on how: after hibernation it is a new
-//! VM's. So it is set up again after each sleep. A command that has come meanwhile is obeyed then.
+//! The host does not know that a guest sleeps, and kills one that does not answer a stop. So a command
+//! is acknowledged even then, wakes the guest from suspend-to-idle, and is obeyed when all runs again.
 
 use core::marker::PhantomPinned;
 
@@ -44,7 +44,7 @@ impl<'a> Notifier<'a> {
                     // SAFETY: The slot is there to be written to.
                     unsafe {
                         slot.write(bindings::notifier_block {
-                            notifier_call: Some(slept),
+                            notifier_call: Some(sleeping),
                             next: core::ptr::null_mut(),
                             priority: 0,
                         });
@@ -72,7 +72,7 @@ impl PinnedDrop for Notifier<'_> {
 /// # Safety
 ///
 /// `block` is that of a [`Notifier`].
-unsafe extern "C" fn slept(
+unsafe extern "C" fn sleeping(
     block: *mut bindings::notifier_block,
     what: c_ulong,
     _data: *mut c_void,
@@ -81,11 +81,14 @@ unsafe extern "C" fn slept(
     let this: &Notifier<'_> = unsafe {
         &*kernel::container_of!(Opaque::cast_from(block.cast_const()), Notifier<'_>, block)
     };
-    if let bindings::PM_POST_SUSPEND | bindings::PM_POST_HIBERNATION | bindings::PM_POST_RESTORE =
-        what as u32
-    {
-        // It has said why not; the guest goes on without.
-        let _ = this.control.start();
+    match what as u32 {
+        bindings::PM_SUSPEND_PREPARE
+        | bindings::PM_HIBERNATION_PREPARE
+        | bindings::PM_RESTORE_PREPARE => this.control.sleeps(),
+        bindings::PM_POST_SUSPEND | bindings::PM_POST_HIBERNATION | bindings::PM_POST_RESTORE => {
+            this.control.woken();
+        }
+        _ => {}
     }
     bindings::NOTIFY_DONE as c_int
 }
