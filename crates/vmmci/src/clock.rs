@@ -14,12 +14,16 @@ pub struct HostTime {
 impl HostTime {
     /// Reads it from a device that is known to have it, with what `now` says just before and just after the access that
     /// latches it. Nothing is written to the device, which may be another's.
+    ///
+    /// `None` from a device that answers nonsense, or all ones to the first reading and something to the second: one that
+    /// has just come.
     pub fn read<T>(registers: &impl Registers, mut now: impl FnMut() -> T) -> Option<(T, Self, T)> {
         let before = now();
         let seconds = registers.read(register::SECONDS);
         let after = now();
         let micros = registers.read(register::MICROS);
-        (micros < 1_000_000).then_some((before, Self { seconds, micros }, after))
+        let possible = seconds != u32::MAX && micros < 1_000_000;
+        possible.then_some((before, Self { seconds, micros }, after))
     }
 
     /// Nanoseconds since 1970-01-01 00:00 UTC, at most 4.3 × 10¹⁸.
@@ -90,6 +94,26 @@ mod tests {
         seconds: 1_795_348_512,
         micros: 505_915,
     };
+
+    /// A device that was not there when the seconds were read.
+    struct JustCome;
+
+    impl Registers for JustCome {
+        fn read(&self, offset: u16) -> u32 {
+            if offset == register::MICROS {
+                505_915
+            } else {
+                u32::MAX
+            }
+        }
+
+        fn write(&self, _: u16, _: u32) {}
+    }
+
+    #[test]
+    fn a_device_that_has_just_come_tells_no_time() {
+        assert_eq!(HostTime::read(&JustCome, || ()), None);
+    }
 
     #[test]
     fn the_host_answers_in_the_middle() {
