@@ -1,10 +1,13 @@
 //! Looks at the guest's and the host's clock ten times a second, through the control device, and says when the guest's was
 //! set, and whether it is right then. A connection to itself shows that those survive.
+//!
+//! `clockwatch 600` compares them once a second, so many times, and says how far apart they were.
 
 use std::{
+    fs,
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
@@ -22,9 +25,59 @@ fn monotonic() -> i64 {
     now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
-fn main() -> io::Result<()> {
+/// The device, which a daemon may have as well.
+fn bar() -> io::Result<Bar> {
     let device = Function::find(Path::new(FUNCTIONS)).and_then(|function| function.peek());
-    let bar = Bar::new(device.map_err(io::Error::other)?.bar);
+    Ok(Bar::new(device.map_err(io::Error::other)?.bar))
+}
+
+/// Where the kernel's driver shows the offset, if there is one.
+fn shown() -> Option<PathBuf> {
+    let functions = fs::read_dir("/sys/bus/pci/drivers/vmmci").ok()?;
+    functions.map_while(Result::ok).map(|entry| entry.path().join("vmmci")).find(|dir| dir.is_dir())
+}
+
+/// Guest minus host in nanoseconds, and by how much that may be wrong.
+fn offset(driver: Option<&Path>, bar: &Bar) -> io::Result<(i64, i64)> {
+    let Some(driver) = driver else {
+        let offset = bar.offset(5).ok_or_else(|| io::Error::other("the host does not tell the time"))?;
+        return Ok((-offset.nanos, offset.uncertainty));
+    };
+    let number = |name| fs::read_to_string(driver.join(name))?.trim().parse().map_err(io::Error::other);
+    Ok((number("offset_ns")?, number("offset_error_ns")?))
+}
+
+/// Compares the clocks so many times. The sizes of the offsets are ranked without their signs.
+fn offsets(times: usize) -> io::Result<()> {
+    let (driver, bar) = (shown(), bar()?);
+    let (mut signed, mut errors) = (Vec::new(), Vec::new());
+    for _ in 0..times {
+        let (offset, error) = offset(driver.as_deref(), &bar)?;
+        signed.push(offset);
+        errors.push(error);
+        thread::sleep(Duration::from_secs(1));
+    }
+    let mut sizes: Vec<_> = signed.iter().map(|offset| offset.abs()).collect();
+    for list in [&mut signed, &mut sizes, &mut errors] {
+        list.sort_unstable();
+    }
+    let rank = |list: &[i64], percent| list.get(list.len() * percent / 100).copied().unwrap_or(0);
+    println!(
+        "clockwatch: {times} offsets: median {} ns size {} ns p99 {} ns worst {} ns mostly within {} ns",
+        rank(&signed, 50),
+        rank(&sizes, 50),
+        rank(&sizes, 99),
+        sizes.last().copied().unwrap_or(0),
+        rank(&errors, 50),
+    );
+    Ok(())
+}
+
+fn main() -> io::Result<()> {
+    if let Some(times) = std::env::args().nth(1) {
+        return offsets(times.parse().map_err(io::Error::other)?);
+    }
+    let bar = bar()?;
     let listener = TcpListener::bind("127.0.0.1:7")?;
     let mut here = TcpStream::connect("127.0.0.1:7")?;
     let (mut there, _) = listener.accept()?;

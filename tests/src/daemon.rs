@@ -5,8 +5,8 @@ use std::{
     process::Command,
 };
 
-use devices::bus::{Direction, Width};
-use forge::DebianKernel;
+use devices::bus::{Direction, PortAccess, Width};
+use forge::{Cache, Debian, DebianKernel, Quiet};
 use machine::trace::{self, Record};
 use vmmci::register;
 
@@ -14,6 +14,31 @@ use crate::{
     initramfs::Initramfs,
     run::{Run, program, stripped, vmmlinux},
 };
+
+/// Debian's static busybox.
+///
+/// # Panics
+///
+/// If it cannot be had.
+pub fn busybox(cache: &Cache) -> PathBuf {
+    let package = Debian::new(cache, "trixie", &Quiet).package("busybox-static").expect("Debian's busybox");
+    let path = package.join("usr/bin/busybox");
+    assert!(path.is_file(), "{} is not there", path.display());
+    path
+}
+
+/// The directories of such a guest.
+const DIRECTORIES: [&str; 9] = [
+    "bin",
+    "etc",
+    "etc/vmmcid",
+    "etc/vmmcid/after-resume.d",
+    "etc/vmmcid/before-stop.d",
+    "lib",
+    "lib/x86_64-linux-gnu",
+    "lib64",
+    "sbin",
+];
 
 /// A kernel with busybox as its init and vmmcid as its only daemon; `tests/daemon` has its scripts.
 #[derive(Debug)]
@@ -25,10 +50,18 @@ pub struct DaemonGuest {
 impl DaemonGuest {
     /// Packs the guest with a kernel, a static busybox, and the program of `src/clockwatch.rs`.
     pub fn new(kernel: PathBuf, busybox: &Path, clockwatch: &Path) -> Self {
+        Self::with_files(kernel, busybox, clockwatch, &[])
+    }
+
+    /// The same, and further files, by their names in the guest: in directories that [`DIRECTORIES`] has.
+    pub fn with_files(
+        kernel: PathBuf,
+        busybox: &Path,
+        clockwatch: &Path,
+        files: &[(String, PathBuf)],
+    ) -> Self {
         let guest = Self { dir: tempfile::tempdir().expect("a directory"), kernel };
-        let directories =
-            ["bin", "etc", "sbin", "etc/vmmcid", "etc/vmmcid/before-stop.d", "etc/vmmcid/after-resume.d"];
-        let mut archive = Initramfs::create(&guest.initrd(), &directories).expect("an initrd");
+        let mut archive = Initramfs::create(&guest.initrd(), &DIRECTORIES).expect("an initrd");
         archive.link("init", "bin/busybox").expect("an initrd");
         let vmmcid = guest.dir.path().join("vmmcid");
         stripped("vmmcid", &vmmcid);
@@ -42,10 +75,15 @@ impl DaemonGuest {
             ("etc/rcK", scripts.join("rcK")),
             ("etc/main", scripts.join("main")),
             ("etc/stuck", scripts.join("stuck")),
+            ("etc/storm.toml", scripts.join("storm.toml")),
+            ("etc/told", scripts.join("told")),
             ("etc/vmmcid/before-stop.d/10-say", scripts.join("hook")),
             ("etc/vmmcid/after-resume.d/10-say", scripts.join("hook")),
         ] {
             archive.copy(name, &from).expect("an initrd");
+        }
+        for (name, from) in files {
+            archive.copy(name, from).expect("an initrd");
         }
         archive.finish().expect("an initrd");
         guest
@@ -65,7 +103,7 @@ impl DaemonGuest {
         let common = "console=ttyS0,115200 quiet mitigations=off reboot=t panic=-1";
         let mut command = Command::new(vmmlinux());
         command
-            .args(["run", "--accel", "nested", "--timeout", "15m", "--name", name, "--host", host])
+            .args(["run", "--accel", "nested", "--timeout", "30m", "--name", name, "--host", host])
             .args(["--append", &format!("{common} {more} do={what}")])
             .arg("--kernel")
             .arg(&self.kernel)
@@ -173,17 +211,9 @@ pub struct Access {
 pub struct Trace(pub Vec<Access>);
 
 impl Trace {
+    /// The accesses of a daemon, whose handshake shows where the device is: kernels' drivers write the status as a byte.
     fn read(path: &Path) -> Self {
-        let (hz, records) = trace::read(path).expect("the machine has written its trace");
-        assert!(hz > 0, "the trace has no time");
-        let accesses: Vec<_> = records
-            .into_iter()
-            .filter_map(|record| match record {
-                Record::Access { ticks, access, .. } => Some((ticks, access)),
-                Record::Start => None,
-            })
-            .collect();
-        // The handshake shows where the device is: kernels' drivers write the status as a byte.
+        let accesses = Self::all(path);
         let base = accesses
             .iter()
             .find(|(_, access)| {
@@ -192,9 +222,29 @@ impl Trace {
             })
             .map(|(_, access)| access.port - register::DEVICE_STATUS)
             .expect("the daemon has agreed with the device");
-        let of_device = accesses.into_iter().filter_map(|(ticks, access)| {
+        Self::of_device(accesses, base)
+    }
+
+    /// The accesses in the trace `path` to the device whose registers begin at the port `base`.
+    pub fn at(path: &Path, base: u16) -> Self {
+        Self::of_device(Self::all(path), base)
+    }
+
+    /// All accesses, and when they were, in nanoseconds.
+    fn all(path: &Path) -> Vec<(u64, PortAccess)> {
+        let (hz, records) = trace::read(path).expect("the machine has written its trace");
+        assert!(hz > 0, "the trace has no time");
+        let nanos = |ticks| u64::try_from(u128::from(ticks) * 1_000_000_000 / u128::from(hz)).ok();
+        let accesses = records.into_iter().filter_map(|record| match record {
+            Record::Access { ticks, access, .. } => Some((nanos(ticks)?, access)),
+            Record::Start => None,
+        });
+        accesses.collect()
+    }
+
+    fn of_device(accesses: Vec<(u64, PortAccess)>, base: u16) -> Self {
+        let of_device = accesses.into_iter().filter_map(|(at, access)| {
             let register = access.port.checked_sub(base).filter(|register| *register < 0x40)?;
-            let at = u64::try_from(u128::from(ticks) * 1_000_000_000 / u128::from(hz)).ok()?;
             Some(Access { at, register, write: access.direction == Direction::Out, value: access.eax })
         });
         Self(of_device.collect())
@@ -220,12 +270,23 @@ impl Trace {
         (idle.len() - 1) as f64 * 1e9 / nanos as f64
     }
 
+    /// Where a command was acknowledged.
+    fn answer(&self, command: u32) -> usize {
+        self.position(register::COMMAND, true, |value| value == command)
+            .unwrap_or_else(|| panic!("command {command} was not acknowledged"))
+    }
+
+    /// How long after it took the interrupt a driver acknowledged a command, in nanoseconds.
+    pub fn acknowledged_after_interrupt(&self, command: u32) -> u64 {
+        let answer = self.answer(command);
+        let interrupt = self.0[..answer].iter().rev().find(|a| a.register == register::ISR_STATUS);
+        self.0[answer].at - interrupt.expect("there was an interrupt").at
+    }
+
     /// How long a command of the host's can have waited for its acknowledgement, in nanoseconds: from the last look at
     /// which it was not there.
     pub fn acknowledged_within(&self, command: u32) -> u64 {
-        let answer = self
-            .position(register::COMMAND, true, |value| value == command)
-            .unwrap_or_else(|| panic!("command {command} was not acknowledged"));
+        let answer = self.answer(command);
         let before = self.0[..answer]
             .iter()
             .rev()

@@ -7,11 +7,18 @@
 //! - `vmmci`: obeys the host through the control device, and goes on to the next word when told to go down;
 //! - `driver`: looks for the kernel's own driver of the control device;
 //! - `rebind`: takes that from the device and gives it back, ten times;
+//! - `foreign`: gives the kernel's driver a device that is another: vmd's entropy device;
 //! - `clocks`: watches the clocks until the kernel's driver has set one that was behind;
 //! - `naps`: says twice that the host has slept, and what the clocks and the scheduler do then;
 //! - `phc`: compares the host's clock, as the kernel offers it, with the guest's;
 //! - `stay`: when it is told to go down from now on, that is counted and nothing else;
 //! - `counts`: reads a line, and says what was counted, and what the kernel's memory is;
+//! - `churn`: the same, and until then takes the kernel's driver from the device and gives it back, all the time;
+//! - `reload`: the same with the driver's module, which is unloaded and loaded, ten times;
+//! - `leaks`: has the kernel look for memory that nobody knows of;
+//! - `leaky`: loads a module that loses memory;
+//! - `nap`: sleeps until something wakes it (suspend to idle);
+//! - `kexec`: goes on to another kernel, whose words come after `/`;
 //! - `deaf`: switches the control device on and then never looks at it;
 //! - `sleeps`: sleeps for times of 0.1 ms to 1 s and says how long that took, the quicker ones and at most;
 //! - `idle`: does nothing for ten seconds, between two marks, and says how many interrupts came;
@@ -28,8 +35,10 @@
 //! As `/sbin/reboot` or `/sbin/poweroff`, which the kernel runs when the host wants the guest to go down, it does so.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, BufRead, Read, Seek, SeekFrom, Write},
+    net::{TcpListener, TcpStream},
     os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
@@ -42,7 +51,7 @@ use control_device::{Bar, FUNCTIONS, Function};
 use rustix::{
     io::Errno,
     mount::{MountFlags, mount},
-    system::{RebootCommand, finit_module, reboot},
+    system::{RebootCommand, delete_module, finit_module, reboot},
     termios::tcdrain,
     thread::{CpuSet, sched_getcpu, sched_setaffinity},
     time::{
@@ -55,8 +64,16 @@ use vmmci::{Action, Driver};
 /// What is written to the disk.
 const TEXT: &[u8] = b"written by the guest";
 
+/// The name under which this program does nothing but sleep for a while.
+const SLEEPER: &str = "sleeper";
+/// How long that is: longer than it takes until the clock is set after a host's sleep.
+const ASLEEP: Duration = Duration::from_secs(8);
+
 fn main() {
     let name = std::env::args().next().unwrap_or_default();
+    if name == SLEEPER {
+        return thread::sleep(ASLEEP);
+    }
     if let Some(name) = name.strip_prefix("/sbin/") {
         return told_by_the_kernel(name);
     }
@@ -112,14 +129,24 @@ fn run() -> io::Result<()> {
             "wait" => thread::sleep(Duration::from_secs(600)),
             "driver" => {
                 let function = driven()?;
-                println!("guest: {} has a driver", function.display());
+                let resource = fs::read_to_string(function.join("resource"))?;
+                let registers = resource.split_whitespace().next().unwrap_or_default();
+                println!("guest: {} has a driver, registers at {registers}", function.display());
             }
             "rebind" => rebind()?,
+            "foreign" => foreign()?,
             "clocks" => clocks()?,
             "naps" => naps()?,
             "phc" => phc()?,
             "stay" => fs::write(STAY, "")?,
-            "counts" => counts()?,
+            "counts" => counts(|| Ok(Counts::new()))?,
+            "churn" => churn()?,
+            "reload" => reload()?,
+            "leaks" => leaks()?,
+            "leaky" => finit_module(File::open("/leaky.ko")?, c"", 0)?,
+            "nap" => nap()?,
+            "kexec" => kexec()?,
+            "/" => break,
             "doctor" => doctor()?,
             "reset" => end(RebootCommand::Restart),
             "poweroff" => end(RebootCommand::PowerOff),
@@ -411,13 +438,16 @@ const TOLD: &str = "/told";
 /// What `/sbin/reboot` and `/sbin/poweroff` do.
 fn told_by_the_kernel(name: &str) {
     let write = |path: &str, text: String| {
-        let file = OpenOptions::new().append(true).create(true).open(path);
-        let _ = file.and_then(|mut file| file.write_all(text.as_bytes()));
+        let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+        file.write_all(text.as_bytes())?;
+        io::Result::Ok(file)
     };
     if Path::new(STAY).exists() {
-        return write(TOLD, format!("{name}\n"));
+        let _ = write(TOLD, format!("{name}\n"));
+        return;
     }
-    write("/dev/console", format!("guest: the kernel says {name}\n"));
+    let console = write("/dev/console", format!("guest: the kernel says {name}\n"));
+    let _ = console.map(tcdrain);
     rustix::fs::sync();
     let _ = reboot(if name == "reboot" { RebootCommand::Restart } else { RebootCommand::PowerOff });
 }
@@ -439,18 +469,64 @@ fn shown(function: &Path, name: &str) -> io::Result<i64> {
     text.trim().parse().map_err(io::Error::other)
 }
 
+/// The name of a function on its bus.
+fn bus_name(function: &Path) -> String {
+    function.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn unbind(function: &Path) -> io::Result<()> {
+    fs::write(Path::new(DRIVER).join("unbind"), bus_name(function))?;
+    if function.exists() {
+        return Err(io::Error::other("it is still bound"));
+    }
+    Ok(())
+}
+
+fn bind(function: &Path) -> io::Result<()> {
+    fs::write(Path::new(DRIVER).join("bind"), bus_name(function))
+}
+
 fn rebind() -> io::Result<()> {
     let function = driven()?;
-    let name = function.file_name().unwrap_or_default().to_string_lossy().into_owned();
     for _ in 0..10 {
-        fs::write(Path::new(DRIVER).join("unbind"), &name)?;
-        if function.exists() {
-            return Err(io::Error::other("it is still bound"));
-        }
-        fs::write(Path::new(DRIVER).join("bind"), &name)?;
+        unbind(&function)?;
+        bind(&function)?;
         shown(&function, "offset_ns")?;
     }
     println!("guest: rebound");
+    Ok(())
+}
+
+fn foreign() -> io::Result<()> {
+    const IDS: [&str; 2] = ["0x1005", "0x1044"];
+    let function = fs::read_dir(FUNCTIONS)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| fs::read_to_string(path.join("device")).is_ok_and(|id| IDS.contains(&id.trim())))
+        .ok_or_else(|| io::Error::other("no entropy device"))?;
+    let driver = fs::canonicalize(function.join("driver"))?;
+    fs::write(driver.join("unbind"), bus_name(&function))?;
+    fs::write(function.join("driver_override"), "vmmci")?;
+    let refused = bind(&function).err().and_then(|error| error.raw_os_error());
+    fs::write(function.join("driver_override"), "\n")?;
+    fs::write(driver.join("bind"), bus_name(&function))?;
+    println!("guest: a foreign device is refused: {}", refused == Some(Errno::NODEV.raw_os_error()));
+    Ok(())
+}
+
+/// The driver as a module.
+const MODULE: &str = "/modules/vmmci.ko";
+
+fn reload() -> io::Result<()> {
+    let function = driven()?;
+    for _ in 0..10 {
+        delete_module(c"vmmci", 0)?;
+        if function.exists() || Path::new(DRIVER).exists() {
+            return Err(io::Error::other("the driver is still there"));
+        }
+        finit_module(File::open(MODULE)?, c"", 0)?;
+        shown(&function, "offset_ns")?;
+    }
+    println!("guest: reloaded");
     Ok(())
 }
 
@@ -466,11 +542,13 @@ fn clocks() -> io::Result<()> {
     let never = Timespec { tv_sec: 4_000_000_000, tv_nsec: 0 };
     let timer = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
     timerfd_settime(&watch, TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET, &timer)?;
-    let asleep = thread::spawn(|| {
-        let before = monotonic();
-        thread::sleep(Duration::from_secs(2));
-        monotonic() - before
-    });
+    // Up, and a loopback device.
+    fs::write("/sys/class/net/lo/flags", "0x9")?;
+    let listener = TcpListener::bind("127.0.0.1:7")?;
+    let mut here = TcpStream::connect("127.0.0.1:7")?;
+    let (mut there, _) = listener.accept()?;
+    let before = monotonic();
+    let mut asleep = Command::new("/init").arg0(SLEEPER).spawn()?;
     let steps = shown(&function, "steps")?;
     println!("guest: watching the clocks");
     let (mut last, mut behind_since) = (monotonic(), None);
@@ -483,13 +561,16 @@ fn clocks() -> io::Result<()> {
         if shown(&function, "steps")? > steps {
             let offset = shown(&function, "offset_ns")?;
             let told = rustix::io::read(&watch, &mut [0; 8]) == Err(Errno::CANCELED);
-            let slept = asleep.join().map_err(|_| io::Error::other("the sleeper died"))?;
+            let behind = behind_since.map_or(0, |since| now - since) / 1_000_000;
+            let (sure, step) = (shown(&function, "offset_error_ns")?, shown(&function, "last_step_ns")?);
+            here.write_all(b"x")?;
+            there.read_exact(&mut [0; 1])?;
+            let woke = asleep.wait()?.success();
             println!(
-                "guest: clocks: behind for {} ms, then {offset} ns off, sure to {} ns, step {} s, timerfd {told}, slept {} ms",
-                behind_since.map_or(0, |since| now - since) / 1_000_000,
-                shown(&function, "offset_error_ns")?,
-                shown(&function, "last_step_ns")? / 1_000_000_000,
-                slept / 1_000_000,
+                "guest: clocks: behind for {behind} ms, then {offset} ns off, sure to {sure} ns, step {} s, timerfd {told}, \
+                 the connection lives, sleeper {woke} after {} ms",
+                step / 1_000_000_000,
+                (monotonic() - before) / 1_000_000,
             );
             return Ok(());
         }
@@ -558,31 +639,109 @@ fn phc() -> io::Result<()> {
     Ok(())
 }
 
-fn counts() -> io::Result<()> {
+/// Numbers, and what they count.
+type Counts = BTreeMap<&'static str, i64>;
+
+/// Adds what the driver has counted since it was bound, and keeps its largest step of the clock in mind.
+fn add_counters(sums: &mut Counts, function: &Path) -> io::Result<()> {
+    for name in ["interrupts", "shutdown_commands", "reboot_commands", "syncrtc_commands", "steps"] {
+        *sums.entry(name).or_default() += shown(function, name)?;
+    }
+    let step = sums.entry("step_ms").or_default();
+    *step = (*step).max(shown(function, "last_step_ns")?.abs() / 1_000_000);
+    Ok(())
+}
+
+/// Says what there was to count until a line came, with what `earlier` has counted.
+fn counts(earlier: impl FnOnce() -> io::Result<Counts>) -> io::Result<()> {
     let slab = || -> io::Result<String> {
         let text = fs::read_to_string("/proc/meminfo")?;
         let line = text.lines().find(|line| line.starts_with("SUnreclaim:")).unwrap_or_default();
         Ok(line.split_whitespace().nth(1).unwrap_or_default().to_owned())
     };
-    let before = slab()?;
+    let (before, told_before) = (slab()?, fs::read_to_string(TOLD).unwrap_or_default().len());
     println!("guest: counting");
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
+    let mut sums = earlier()?;
     // What the kernel starts takes its time.
     thread::sleep(Duration::from_secs(1));
-    let function = driven()?;
+    add_counters(&mut sums, &driven()?)?;
     let told = fs::read_to_string(TOLD).unwrap_or_default();
-    let say = |name: &str| shown(&function, name).map(|count| format!("{name}={count} "));
-    let mut text = String::new();
-    for name in ["interrupts", "shutdown_commands", "reboot_commands", "syncrtc_commands", "steps"] {
-        text += &say(name)?;
-    }
-    let times = |name: &str| told.lines().filter(|line| *line == name).count();
+    let times = |name: &str| told[told_before..].lines().filter(|line| *line == name).count();
+    let text: Vec<_> = sums.iter().map(|(name, count)| format!("{name}={count}")).collect();
     println!(
-        "guest: counts: {text}poweroff={} reboot={} slab_before={before} slab_after={}",
+        "guest: counts: {} poweroff={} reboot={} slab_before={before} slab_after={}",
+        text.join(" "),
         times("poweroff"),
         times("reboot"),
         slab()?
     );
+    Ok(())
+}
+
+/// What was counted just before the driver lost the device is lost.
+fn churn() -> io::Result<()> {
+    let function = driven()?;
+    let (end, ended) = mpsc::channel::<()>();
+    let churning = thread::spawn(move || -> io::Result<_> {
+        let mut sums = Counts::new();
+        while ended.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            add_counters(&mut sums, &function)?;
+            unbind(&function)?;
+            // A device that reads as all ones is none, until it shows something else.
+            while let Err(error) = bind(&function) {
+                *sums.entry("refused").or_default() += 1;
+                if error.raw_os_error() != Some(Errno::NODEV.raw_os_error()) {
+                    return Err(error);
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            *sums.entry("rebound").or_default() += 1;
+            println!("guest: again");
+        }
+        Ok(sums)
+    });
+    counts(|| {
+        drop(end);
+        churning.join().map_err(|_| io::Error::other("the thread died"))?
+    })
+}
+
+fn leaks() -> io::Result<()> {
+    const FILE: &str = "/sys/kernel/debug/kmemleak";
+    if !Path::new(FILE).exists() {
+        mount("debugfs", "/sys/kernel/debug", "debugfs", MountFlags::empty(), None)?;
+    }
+    // What is younger than five seconds does not count, and what moves is found the second time.
+    for _ in 0..2 {
+        thread::sleep(Duration::from_secs(6));
+        fs::write(FILE, "scan")?;
+    }
+    let found = fs::read_to_string(FILE)?;
+    print!("{found}");
+    println!("guest: leaks: {}", found.matches("unreferenced object").count());
+    Ok(())
+}
+
+/// The kernel says how that went.
+fn nap() -> io::Result<()> {
+    fs::write("/sys/power/state", "freeze")
+}
+
+/// Loads `/boot/bzImage` with `/boot/initrd` and this kernel's command line, on which the words are those after `/`.
+fn kexec() -> io::Result<()> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    let (parameters, words) = line.trim().split_once(" -- ").unwrap_or((line.trim(), ""));
+    let words = words.split_once(" / ").map_or("", |(_, after)| after);
+    let status = Command::new("/kexec")
+        .args(["/boot/bzImage", "/boot/initrd"])
+        .arg(format!("{parameters} -- {words}"))
+        .status()?;
+    if !status.success() {
+        return Err(io::Error::other("the other kernel cannot be loaded"));
+    }
+    println!("guest: goes on to the other kernel");
+    end(RebootCommand::Kexec);
     Ok(())
 }

@@ -1,8 +1,11 @@
 //! What the end-to-end tests share.
 
+pub mod chrony;
 pub mod daemon;
 pub mod fidelity;
 pub mod initramfs;
+pub mod kernels;
 pub mod probes;
 pub mod run;
 pub mod shell;
+pub mod storm;

@@ -41,7 +41,7 @@ pub fn initramfs(to: &Path, busybox: &Path, modules: &[PathBuf]) -> io::Result<(
 }
 
 /// Compiles the probe `name` to the static program `to`.
-pub(crate) fn compile(name: &str, to: &Path) -> io::Result<()> {
+pub fn compile(name: &str, to: &Path) -> io::Result<()> {
     let source = probes().join(name).with_extension("c");
     let output = Command::new("cc").args(["-static", "-O1", "-o"]).arg(to).arg(&source).output()?;
     if output.status.success() {

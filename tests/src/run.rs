@@ -90,7 +90,8 @@ impl Guest {
         guest
     }
 
-    fn initrd(&self) -> PathBuf {
+    /// Its initial RAM disk.
+    pub fn initrd(&self) -> PathBuf {
         self.dir.path().join("initrd")
     }
 
@@ -154,9 +155,12 @@ impl Output {
     }
 
     fn wait_for(&self, found: impl Fn(&str) -> bool) -> String {
+        self.wait_for_within(PATIENCE, found)
+    }
+
+    fn wait_for_within(&self, time: Duration, found: impl Fn(&str) -> bool) -> String {
         let unfinished = |(text, end): &mut (String, bool)| !found(text) && !*end;
-        let (guard, _) =
-            self.more.wait_timeout_while(self.text.lock().unwrap(), PATIENCE, unfinished).unwrap();
+        let (guard, _) = self.more.wait_timeout_while(self.text.lock().unwrap(), time, unfinished).unwrap();
         guard.0.clone()
     }
 }
@@ -171,9 +175,19 @@ impl Run {
         Self { name: name.to_owned(), stdin: child.stdin.take(), child, console, errors }
     }
 
+    /// The machine's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Waits until the guest has written a text.
     pub fn expect(&self, text: &str) {
-        let seen = self.console.wait_for(|seen| seen.contains(text));
+        self.expect_within(PATIENCE, text);
+    }
+
+    /// The same, for what takes its time.
+    pub fn expect_within(&self, time: Duration, text: &str) {
+        let seen = self.console.wait_for_within(time, |seen| seen.contains(text));
         // A lock that is held by a panic would be poisoned for whoever collects.
         let errors = self.errors.text.lock().unwrap().0.clone();
         assert!(seen.contains(text), "no `{text}` in:\n{seen}\n{errors}");
