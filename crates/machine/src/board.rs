@@ -67,6 +67,7 @@ pub(crate) struct Board {
     fw_cfg: FwCfg,
     pm: Option<Pm>,
     nics: Vec<Arc<Mutex<VirtioPci<Net>>>>,
+    cdrom: Option<Arc<Mutex<VirtioPci<Scsi>>>>,
     vmmci: Arc<Mutex<Vmmci>>,
     faults: FaultSlot,
     stock_firmware: Option<StockFirmware>,
@@ -115,10 +116,14 @@ impl Board {
             let disk = open_disk(disk::open(&image.path, image.format.map(Into::into), true))?;
             slots.add(Blk::new(disk, generation))?;
         }
-        if let Some(path) = &config.cdrom {
-            let disk = open_disk(disk::open(path, Some(disk::Format::Raw), false))?;
-            slots.add(Scsi::new(disk))?;
-        }
+        let cdrom = match &config.cdrom {
+            Some(path) => {
+                let mut drive = Scsi::new(open_disk(disk::open(path, Some(disk::Format::Raw), false))?);
+                drive.keep_within_descriptors(stock_firmware.is_some());
+                Some(slots.add(drive)?)
+            }
+            None => None,
+        };
         let mut pci = slots.pci;
         let vmmci = pci.add(|line| Vmmci::new(generation, Arc::clone(&clock), ticks, line, on_end))?;
         let boot = match config.boot {
@@ -149,6 +154,7 @@ impl Board {
             pm: has_acpi.then(|| Pm::new(clock, on_power_off)),
             pci,
             nics,
+            cdrom,
             vmmci,
             faults,
             interrupts,
@@ -218,6 +224,9 @@ impl Board {
         self.fw_cfg.forget_additions();
         if let Some(firmware) = &mut self.stock_firmware {
             firmware.is_done();
+        }
+        if let Some(drive) = &self.cdrom {
+            lock(drive).model_mut().keep_within_descriptors(false);
         }
     }
 

@@ -11,6 +11,8 @@
 //! - **String reads of fw_cfg's data port.** SeaBIOS looks for fw_cfg's signature with REP INSB before it knows of the
 //!   DMA interface; OpenBSD's build reads byte by byte, since vmd cannot emulate string instructions. Such reads by an
 //!   instruction in the ROM are answered item by item. From anywhere else they end the VM, as all others do.
+//! - **The CD-ROM drive keeps to the firmware's buffers** until something else than the firmware runs. SeaBIOS asks for
+//!   36 bytes of INQUIRY, onto its stack, and vmd's drive writes 96, and the firmware returns to nowhere.
 //! - **fw_cfg has more to say** until something else than the firmware runs:
 //!   - How many processors there are (item 0x05). SeaBIOS starts all of them and waits until so many have come, before it
 //!     takes the code back that it starts them with.

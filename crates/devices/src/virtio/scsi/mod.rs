@@ -39,12 +39,19 @@ const ANY_WIDTH: [u8; 2] = [16, 28];
 /// A virtio SCSI controller with a CD in its only drive, which is target 0, LUN 0.
 pub struct Scsi {
     drive: CdRom,
+    keeps_within: bool,
 }
 
 impl Scsi {
     /// A drive with `disk`, an ISO image, in it. Bytes after the last whole block of 2048 are not seen.
     pub fn new(disk: Box<dyn Disk>) -> Self {
-        Self { drive: CdRom::new(disk) }
+        Self { drive: CdRom::new(disk), keeps_within: false }
+    }
+
+    /// Whether answers end where the driver's descriptor does, from now on. vmd's do not, see `reply`: INQUIRY's 96
+    /// bytes overwrite what comes behind the 36 that a driver may have asked for.
+    pub const fn keep_within_descriptors(&mut self, keep: bool) {
+        self.keeps_within = keep;
     }
 
     /// Writes the reply to a request whose header is `descriptor`. Returns whether it could be written.
@@ -52,6 +59,7 @@ impl Scsi {
     /// vmd writes to the descriptors that follow by their numbers, whether or not NEXT is set, and as many bytes as
     /// it has, whatever length the descriptor announces; only the data of a READ(10) is spread as the driver asks.
     fn reply(
+        &self,
         ram: &GuestRam,
         ring: &Ring<'_>,
         descriptor: &Descriptor,
@@ -64,7 +72,13 @@ impl Scsi {
         }
         match data {
             Data::None => Ok(true),
-            Data::Whole(bytes) => Ok(put(ram, &ring.next(&target)?, &bytes)),
+            Data::Whole(mut bytes) => {
+                target = ring.next(&target)?;
+                if self.keeps_within {
+                    bytes.truncate(target.len() as usize);
+                }
+                Ok(put(ram, &target, &bytes))
+            }
             Data::Spread(bytes) => {
                 let mut rest = bytes.as_slice();
                 let mut empty = 0u32;
@@ -178,7 +192,7 @@ impl Model for Scsi {
             };
             let done = match reply {
                 Reply::Answer(response, data) => {
-                    raise = Self::reply(&io.ram, &ring, &descriptor, &response, data)?;
+                    raise = self.reply(&io.ram, &ring, &descriptor, &response, data)?;
                     answered_any |= raise;
                     raise
                 }

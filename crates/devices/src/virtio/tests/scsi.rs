@@ -91,6 +91,19 @@ fn the_drive_says_what_it_is() {
     }
 }
 
+/// What the machine does for firmware that does not know vmd.
+#[test]
+fn an_answer_is_as_long_as_it_is_unless_it_has_to_keep_within_the_buffer() {
+    for (keep, written) in [(false, 96), (true, 36)] {
+        let mut guest = guest(Generation::V7_8);
+        guest.device.model_mut().keep_within_descriptors(keep);
+        let buffer = Guest::<Scsi>::buffer(REQUESTS, 2);
+        guest.ram.write_slice(&[0xee; 96], GuestAddress(buffer)).unwrap();
+        assert_eq!(data(&mut guest, &[0x12, 0, 0, 0, 36], 36)[8..15], *b"OpenBSD");
+        assert_eq!(guest.bytes(buffer, 96).iter().position(|&byte| byte == 0xee).unwrap_or(96), written);
+    }
+}
+
 #[test]
 fn capacity_and_contents() {
     let mut guest = guest(Generation::V7_8);
