@@ -52,7 +52,8 @@ fn write_cd(path: &Path) {
     put(CATALOGUE, 0x20, &[0x88, 0, 0, 0, 0, 0, 4, 0]);
     put(CATALOGUE, 0x28, &(BOOT as u32).to_le_bytes());
     put(BOOT, 0, &boot_sector());
-    put(TEXT, 0, format!("{SAYS}\r\n").as_bytes());
+    // The firmware keeps the last character until there is another.
+    put(TEXT, 0, format!("{SAYS}.").as_bytes());
     fs::write(path, cd).unwrap();
 }
 
