@@ -45,6 +45,20 @@ pub fn stripped(name: &str, to: &Path) {
     assert!(done.expect("strip runs").success());
 }
 
+/// The number after `name` and before the next space.
+///
+/// # Panics
+///
+/// If there is none.
+#[track_caller]
+pub fn number(text: &str, name: &str) -> i64 {
+    let (_, rest) = text.split_once(name).unwrap_or_else(|| panic!("no `{name}` in:\n{text}"));
+    rest.split_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or_else(|| panic!("{name}: {rest}"))
+}
+
 /// A kernel with an init that does what its command line says; see `src/guest.rs`.
 ///
 /// It must outlive its runs, which read its files when they start.

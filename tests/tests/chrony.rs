@@ -9,18 +9,12 @@ use forge::{Cache, Debian, Quiet};
 use guest_tests::{
     chrony,
     daemon::{DaemonGuest, busybox},
-    run::build,
+    run::{build, number},
 };
 
 /// What the manuals, vmmci(4) and vmmcid(8), tell to write into chrony.conf.
 const PHC: &str = "refclock PHC /dev/ptp0 poll 3";
 const SOCK: &str = "refclock SOCK /run/chrony.vmmci.sock refid VMMC poll 4";
-
-/// The number after `name` in a line.
-fn number(line: &str, name: &str) -> i64 {
-    let after = line.split_once(name).and_then(|(_, rest)| rest.split_whitespace().next());
-    after.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no {name} in {line}"))
-}
 
 /// Has chrony keep the guest's clock by `refclock`, and compares that with the host's once a second for ten minutes.
 fn ten_minutes(name: &str, kernel: PathBuf, host: &str, refclock: &str, parameters: &str) {

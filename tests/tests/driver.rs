@@ -2,22 +2,17 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use guest_tests::{daemon::Trace, run::Guest, storm};
+use guest_tests::{
+    daemon::Trace,
+    run::{Guest, number},
+    storm,
+};
 
 const HOSTS: [&str; 4] = ["7.7", "7.8", "7.9", "8.0"];
 
 /// The guest with the kernel that `make e2e` names.
 fn guest() -> Guest {
     Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")))
-}
-
-/// The number after `name` and before the next space.
-fn number(text: &str, name: &str) -> i64 {
-    let (_, rest) = text.split_once(name).unwrap_or_else(|| panic!("no `{name}` in:\n{text}"));
-    rest.split_whitespace()
-        .next()
-        .and_then(|word| word.parse().ok())
-        .unwrap_or_else(|| panic!("{name}: {rest}"))
 }
 
 #[test]

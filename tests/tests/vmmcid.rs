@@ -134,14 +134,13 @@ fn long_poweroff_in_the_guest_ends_the_vm_and_can_be_announced() {
             let (status, console, errors) = guest.run(&name, host, "poweroff", parameters).end();
             assert_eq!(status, 0, "{console}\n{errors}");
             assert!(console.contains("guest: init takes the system down"), "{console}");
-            let unsaid: Vec<_> = errors.lines().filter(|line| !line.trim().is_empty()).collect();
             let name = format!("tell-{suite}-{host}");
             let (status, console, errors) = guest.run(&name, host, "announce", parameters).end();
             assert_eq!(status, 0, "{console}\n{errors}");
             assert!(console.contains("guest: the host knows"), "{console}");
             assert!(guest.trace().position(register::COMMAND, true, |command| command == 1).is_some());
-            let said: Vec<_> = errors.lines().filter(|line| !line.trim().is_empty()).collect();
-            println!("{suite} on {host}: {unsaid:?}; announced: {said:?}");
+            assert!(errors.contains("announced its shutdown"), "{errors}");
+            println!("{suite} on {host}: ended, and ended as announced");
         }
     }
 }
@@ -249,8 +248,7 @@ fn long_three_thousand_commands_in_no_order_do_no_harm() {
         for seldom in ["which there is not: ignored", "the host wants the guest to stop or reboot (REBOOT)"] {
             assert!((1..=4).contains(&console.matches(seldom).count()), "{seldom}: {console}");
         }
-        let counts = console.lines().find(|line| line.contains("commands ")).unwrap_or_default();
-        println!("{suite}: {counts}; {} lines in all", console.matches("vmmcid: ").count());
+        println!("{suite}: {} lines of log", console.matches("vmmcid: ").count());
     }
 }
 
