@@ -57,6 +57,11 @@ impl ForgeArgs {
         Ok(forge::find_kernel_dir(&here)?)
     }
 
+    /// Whether there is a checkout around the current directory, or one is named.
+    pub(crate) fn in_checkout(&self) -> bool {
+        self.kernel_dir.is_some() || self.kernel_dir().is_ok()
+    }
+
     /// A forge that draws its progress on the terminal.
     pub(crate) fn forge(&self) -> miette::Result<Forge> {
         let options = Options {

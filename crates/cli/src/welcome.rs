@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use forge::{Cache, Forge, Options, Purpose};
+use forge::{Cache, Forge, Purpose};
 use machine::probe;
 
 use crate::forging::Bar;
@@ -43,13 +43,9 @@ fn look() -> Findings {
         }),
         ..Findings::default()
     };
-    let kernel = std::env::current_dir().ok().and_then(|here| forge::find_kernel_dir(&here).ok());
-    findings.checkout = kernel.is_some();
-    // The machine's tools are looked for without a checkout, too: the directory is not read for that.
-    let options = Options::new(kernel.unwrap_or_default());
-    if let Some(forge) =
-        Cache::user().ok().and_then(|cache| Forge::new(options, cache, Box::new(Bar::new())).ok())
-    {
+    findings.checkout = std::env::current_dir().is_ok_and(|here| forge::find_kernel_dir(&here).is_ok());
+    if let Ok(cache) = Cache::user() {
+        let forge = Forge::for_tools(cache, Box::new(Bar::new()));
         let names = |purposes: &[Purpose]| forge.missing(purposes).iter().map(|tool| tool.name).collect();
         findings.missing_machine = names(&[Purpose::Machine]);
         findings.missing_build = names(&[Purpose::Build, Purpose::Rust, Purpose::Image]);
@@ -59,7 +55,7 @@ fn look() -> Findings {
 }
 
 /// The kernels and images below the output directory.
-fn built(out: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+pub(crate) fn built(out: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let list = |dir: &Path| {
         let mut paths: Vec<_> =
             fs::read_dir(dir).into_iter().flatten().filter_map(|e| Some(e.ok()?.path())).collect();

@@ -113,6 +113,11 @@ impl Forge {
         Ok(Self { options, series, cache, progress })
     }
 
+    /// A forge without a kernel directory: it knows no series, but looks for tools and installs them.
+    pub fn for_tools(cache: Cache, progress: Box<dyn Progress>) -> Self {
+        Self { options: Options::new(PathBuf::new()), series: SeriesFile::default(), cache, progress }
+    }
+
     /// The tracked series.
     pub fn series(&self) -> &SeriesFile {
         &self.series

@@ -20,7 +20,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// A setting that cannot be used.
     #[error("`{value}` is not a usable {what}: {why}")]
-    #[diagnostic(code(image::setting))]
     Setting {
         /// The kind of setting.
         what: &'static str,
@@ -32,10 +31,7 @@ pub enum Error {
 
     /// Something that only a Debian can hold.
     #[error("this root file system cannot hold {what}")]
-    #[diagnostic(
-        code(image::needs_debian),
-        help("choose another with --rootfs debian:SUITE, such as debian:trixie")
-    )]
+    #[diagnostic(help("choose another with --rootfs debian:SUITE, such as debian:trixie"))]
     NeedsDebian {
         /// What it cannot hold.
         what: &'static str,
@@ -43,7 +39,7 @@ pub enum Error {
 
     /// An archive that is no guest's root file system, or none that boots by itself.
     #[error("{} is not a root file system that can be used: {why}", path.display())]
-    #[diagnostic(code(image::archive), help("{help}"))]
+    #[diagnostic(help("{help}"))]
     Archive {
         /// The archive.
         path: PathBuf,
@@ -55,18 +51,24 @@ pub enum Error {
 
     /// The output path is taken.
     #[error("{} exists already", path.display())]
-    #[diagnostic(
-        code(image::output_exists),
-        help("choose another path with --output, or replace the file with --force")
-    )]
+    #[diagnostic(help("choose another path with --output, or replace the file with --force"))]
     OutputExists {
         /// The path.
         path: PathBuf,
     },
 
+    /// A directory that no build has left.
+    #[error("{} is not the directory of a build: there is no bzImage in it", path.display())]
+    #[diagnostic(help(
+        "run `vmmlinux build`, which makes out/7.3, and name that; a kernel from elsewhere is given with --kernel"
+    ))]
+    NotABuild {
+        /// The directory.
+        path: PathBuf,
+    },
+
     /// A file or directory cannot be read or written.
     #[error("cannot {action} {}", path.display())]
-    #[diagnostic(code(image::io))]
     Io {
         /// What was tried: "read", "write", …
         action: &'static str,
@@ -79,12 +81,9 @@ pub enum Error {
 
     /// The file system that takes the output is full.
     #[error("no space left for {}", path.display())]
-    #[diagnostic(
-        code(image::no_space),
-        help(
-            "the image is sparse but its contents need room: free some, or choose another file system with --output"
-        )
-    )]
+    #[diagnostic(help(
+        "the image is sparse but its contents need room: free some, or choose another file system with --output"
+    ))]
     NoSpace {
         /// The file that could not be written.
         path: PathBuf,
@@ -92,7 +91,7 @@ pub enum Error {
 
     /// Programs that are needed are not installed.
     #[error("not installed: {}", tools.iter().map(|(tool, _)| *tool).collect::<Vec<_>>().join(", "))]
-    #[diagnostic(code(image::missing_tool), help("{}", remedy(tools)))]
+    #[diagnostic(help("{}", remedy(tools)))]
     MissingTools {
         /// Each program with the Debian package that has it.
         tools: Vec<(&'static str, &'static str)>,
@@ -100,7 +99,7 @@ pub enum Error {
 
     /// A data file of a package is not installed.
     #[error("{file} was not found in {}", searched.join(", "))]
-    #[diagnostic(code(image::missing_file), help("apt-get install {package}"))]
+    #[diagnostic(help("apt-get install {package}"))]
     MissingFile {
         /// The file's name.
         file: &'static str,
@@ -112,7 +111,7 @@ pub enum Error {
 
     /// A program that was needed failed.
     #[error("{tool} failed while {doing} ({status})")]
-    #[diagnostic(code(image::tool_failed), help("it said:\n{said}"))]
+    #[diagnostic(help("it said:\n{said}"))]
     ToolFailed {
         /// The program.
         tool: &'static str,
@@ -126,10 +125,9 @@ pub enum Error {
 
     /// The kernel is not one that the boot loader can load.
     #[error("{} is not a bootable x86 kernel: {why}", path.display())]
-    #[diagnostic(
-        code(image::kernel),
-        help("give the bzImage of a build (out/<name>/bzImage) or a distribution's /boot/vmlinuz-<release>")
-    )]
+    #[diagnostic(help(
+        "give the bzImage of a build (out/<name>/bzImage) or a distribution's /boot/vmlinuz-<release>"
+    ))]
     NotAKernel {
         /// The file.
         path: PathBuf,
@@ -140,7 +138,6 @@ pub enum Error {
     /// There is no module tree where one was announced.
     #[error("{} has no modules of kernel {release}", path.display())]
     #[diagnostic(
-        code(image::modules),
         help("give the directory that holds lib/modules/{release}; it holds: {}", if found.is_empty() { "none".to_owned() } else { found.join(", ") })
     )]
     NoModules {
@@ -154,7 +151,7 @@ pub enum Error {
 
     /// The module tree has no index, so the guest could not load anything from it.
     #[error("{} has no modules.dep", path.display())]
-    #[diagnostic(code(image::modules_dep), help("run depmod -b <the directory above lib/modules> {release}"))]
+    #[diagnostic(help("run depmod -b <the directory above lib/modules> {release}"))]
     NoModulesDep {
         /// The module directory.
         path: PathBuf,
@@ -164,7 +161,7 @@ pub enum Error {
 
     /// The contents do not fit.
     #[error("a disk of {size} is too small: the contents need at least {needed}")]
-    #[diagnostic(code(image::too_small), help("use --size {needed} or more"))]
+    #[diagnostic(help("use --size {needed} or more"))]
     TooSmall {
         /// What was asked for.
         size: Size,
@@ -174,18 +171,12 @@ pub enum Error {
 
     /// The root file system chosen cannot do what was asked.
     #[error("the minimal root file system has no SSH server, so an SSH key is of no use to it")]
-    #[diagnostic(
-        code(image::no_ssh),
-        help("use --rootfs debian:<suite>, or leave --ssh-key out and log in on the console")
-    )]
+    #[diagnostic(help("use --rootfs debian:<suite>, or leave --ssh-key out and log in on the console"))]
     NoSshServer,
 
     /// No static busybox could be found.
     #[error("{} is not a statically linked x86-64 program", path.display())]
-    #[diagnostic(
-        code(image::busybox),
-        help("give a static busybox with --busybox (Debian's is in the package busybox-static)")
-    )]
+    #[diagnostic(help("give a static busybox with --busybox (Debian's is in the package busybox-static)"))]
     NotStatic {
         /// The program.
         path: PathBuf,
@@ -193,7 +184,7 @@ pub enum Error {
 
     /// The system's apt knows no Debian archive.
     #[error("no Debian mirror in the system's apt configuration")]
-    #[diagnostic(code(image::no_mirror), help("name one with --mirror"))]
+    #[diagnostic(help("name one with --mirror"))]
     NoMirror,
 }
 

@@ -21,6 +21,9 @@ pub struct Kernel {
 impl Kernel {
     /// What `vmmlinux build` left in `out/<name>/`: a bzImage, and modules where the configuration has any.
     pub fn from_build(directory: &Path) -> Result<Self> {
+        if !directory.join("bzImage").exists() {
+            return Err(Error::NotABuild { path: directory.to_owned() });
+        }
         let modules = directory.join("modules");
         let mut kernel = Self::from_files(&directory.join("bzImage"), None, None)?;
         if let Some(found) = find_modules(&modules, &kernel.release) {

@@ -1,6 +1,13 @@
 //! `vmmlinux run`: run a guest on vmd's hardware.
 
-use std::{num::NonZeroU32, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs::File,
+    io::Read,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use control::place::check_name;
 use machine::{Boot, BootDevice, Config, Disk, OnReset, Vendor};
@@ -19,7 +26,6 @@ const FIRMWARE: [&str; 3] =
 #[command(after_long_help = EXIT_STATUS)]
 pub(crate) struct Args {
     /// The disk image to boot from, through the firmware; may begin with raw: or qcow2:
-    #[arg(required_unless_present_any = ["kernel", "cdrom", "disk"])]
     image: Option<DiskArgument>,
     /// Boot this bzImage or vmlinux directly, without firmware and boot loader
     #[arg(short = 'b', long, value_name = "BZIMAGE")]
@@ -134,6 +140,15 @@ impl Args {
         if self.detach && vm::detached().is_none() {
             return vm::detach(&name);
         }
+        if self.image.is_none() && self.kernel.is_none() && self.cdrom.is_none() && self.disk.is_empty() {
+            return Err(nothing_to_boot());
+        }
+        if let Some(kernel) = &self.kernel {
+            check_kernel(kernel)?;
+        }
+        if let (Some(image), None) = (&self.image, self.boot_device) {
+            warn_of_no_boot_sector(image);
+        }
         let boot = match self.kernel {
             Some(kernel) => Boot::Direct { kernel, initrd: self.initrd, command_line: self.append },
             None => Boot::Firmware { image: firmware(self.firmware)?, device: self.boot_device },
@@ -170,6 +185,42 @@ impl Args {
     }
 }
 
+/// Names what there is, as far as it can be seen from here.
+fn nothing_to_boot() -> miette::Report {
+    let (kernels, images) = crate::welcome::built(Path::new("out"));
+    let help = match (images.first(), kernels.first()) {
+        (Some(image), _) => format!("name a disk image, such as {}", image.display()),
+        (None, Some(kernel)) => format!("make a disk image first: vmmlinux image {}", kernel.display()),
+        (None, None) => {
+            "name a disk image, as `vmmlinux image` makes them; or --kernel, or --cdrom".to_owned()
+        }
+    };
+    miette!(help = help, "there is nothing to boot")
+}
+
+/// Looks at a kernel here, under the name that the user knows: the machine may run elsewhere.
+fn check_kernel(path: &Path) -> miette::Result<()> {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(0x206).read_to_end(&mut start));
+    let help = "--kernel takes a bzImage, as in out/7.3/bzImage or /boot/vmlinuz-*, or an ELF vmlinux";
+    read.map_err(|error| miette!(help = help, "cannot read the kernel {}: {error}", path.display()))?;
+    if start.get(0x202..) == Some(b"HdrS") || start.starts_with(b"\x7fELF") {
+        return Ok(());
+    }
+    Err(miette!(help = help, "{} is no kernel that can be booted", path.display()))
+}
+
+/// Says what SeaBIOS is about to find out. What cannot be read is complained of later.
+fn warn_of_no_boot_sector(image: &DiskArgument) {
+    let mut start = Vec::new();
+    let read = File::open(&image.path).and_then(|file| file.take(512).read_to_end(&mut start));
+    let boots = start.get(510..) == Some(&[0x55, 0xaa]) || start.starts_with(b"QFI\xfb");
+    if read.is_ok() && !boots {
+        let path = image.path.display();
+        eprintln!("{path} has no boot sector: it will not boot. `vmmlinux image` makes disks that do");
+    }
+}
+
 /// The firmware image that the user named, or the system's SeaBIOS.
 fn firmware(named: Option<PathBuf>) -> miette::Result<PathBuf> {
     named.or_else(|| FIRMWARE.iter().map(PathBuf::from).find(|path| path.is_file())).ok_or_else(|| {
@@ -203,9 +254,18 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_boot_is_known_by_the_name_that_was_given() {
+        let error = parse("").unwrap().run("warn".to_owned()).unwrap_err();
+        assert!(error.to_string().contains("nothing to boot") && error.help().is_some());
+        let error = check_kernel(Path::new("Cargo.toml")).unwrap_err();
+        assert!(error.to_string().starts_with("Cargo.toml is no kernel"), "{error}");
+        assert!(check_kernel(Path::new("no such file")).unwrap_err().to_string().contains("no such file"));
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for line in
-            ["", "--initrd x a.img", "a.img --host 6.6", "a.img -m 512", "a.img -i=wifi", "a.img --host-hz 0"]
+            ["--initrd x a.img", "a.img --host 6.6", "a.img -m 512", "a.img -i=wifi", "a.img --host-hz 0"]
         {
             assert!(parse(line).is_err(), "{line}");
         }

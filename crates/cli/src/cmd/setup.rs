@@ -3,16 +3,16 @@
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use forge::{Plan, Purpose};
+use forge::{Cache, Forge, Plan, Purpose};
 
-use crate::forging::ForgeArgs;
+use crate::forging::{Bar, ForgeArgs};
 
 /// Arguments of `vmmlinux setup`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     forging: ForgeArgs,
-    /// Only what this needs (may be repeated) [default: everything but `package`]
+    /// Only what this needs (may be repeated) [default: build, image, machine; outside of a checkout the latter two]
     #[arg(long = "for", value_enum, value_name = "PURPOSE")]
     purposes: Vec<What>,
     /// Only say what is missing; the exit status is 1 if something is
@@ -38,7 +38,11 @@ impl Args {
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         let mut purposes = Vec::new();
         for what in if self.purposes.is_empty() {
-            &[What::Build, What::Image, What::Machine][..]
+            if self.forging.in_checkout() {
+                &[What::Build, What::Image, What::Machine][..]
+            } else {
+                &[What::Image, What::Machine]
+            }
         } else {
             &self.purposes
         } {
@@ -49,7 +53,11 @@ impl Args {
                 What::Machine => purposes.push(Purpose::Machine),
             }
         }
-        let forge = self.forging.forge()?;
+        let forge = if self.forging.in_checkout() {
+            self.forging.forge()?
+        } else {
+            Forge::for_tools(Cache::user()?, Box::new(Bar::new()))
+        };
         let plan = forge.plan(&purposes)?;
         if plan.is_empty() {
             println!("nothing is missing");

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Subcommand, ValueEnum};
-use miette::{IntoDiagnostic, WrapErr, miette};
+use miette::miette;
 use serde_json::json;
 use vmconf::{Check, DiskFormat, Network, Owner, Proposal, Severity};
 use vmd::Generation;
@@ -227,8 +227,10 @@ fn found_format(path: &Path) -> miette::Result<DiskFormat> {
 }
 
 fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Result<ExitCode> {
-    let config =
-        vmconf::read(file).into_diagnostic().wrap_err_with(|| format!("cannot read {}", file.display()))?;
+    let config = vmconf::read(file).map_err(|error| {
+        let help = "name a copy of the host's /etc/vm.conf; `vmmlinux vmconf IMAGE` writes what to put into a new one";
+        miette!(help = help, "cannot read {}: {error}", file.display())
+    })?;
     let mut findings = vmconf::check(&config, options);
     findings.retain(|finding| finding.severity >= min);
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
