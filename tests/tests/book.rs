@@ -84,6 +84,24 @@ fn the_table_of_contents_is_of_pages_that_exist() {
     assert!(!docs.join(GENERATED).exists(), "a copy would grow stale");
 }
 
+/// The plots of `docs/time.md` show figures that its tables have.
+#[test]
+fn plots_show_the_figures_of_the_tables() {
+    let docs = root().join("docs");
+    let page = read(&docs.join("time.md"));
+    let plots = find(r"!\[[^\]]+\]\(([^)]+\.svg)\)", &page);
+    assert!(!plots.is_empty());
+    for plot in plots {
+        let text = read(&docs.join(plot));
+        let values = find(r#"class="value"[^>]*>([^<]+)<"#, &text);
+        assert!(!values.is_empty(), "{plot}");
+        for value in values {
+            let written = Regex::new(&format!(r"[ (]{}[ )|]", regex::escape(value))).unwrap();
+            assert!(written.is_match(&page), "{plot}: {value}");
+        }
+    }
+}
+
 /// `docs/hosts.md` may say T or L only where a test of that name stands for it, and R only with recordings.
 #[test]
 fn the_matrix_names_tests_and_recordings_that_there_are() {
