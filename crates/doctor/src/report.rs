@@ -115,6 +115,10 @@ impl Report {
     /// The report about a guest.
     pub fn new(guest: &Guest, findings: Vec<Finding>) -> Self {
         let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Ok);
+        for finding in &findings {
+            let is_told = finding.remedy.is_some() || finding.severity < Severity::Warning;
+            debug_assert!(is_told, "no remedy for: {}", finding.what);
+        }
         Self {
             version: env!("CARGO_PKG_VERSION"),
             kernel: guest.kernel.release.clone(),
