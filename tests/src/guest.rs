@@ -22,6 +22,7 @@
 //! - `deaf`: switches the control device on and then never looks at it;
 //! - `sleeps`: sleeps for times of 0.1 ms to 1 s and says how long that took, the quicker ones and at most;
 //! - `idle`: does nothing for ten seconds, between two marks, and says how many interrupts came;
+//! - `crowd`: from now on, four threads compute;
 //! - `busy`: computes for three seconds beside a thread that wants to sleep 1 ms at a time, and says how often it could;
 //! - `cpus`: computes on all processors at once, lets them wake each other, and says what each of them did;
 //! - `hotplug`: takes the second processor away and brings it back;
@@ -120,6 +121,7 @@ fn run() -> io::Result<()> {
             }
             "sleeps" => sleeps(),
             "idle" => idle()?,
+            "crowd" => crowd(),
             "busy" => busy(),
             "cpus" => cpus()?,
             "hotplug" => hotplug()?,
@@ -273,6 +275,17 @@ fn idle() -> io::Result<()> {
     mark()?;
     println!("guest: idle for 10 s, {came} interrupts");
     Ok(())
+}
+
+/// Threads that never let go of a processor, more of them than there are processors.
+fn crowd() {
+    for _ in 0..4 {
+        thread::spawn(|| {
+            loop {
+                std::hint::black_box(0);
+            }
+        });
+    }
 }
 
 fn busy() {

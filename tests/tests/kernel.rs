@@ -119,3 +119,26 @@ fn nopv_is_heeded() {
     let gone = run("nopv", "nopv", "poweroff", &["--host", "7.8"]);
     assert!(!gone.console.contains("Hypervisor detected"), "{}", gone.console);
 }
+
+/// Up to 7.9, no interrupt is left when the 8259s are shut down, unless the tick goes on.
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn a_busy_guest_restarts_each_time() {
+    const LIVES: usize = 6;
+    let guest = guest();
+    let run = guest.run("kernel-busy-reset", "crowd reset", &["--host", "7.7"]);
+    run.expect_times("guest: ready", LIVES);
+    run.obey(&["stop", "-f"]);
+    run.end();
+}
+
+/// A host whose ticks are so long apart is busy: those of the 8254 come late, and most of them never.
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn a_host_that_is_late_is_no_reason_not_to_boot() {
+    let guest = guest();
+    let run = guest.run("kernel-late-host", "poweroff", &["--host", "8.0", "--host-hz", "20", "--no-reboot"]);
+    let (status, console, errors) = run.end();
+    assert!(console.contains("guest: ready"), "{console}\n{errors}");
+    assert_eq!(status, 0, "{console}\n{errors}");
+}
