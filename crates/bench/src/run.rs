@@ -202,7 +202,9 @@ impl Lab {
             Event::Failed(why) => Some(why.clone()),
             _ => None,
         });
-        if !exit.success() || failure.is_some() {
+        // The last that a guest tells. One that panicked ends as well as any, for it resets itself.
+        let finished = events.iter().any(|event| matches!(event, Event::Marks(_)));
+        if !exit.success() || failure.is_some() || !finished {
             let said = fs::read_to_string(&errors).unwrap_or_default();
             let last = console.len().saturating_sub(LAST_LINES);
             return Err(Error::Died {
