@@ -1,0 +1,73 @@
+//! An hour of work and twenty sleeps of the host, watched by a kernel that looks for lockups and stalls.
+
+use std::{env, fs, fs::File, path::Path, process::Command, thread, time::Duration};
+
+use guest_tests::run::{Guest, vmmlinux};
+
+/// How often the host sleeps, for how long, and what its TSC does meanwhile.
+const NAPS: usize = 20;
+const LENGTHS: [&str; 5] = ["20s", "5m", "3h", "40m", "16h"];
+const TSC: [&str; 3] = ["stands", "runs", "resets"];
+
+/// What the kernel says when something is wrong with its time.
+const COMPLAINTS: [&str; 10] = [
+    "lockup",
+    "stall",
+    "starved",
+    "unstable",
+    "hung_task",
+    "blocked for more than",
+    "BUG",
+    "WARNING",
+    "Call Trace",
+    "TSC warp",
+];
+
+/// One life of an hour (or `VMMLINUX_TEST_MINUTES`).
+fn soak(host: &str) {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let arguments = ["build", "--workload", "core", "--workload", "debug", "--name", "soak", "--out"];
+    let built = Command::new(vmmlinux()).args(arguments).arg(place.join("out")).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let config = fs::read_to_string(place.join("out/soak/config")).unwrap();
+    for needed in ["SOFTLOCKUP_DETECTOR", "DETECT_HUNG_TASK", "CLOCKSOURCE_WATCHDOG"] {
+        assert!(config.contains(&format!("CONFIG_{needed}=y")), "{needed}");
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+    let guest =
+        Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_soak")), place.join("out/soak/bzImage"), &[]);
+    let minutes = env::var("VMMLINUX_TEST_MINUTES").map_or(60, |minutes| minutes.parse().unwrap());
+    // What the driver did is shown, too.
+    let mut run = guest.run_with(
+        &format!("soak-{host}"),
+        "",
+        "loglevel=7",
+        &["--host", host, "--disk", disk.to_str().unwrap()],
+    );
+    run.expect("soak: on");
+    let pause = Duration::from_secs(minutes * 60) / (NAPS as u32 + 1);
+    for nap in 0..NAPS {
+        thread::sleep(pause);
+        run.obey(&["suspend", "--for", LENGTHS[nap % LENGTHS.len()], "--tsc", TSC[nap % TSC.len()]]);
+    }
+    thread::sleep(pause);
+    run.send(b"over\n");
+    let (status, console, errors) = run.end();
+    println!("{host}: {console}");
+    assert_eq!(status, 0, "{errors}");
+    let (_, life) = console.split_once("soak: on").unwrap();
+    assert!(life.contains("soak: over") && !life.contains("failed"), "{host}");
+    for complaint in COMPLAINTS {
+        assert!(!life.contains(complaint), "{host}: {complaint}");
+    }
+    assert!(life.matches("clock set by").count() >= NAPS, "{host}");
+}
+
+#[test]
+#[ignore = "compiles a kernel and lets it work for an hour: make long-test"]
+fn long_an_hour_of_work_and_twenty_sleeps_on_7_8() {
+    soak("7.8");
+}
