@@ -1,6 +1,7 @@
 //! Kernels of ours that nobody ships: with other values for some symbols.
 
 use std::{
+    ffi::OsStr,
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -34,13 +35,21 @@ pub fn build_with(name: &str, symbols: &[(&str, &str)], out: &Path) -> PathBuf {
         let text = if entry.file_name() == "core.toml" { changed(&text, symbols) } else { text };
         fs::write(config.join(entry.file_name()), text).expect("a fragment");
     }
-    let built = Command::new(vmmlinux())
-        .args(["build", "--workload", "core", "--name", name, "--out"])
-        .arg(out)
-        .arg("--kernel-dir")
-        .arg(place.path())
-        .output()
-        .expect("vmmlinux starts");
+    build(name, &["core"], &[OsStr::new("--kernel-dir"), place.path().as_os_str()], out)
+}
+
+/// Builds these workloads into a directory of `out`, with further arguments.
+///
+/// # Panics
+///
+/// If it cannot be built.
+pub fn build(name: &str, workloads: &[&str], arguments: &[&OsStr], out: &Path) -> PathBuf {
+    let mut command = Command::new(vmmlinux());
+    command.args(["build", "--name", name, "--out"]).arg(out).args(arguments);
+    for workload in workloads {
+        command.args(["--workload", workload]);
+    }
+    let built = command.output().expect("vmmlinux starts");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     out.join(name)
 }

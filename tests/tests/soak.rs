@@ -1,8 +1,8 @@
 //! An hour of work and twenty sleeps of the host, watched by a kernel that looks for lockups and stalls.
 
-use std::{env, fs, fs::File, path::Path, process::Command, thread, time::Duration};
+use std::{env, fs, fs::File, path::Path, thread, time::Duration};
 
-use guest_tests::run::{Guest, vmmlinux};
+use guest_tests::{kernels, run::Guest};
 
 /// How often the host sleeps, for how long, and what its TSC does meanwhile.
 const NAPS: usize = 20;
@@ -25,11 +25,9 @@ const COMPLAINTS: [&str; 10] = [
 
 /// One life of an hour (or `VMMLINUX_TEST_MINUTES`).
 fn soak(host: &str) {
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let arguments = ["build", "--workload", "core", "--workload", "debug", "--name", "soak", "--out"];
-    let built = Command::new(vmmlinux()).args(arguments).arg(place.join("out")).output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let config = fs::read_to_string(place.join("out/soak/config")).unwrap();
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("out");
+    let built = kernels::build("soak", &["core", "debug"], &[], &out);
+    let config = fs::read_to_string(built.join("config")).unwrap();
     for needed in ["SOFTLOCKUP_DETECTOR", "DETECT_HUNG_TASK", "CLOCKSOURCE_WATCHDOG"] {
         assert!(config.contains(&format!("CONFIG_{needed}=y")), "{needed}");
     }
@@ -37,8 +35,7 @@ fn soak(host: &str) {
     let dir = tempfile::tempdir().unwrap();
     let disk = dir.path().join("disk");
     File::create(&disk).unwrap().set_len(64 << 20).unwrap();
-    let guest =
-        Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_soak")), place.join("out/soak/bzImage"), &[]);
+    let guest = Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_soak")), built.join("bzImage"), &[]);
     let minutes = env::var("VMMLINUX_TEST_MINUTES").map_or(60, |minutes| minutes.parse().unwrap());
     // What the driver did is shown, too.
     let mut run = guest.run_with(
