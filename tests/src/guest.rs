@@ -41,7 +41,7 @@ use std::{
     io::{self, BufRead, Read, Seek, SeekFrom, Write},
     net::{TcpListener, TcpStream},
     os::{fd::AsFd, unix::process::CommandExt},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::mpsc,
     thread,
@@ -49,6 +49,7 @@ use std::{
 };
 
 use control_device::{Bar, FUNCTIONS, Function};
+use guest_tests::driver::{DRIVER, driven, shown};
 use rustix::{
     io::Errno,
     mount::{MountFlags, mount},
@@ -441,8 +442,6 @@ fn obey(device: &mut Driver<Bar>) -> io::Result<()> {
     }
 }
 
-/// The functions that the kernel's driver has.
-const DRIVER: &str = "/sys/bus/pci/drivers/vmmci";
 /// While it exists, nobody goes down.
 const STAY: &str = "/stay";
 /// A line for each time that the kernel wanted to.
@@ -463,23 +462,6 @@ fn told_by_the_kernel(name: &str) {
     let _ = console.map(tcdrain);
     rustix::fs::sync();
     let _ = reboot(if name == "reboot" { RebootCommand::Restart } else { RebootCommand::PowerOff });
-}
-
-/// The function with the kernel's driver, whose directory is there once it is bound.
-fn driven() -> io::Result<PathBuf> {
-    for entry in fs::read_dir(DRIVER)? {
-        let function = entry?.path();
-        if function.join("vmmci").is_dir() {
-            return Ok(function);
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::NotFound, "no function that vmmci drives"))
-}
-
-/// A number that the driver shows.
-fn shown(function: &Path, name: &str) -> io::Result<i64> {
-    let text = fs::read_to_string(function.join("vmmci").join(name))?;
-    text.trim().parse().map_err(io::Error::other)
 }
 
 /// The name of a function on its bus.

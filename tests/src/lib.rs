@@ -2,6 +2,7 @@
 
 pub mod chrony;
 pub mod daemon;
+pub mod driver;
 pub mod fidelity;
 pub mod initramfs;
 pub mod kernels;

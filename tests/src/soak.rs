@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use guest_tests::driver::{driven, shown};
 use rustix::{
     mount::{MountFlags, mount},
     system::{RebootCommand, reboot},
@@ -62,7 +63,7 @@ impl Work {
 }
 
 fn run() -> io::Result<()> {
-    for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc")] {
+    for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
         mount(kind, target, kind, MountFlags::empty(), None)?;
     }
     let (here, there) = UnixStream::pair()?;
@@ -88,6 +89,10 @@ fn run() -> io::Result<()> {
     })?;
     for (what, times) in &*work.done.lock().expect("nobody panics with it") {
         println!("soak: {what} {times}");
+    }
+    let driver = driven()?;
+    for what in ["syncrtc_commands", "offset_ns"] {
+        println!("soak: {what} {}", shown(&driver, what)?);
     }
     println!("soak: over");
     Ok(())

@@ -5,7 +5,7 @@ use std::{env, fs, fs::File, path::Path, thread, time::Duration};
 use guest_tests::{kernels, run::Guest};
 
 /// How often the host sleeps, for how long, and what its TSC does meanwhile.
-const NAPS: usize = 20;
+const NAPS: u32 = 20;
 const LENGTHS: [&str; 5] = ["20s", "5m", "3h", "40m", "16h"];
 const TSC: [&str; 3] = ["stands", "runs", "resets"];
 
@@ -45,8 +45,8 @@ fn soak(host: &str) {
         &["--host", host, "--disk", disk.to_str().unwrap()],
     );
     run.expect("soak: on");
-    let pause = Duration::from_secs(minutes * 60) / (NAPS as u32 + 1);
-    for nap in 0..NAPS {
+    let pause = Duration::from_secs(minutes * 60) / (NAPS + 1);
+    for nap in 0..NAPS as usize {
         thread::sleep(pause);
         run.obey(&["suspend", "--for", LENGTHS[nap % LENGTHS.len()], "--tsc", TSC[nap % TSC.len()]]);
     }
@@ -60,7 +60,12 @@ fn soak(host: &str) {
     for complaint in COMPLAINTS {
         assert!(!life.contains(complaint), "{host}: {complaint}");
     }
-    assert!(life.matches("clock set by").count() >= NAPS, "{host}");
+    let number = |name: &str| -> i64 {
+        let (_, rest) = life.split_once(&format!("soak: {name} ")).unwrap();
+        rest.lines().next().unwrap().parse().unwrap()
+    };
+    assert!(number("syncrtc_commands") >= NAPS.into(), "{host}: the guest was not told of each sleep");
+    assert!(number("offset_ns").abs() < 50_000_000, "{host}: its clock is wrong");
 }
 
 #[test]

@@ -143,9 +143,6 @@ impl Args {
         if self.image.is_none() && self.kernel.is_none() && self.cdrom.is_none() && self.disk.is_empty() {
             return Err(nothing_to_boot());
         }
-        if let Some(kernel) = &self.kernel {
-            check_kernel(kernel)?;
-        }
         if let (Some(image), None) = (&self.image, self.boot_device) {
             warn_of_no_boot_sector(image);
         }
@@ -159,6 +156,9 @@ impl Args {
         config.cpus = self.cpus;
         // Here, for it may be run elsewhere.
         config.check()?;
+        if let Boot::Direct { kernel, .. } = &config.boot {
+            check_kernel(kernel)?;
+        }
         config.disks = self
             .image
             .into_iter()
