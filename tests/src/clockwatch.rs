@@ -4,15 +4,15 @@
 //! `clockwatch 600` compares them once a second, so many times, and says how far apart they were.
 
 use std::{
-    fs,
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::Duration,
 };
 
 use control_device::{Bar, FUNCTIONS, Function, realtime};
+use guest_tests::driver::{driven, shown};
 use rustix::time::{ClockId, clock_gettime};
 
 /// What counts as right, in nanoseconds.
@@ -31,25 +31,18 @@ fn bar() -> io::Result<Bar> {
     Ok(Bar::new(device.map_err(io::Error::other)?.bar))
 }
 
-/// Where the kernel's driver shows the offset, if there is one.
-fn shown() -> Option<PathBuf> {
-    let functions = fs::read_dir("/sys/bus/pci/drivers/vmmci").ok()?;
-    functions.map_while(Result::ok).map(|entry| entry.path().join("vmmci")).find(|dir| dir.is_dir())
-}
-
 /// Guest minus host in nanoseconds, and by how much that may be wrong.
 fn offset(driver: Option<&Path>, bar: &Bar) -> io::Result<(i64, i64)> {
     let Some(driver) = driver else {
         let offset = bar.offset(5).ok_or_else(|| io::Error::other("the host does not tell the time"))?;
         return Ok((-offset.nanos, offset.uncertainty));
     };
-    let number = |name| fs::read_to_string(driver.join(name))?.trim().parse().map_err(io::Error::other);
-    Ok((number("offset_ns")?, number("offset_error_ns")?))
+    Ok((shown(driver, "offset_ns")?, shown(driver, "offset_error_ns")?))
 }
 
 /// Compares the clocks so many times. The sizes of the offsets are ranked without their signs.
 fn offsets(times: usize) -> io::Result<()> {
-    let (driver, bar) = (shown(), bar()?);
+    let (driver, bar) = (driven().ok(), bar()?);
     let (mut signed, mut errors) = (Vec::new(), Vec::new());
     for _ in 0..times {
         let (offset, error) = offset(driver.as_deref(), &bar)?;

@@ -1,7 +1,6 @@
 //! Kernels of ours that nobody ships: with other values for some symbols.
 
 use std::{
-    ffi::OsStr,
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -35,20 +34,26 @@ pub fn build_with(name: &str, symbols: &[(&str, &str)], out: &Path) -> PathBuf {
         let text = if entry.file_name() == "core.toml" { changed(&text, symbols) } else { text };
         fs::write(config.join(entry.file_name()), text).expect("a fragment");
     }
-    build(name, &["core"], &[OsStr::new("--kernel-dir"), place.path().as_os_str()], out)
+    build(name, &["core"], out, |command| command.arg("--kernel-dir").arg(place.path()))
 }
 
-/// Builds these workloads into a directory of `out`, with further arguments.
+/// Builds these workloads into a directory of `out`, by a command that `more` may add to.
 ///
 /// # Panics
 ///
 /// If it cannot be built.
-pub fn build(name: &str, workloads: &[&str], arguments: &[&OsStr], out: &Path) -> PathBuf {
+pub fn build(
+    name: &str,
+    workloads: &[&str],
+    out: &Path,
+    more: impl FnOnce(&mut Command) -> &mut Command,
+) -> PathBuf {
     let mut command = Command::new(vmmlinux());
-    command.args(["build", "--name", name, "--out"]).arg(out).args(arguments);
+    command.args(["build", "--name", name, "--out"]).arg(out);
     for workload in workloads {
         command.args(["--workload", workload]);
     }
+    more(&mut command);
     let built = command.output().expect("vmmlinux starts");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     out.join(name)

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     env,
     fs::OpenOptions,
-    io::{self, BufRead, Read, Seek, SeekFrom, Write},
+    io::{self, BufRead, Read, Write},
     os::unix::{fs::FileExt, net::UnixStream, process::CommandExt},
     process::Command,
     sync::{
@@ -116,7 +116,7 @@ fn process() -> io::Result<()> {
 
 /// Writes a block to the first disk, and reads the one before, which must be as it was written.
 fn disk() -> io::Result<impl FnMut() -> io::Result<()> + Send> {
-    let mut file = OpenOptions::new().read(true).write(true).open("/dev/vda")?;
+    let file = OpenOptions::new().read(true).write(true).open("/dev/vda")?;
     let mut last: Option<(u64, u8)> = None;
     let mut round = 0_u8;
     Ok(move || {
@@ -128,8 +128,7 @@ fn disk() -> io::Result<impl FnMut() -> io::Result<()> + Send> {
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
         if let Some((place, byte)) = last.replace((place, round)) {
             let mut block = vec![0; BLOCK];
-            file.seek(SeekFrom::Start(place))?;
-            file.read_exact(&mut block)?;
+            file.read_exact_at(&mut block, place)?;
             if block.iter().any(|&found| found != byte) {
                 return Err(io::Error::other(format!("another block at {place}")));
             }

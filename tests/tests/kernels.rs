@@ -4,11 +4,10 @@ use std::{
     env, fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use forge::Cache;
-use guest_tests::run::{Guest, vmmlinux};
+use guest_tests::{kernels, run::Guest};
 
 /// `vmmlinux build` of the core workload, with its cache and its output below `root`.
 fn build(root: &Path, more: &[&str]) -> PathBuf {
@@ -20,15 +19,9 @@ fn build(root: &Path, more: &[&str]) -> PathBuf {
         fs::create_dir_all(user.root().join(shared)).unwrap();
         symlink(user.root().join(shared), cache.join(shared)).unwrap();
     }
-    let built = Command::new(vmmlinux())
-        .args(["build", "--workload", "core", "--name", "core", "--out"])
-        .arg(root.join("out"))
-        .args(more)
-        .env("XDG_CACHE_HOME", root)
-        .output()
-        .unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    root.join("out/core")
+    kernels::build("core", &["core"], &root.join("out"), |command| {
+        command.args(more).env("XDG_CACHE_HOME", root)
+    })
 }
 
 #[test]

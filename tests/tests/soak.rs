@@ -2,7 +2,10 @@
 
 use std::{env, fs, fs::File, path::Path, thread, time::Duration};
 
-use guest_tests::{kernels, run::Guest};
+use guest_tests::{
+    kernels,
+    run::{Guest, number},
+};
 
 /// How often the host sleeps, for how long, and what its TSC does meanwhile.
 const NAPS: u32 = 20;
@@ -26,7 +29,7 @@ const COMPLAINTS: [&str; 10] = [
 /// One life of an hour (or `VMMLINUX_TEST_MINUTES`).
 fn soak(host: &str) {
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("out");
-    let built = kernels::build("soak", &["core", "debug"], &[], &out);
+    let built = kernels::build("soak", &["core", "debug"], &out, |command| command);
     let config = fs::read_to_string(built.join("config")).unwrap();
     for needed in ["SOFTLOCKUP_DETECTOR", "DETECT_HUNG_TASK", "CLOCKSOURCE_WATCHDOG"] {
         assert!(config.contains(&format!("CONFIG_{needed}=y")), "{needed}");
@@ -60,12 +63,11 @@ fn soak(host: &str) {
     for complaint in COMPLAINTS {
         assert!(!life.contains(complaint), "{host}: {complaint}");
     }
-    let number = |name: &str| -> i64 {
-        let (_, rest) = life.split_once(&format!("soak: {name} ")).unwrap();
-        rest.lines().next().unwrap().parse().unwrap()
-    };
-    assert!(number("syncrtc_commands") >= NAPS.into(), "{host}: the guest was not told of each sleep");
-    assert!(number("offset_ns").abs() < 50_000_000, "{host}: its clock is wrong");
+    assert!(
+        number(life, "soak: syncrtc_commands ") >= NAPS.into(),
+        "{host}: the guest was not told of each sleep"
+    );
+    assert!(number(life, "soak: offset_ns ").abs() < 50_000_000, "{host}: its clock is wrong");
 }
 
 #[test]

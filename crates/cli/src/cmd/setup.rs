@@ -36,9 +36,10 @@ enum What {
 impl Args {
     /// Says what is missing and installs it.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
+        let in_checkout = self.forging.in_checkout();
         let mut purposes = Vec::new();
         for what in if self.purposes.is_empty() {
-            if self.forging.in_checkout() {
+            if in_checkout {
                 &[What::Build, What::Image, What::Machine][..]
             } else {
                 &[What::Image, What::Machine]
@@ -53,7 +54,7 @@ impl Args {
                 What::Machine => purposes.push(Purpose::Machine),
             }
         }
-        let forge = if self.forging.in_checkout() {
+        let forge = if in_checkout {
             self.forging.forge()?
         } else {
             Forge::for_tools(Cache::user()?, Box::new(Bar::new()))
