@@ -1,5 +1,6 @@
 //! The `vmmlinux` command: one file per subcommand in `cmd/`.
 
+mod beginning;
 mod cmd;
 mod forging;
 mod vm;

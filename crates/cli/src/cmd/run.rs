@@ -1,8 +1,6 @@
 //! `vmmlinux run`: run a guest on vmd's hardware.
 
 use std::{
-    fs::File,
-    io::Read,
     num::NonZeroU32,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -14,7 +12,10 @@ use machine::{Boot, BootDevice, Config, Disk, OnReset, Vendor};
 use miette::miette;
 use vmd::Generation;
 
-use crate::vm::{self, Accel, DiskArgument, EXIT_STATUS, Network, Plan, Session, size};
+use crate::{
+    beginning::Beginning,
+    vm::{self, Accel, DiskArgument, EXIT_STATUS, Network, Plan, Session, size},
+};
 
 /// Where SeaBIOS is found if nobody says otherwise: Debian's packages seabios and qemu-system-data.
 const FIRMWARE: [&str; 3] =
@@ -200,11 +201,10 @@ fn nothing_to_boot() -> miette::Report {
 
 /// Looks at a kernel here, under the name that the user knows: the machine may run elsewhere.
 fn check_kernel(path: &Path) -> miette::Result<()> {
-    let mut start = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(0x206).read_to_end(&mut start));
     let help = "--kernel takes a bzImage, as in out/7.3/bzImage or /boot/vmlinuz-*, or an ELF vmlinux";
-    read.map_err(|error| miette!(help = help, "cannot read the kernel {}: {error}", path.display()))?;
-    if start.get(0x202..) == Some(b"HdrS") || start.starts_with(b"\x7fELF") {
+    let start = Beginning::read(path)
+        .map_err(|error| miette!(help = help, "cannot read the kernel {}: {error}", path.display()))?;
+    if start.is_bzimage() || start.is_elf() {
         return Ok(());
     }
     Err(miette!(help = help, "{} is no kernel that can be booted", path.display()))
@@ -212,10 +212,7 @@ fn check_kernel(path: &Path) -> miette::Result<()> {
 
 /// Says what SeaBIOS is about to find out. What cannot be read is complained of later.
 fn warn_of_no_boot_sector(image: &DiskArgument) {
-    let mut start = Vec::new();
-    let read = File::open(&image.path).and_then(|file| file.take(512).read_to_end(&mut start));
-    let boots = start.get(510..) == Some(&[0x55, 0xaa]) || start.starts_with(b"QFI\xfb");
-    if read.is_ok() && !boots {
+    if Beginning::read(&image.path).is_ok_and(|start| !start.is_boot_sector() && !start.is_qcow2()) {
         let path = image.path.display();
         eprintln!("{path} has no boot sector: it will not boot. `vmmlinux image` makes disks that do");
     }

@@ -1,8 +1,6 @@
 //! `vmmlinux vmconf`: what to write into vm.conf(5) for an image, and what is wrong with one that exists.
 
 use std::{
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -13,7 +11,10 @@ use serde_json::json;
 use vmconf::{Check, DiskFormat, Network, Owner, Proposal, Severity};
 use vmd::Generation;
 
-use crate::vm::{DiskArgument, size};
+use crate::{
+    beginning::Beginning,
+    vm::{DiskArgument, size},
+};
 
 /// Exit status of a check that found something that vmd refuses; 1 is a failure to check.
 const EXIT_REFUSED: u8 = 2;
@@ -211,19 +212,18 @@ fn found_format(path: &Path) -> miette::Result<DiskFormat> {
         );
         return Err(miette!(help = help, "{path} is a kernel, and vmd boots Linux from disks"));
     }
-    let mut start = Vec::new();
-    if let Err(error) = File::open(path).and_then(|file| file.take(0x206).read_to_end(&mut start)) {
+    let start = Beginning::read(path).map_err(|error| {
         let help = "name an image that `vmmlinux image` has made; with raw: or qcow2: before its name it need not be here";
-        return Err(miette!(help = help, "cannot read {}: {error}", path.display()));
-    }
-    if start.get(0x202..) == Some(b"HdrS") {
+        miette!(help = help, "cannot read {}: {error}", path.display())
+    })?;
+    if start.is_bzimage() {
         return Err(miette!(
             help = format!("make a disk of it: vmmlinux image --kernel {}", path.display()),
             "{} is a Linux kernel, and vmd boots Linux from disks",
             path.display()
         ));
     }
-    Ok(if start.starts_with(b"QFI\xfb") { DiskFormat::Qcow2 } else { DiskFormat::Raw })
+    Ok(if start.is_qcow2() { DiskFormat::Qcow2 } else { DiskFormat::Raw })
 }
 
 fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Result<ExitCode> {

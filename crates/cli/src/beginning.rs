@@ -1,0 +1,38 @@
+//! What a file is, by how it begins.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+/// As much as tells: up to the end of a bzImage's magic number.
+const LENGTH: u64 = 0x206;
+
+/// The first bytes of a file, or all of a shorter one.
+pub(crate) struct Beginning(Vec<u8>);
+
+impl Beginning {
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
+        let mut start = Vec::new();
+        File::open(path)?.take(LENGTH).read_to_end(&mut start)?;
+        Ok(Self(start))
+    }
+
+    /// By its setup header (Documentation/arch/x86/boot.rst).
+    pub(crate) fn is_bzimage(&self) -> bool {
+        self.0.get(0x202..) == Some(b"HdrS")
+    }
+
+    pub(crate) fn is_elf(&self) -> bool {
+        self.0.starts_with(b"\x7fELF")
+    }
+
+    pub(crate) fn is_qcow2(&self) -> bool {
+        self.0.starts_with(b"QFI\xfb")
+    }
+
+    pub(crate) fn is_boot_sector(&self) -> bool {
+        self.0.get(510..512) == Some(&[0x55, 0xaa])
+    }
+}
