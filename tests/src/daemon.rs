@@ -12,7 +12,7 @@ use vmmci::register;
 
 use crate::{
     initramfs::Initramfs,
-    run::{Run, program, stripped, vmmlinux},
+    run::{Run, machine, program, stripped, vmmlinux},
 };
 
 /// Debian's static busybox.
@@ -101,9 +101,9 @@ impl DaemonGuest {
     /// Runs it on a generation of vmd. `what` is what it does, `more` goes onto the kernel's command line.
     pub fn run(&self, name: &str, host: &str, what: &str, more: &str) -> Run {
         let common = "console=ttyS0,115200 quiet mitigations=off reboot=t panic=-1";
-        let mut command = Command::new(vmmlinux());
+        let mut command = machine(name, "30m");
         command
-            .args(["run", "--accel", "nested", "--timeout", "30m", "--name", name, "--host", host])
+            .args(["--host", host])
             .args(["--append", &format!("{common} {more} do={what}")])
             .arg("--kernel")
             .arg(&self.kernel)
@@ -161,21 +161,9 @@ impl SystemdGuest {
 
     /// Boots it.
     pub fn run(&self, name: &str, host: &str) -> Run {
-        let mut command = Command::new(vmmlinux());
+        let mut command = machine(name, "30m");
         command
-            .args([
-                "run",
-                "--accel",
-                "nested",
-                "--timeout",
-                "30m",
-                "--name",
-                name,
-                "--host",
-                host,
-                "-m",
-                "1G",
-            ])
+            .args(["--host", host, "-m", "1G"])
             .args(["--append", "console=ttyS0,115200 quiet mitigations=off reboot=t panic=-1"])
             .arg("--kernel")
             .arg(&self.kernel)

@@ -122,11 +122,18 @@ impl Guest {
 
     /// The same, with this for the kernel's command line.
     pub fn start(&self, name: &str, append: &str, arguments: &[&str]) -> Run {
-        let mut command = Command::new(vmmlinux());
-        command.args(["run", "--accel", "nested", "--timeout", "6h", "--name", name, "--append", append]);
+        let mut command = machine(name, "6h");
+        command.args(["--append", append]);
         command.arg("--kernel").arg(&self.kernel).arg("--initrd").arg(self.initrd()).args(arguments);
         Run::start(name, command)
     }
+}
+
+/// `vmmlinux run` of a machine under nested, for a time at most; what it runs is to be added.
+pub fn machine(name: &str, timeout: &str) -> Command {
+    let mut command = Command::new(vmmlinux());
+    command.args(["run", "--accel", "nested", "--name", name, "--timeout", timeout]);
+    command
 }
 
 /// A machine that runs.

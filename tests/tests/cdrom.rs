@@ -1,8 +1,8 @@
 //! Booting from a CD-ROM, which an installer does first of all.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
-use guest_tests::run::{Run, vmmlinux};
+use guest_tests::run::{Run, machine};
 
 /// Bytes in a block of a CD.
 const BLOCK: usize = 2048;
@@ -61,10 +61,9 @@ fn boots_on(host: &str) {
     let dir = tempfile::tempdir().unwrap();
     let cd = dir.path().join("cd.iso");
     write_cd(&cd);
-    let mut command = Command::new(vmmlinux());
     let name = format!("cdrom-{host}");
-    command.args(["run", "--accel", "nested", "--name", &name, "--host", host, "-B", "cdrom", "--cdrom"]);
-    command.arg(&cd).args(["--timeout", "6h"]);
+    let mut command = machine(&name, "6h");
+    command.args(["--host", host, "-B", "cdrom", "--cdrom"]).arg(&cd);
     let (status, console, errors) = Run::start(&name, command).end();
     assert!(console.contains(SAYS), "{host}: {console}\n{errors}");
     assert_eq!(status, 0, "{host}: {console}\n{errors}");

@@ -8,7 +8,7 @@ use std::{
 };
 
 use guest_tests::{
-    run::{Run, build, program, vmmlinux},
+    run::{Run, build, machine, program, vmmlinux},
     shell::Shell,
 };
 
@@ -107,12 +107,8 @@ impl Debian {
     }
 
     fn boot_with(&self, host: &str, arguments: &[&str]) -> Run {
-        let mut command = Command::new(vmmlinux());
-        command
-            .args(["run", "--accel", "nested", "-i", "--timeout", "30m", "--host", host])
-            .args(["--name", &self.name])
-            .arg(self.path("disk.img"))
-            .args(arguments);
+        let mut command = machine(&self.name, "30m");
+        command.args(["-i", "--host", host]).arg(self.path("disk.img")).args(arguments);
         Run::start(&self.name, command)
     }
 
@@ -153,6 +149,13 @@ const DAEMON: Control = Control {
     offset: "vmmcid offset --json | sed 's/.*\"nanos\":\\(-*[0-9]*\\).*/\\1/'",
     obeyed: "systemd was asked to go down",
 };
+
+/// Logs in again after a boot, in which all is well: the release of the kernel.
+fn back_again(run: &mut Run, shell: &mut Shell) -> String {
+    shell.log_in_again(run, "guest");
+    assert_well(run, shell);
+    shell.ask(run, "uname -r")
+}
 
 /// A running guest with nothing to complain of.
 fn assert_well(run: &mut Run, shell: &mut Shell) {
@@ -280,9 +283,7 @@ fn long_a_kernel_package_comes_and_goes() {
     // Debian's kernel had an initial RAM disk made for it, and so has ours.
     assert!(said.contains("update-initramfs: Generating /boot/initrd.img-"), "{said}");
     run.send(b"reboot\n");
-    shell.log_in_again(&mut run, "guest");
-    assert_well(&mut run, &mut shell);
-    let ours = shell.ask(&mut run, "uname -r");
+    let ours = back_again(&mut run, &mut shell);
     assert!(ours.contains("vmmlinux"), "{ours}");
     // The kernel drives the device now.
     assert_eq!(
@@ -294,9 +295,7 @@ fn long_a_kernel_package_comes_and_goes() {
     // After the first boot and the first reboot. The prompt itself goes to the console by two ways, and comes out mingled.
     run.expect_times("SYSLINUX 6.04 2", 3);
     run.send(b"old\r");
-    shell.log_in_again(&mut run, "guest");
-    assert_well(&mut run, &mut shell);
-    assert_eq!(shell.ask(&mut run, "uname -r"), stock);
+    assert_eq!(back_again(&mut run, &mut shell), stock);
     let said = shell.ask(
         &mut run,
         &format!("dpkg --purge linux-image-{ours} 2>&1; ls -d /lib/modules/{ours} /boot/*{ours}*"),
@@ -460,19 +459,10 @@ fn grub() -> Debian {
         ],
     );
     let debian = Debian::make("grub", &["--rootfs", &format!("tar:{}", archive.display()), "--stock-kernel"]);
-    let mut installer = Command::new(vmmlinux());
+    let mut installer = machine(&debian.name, "30m");
     installer
-        .args([
-            "run",
-            "--accel",
-            "nested",
-            "--timeout",
-            "30m",
-            "--no-reboot",
-            "--name",
-            &debian.name,
-            "--kernel",
-        ])
+        .arg("--no-reboot")
+        .arg("--kernel")
         .arg(build().join("bzImage"))
         .args([
             "--append",
@@ -506,9 +496,7 @@ fn long_a_kernel_package_comes_and_goes_with_grub() {
         assert!(said.contains(step), "no `{step}` in:\n{said}");
     }
     run.send(b"reboot\n");
-    shell.log_in_again(&mut run, "guest");
-    assert_well(&mut run, &mut shell);
-    let ours = shell.ask(&mut run, "uname -r");
+    let ours = back_again(&mut run, &mut shell);
     assert!(ours.contains("vmmlinux"), "{ours}");
     let command_line = shell.ask(&mut run, "cat /proc/cmdline");
     assert!(
@@ -522,9 +510,7 @@ fn long_a_kernel_package_comes_and_goes_with_grub() {
     run.send(b"reboot\n");
     run.expect_times("GNU GRUB", 3);
     run.send(b"\x0e\r\x0e\x0e\r");
-    shell.log_in_again(&mut run, "guest");
-    assert_well(&mut run, &mut shell);
-    assert_eq!(shell.ask(&mut run, "uname -r"), stock);
+    assert_eq!(back_again(&mut run, &mut shell), stock);
 
     let said = shell.ask(&mut run, &format!("apt-get purge --yes linux-image-{ours} 2>&1"));
     assert!(said.contains("Generating grub configuration file"), "{said}");
