@@ -3,6 +3,8 @@
 //!
 //! `clockwatch 600` compares them once a second, so many times, and says how far apart they were.
 
+#![expect(clippy::print_stdout, reason = "the console is always there")]
+
 use std::{
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},

@@ -35,6 +35,8 @@
 //!
 //! As `/sbin/reboot` or `/sbin/poweroff`, which the kernel runs when the host wants the guest to go down, it does so.
 
+#![expect(clippy::print_stdout, reason = "the console is always there")]
+
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},

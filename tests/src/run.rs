@@ -17,6 +17,9 @@ use crate::{initramfs::Initramfs, probes};
 /// The longest that a test waits for something, on a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(8 * 60);
 
+/// What kernels of small guests are told.
+const COMMON: &str = "console=ttyS0,115200 quiet mitigations=off reboot=t panic=-1";
+
 /// The `vmmlinux` program beside the tests' own programs.
 pub fn vmmlinux() -> PathBuf {
     program("vmmlinux")
@@ -70,7 +73,7 @@ pub struct Guest {
 impl Guest {
     /// Packs a guest with the kernel that the helper VM has. `init` is the program of `src/guest.rs`.
     pub fn new(init: &Path) -> Self {
-        let kernel = Kernel::get(&|what| eprintln!("{what}")).expect("Debian's cloud kernel can be had");
+        let kernel = Kernel::get(&|what| stdio::note!("{what}")).expect("Debian's cloud kernel can be had");
         let virtio = kernel.modules.into_iter().filter(|path| path.to_string_lossy().contains("virtio"));
         Self::with_kernel(init, kernel.vmlinuz, &virtio.collect::<Vec<_>>())
     }
@@ -116,16 +119,28 @@ impl Guest {
 
     /// The same, with more on the kernel's command line.
     pub fn run_with(&self, name: &str, words: &str, kernel: &str, arguments: &[&str]) -> Run {
-        let common = "console=ttyS0,115200 quiet mitigations=off reboot=t panic=-1";
-        self.start(name, &format!("{common} {kernel} -- {words}"), arguments)
+        self.start(name, &format!("{COMMON} {kernel} -- {words}"), arguments)
     }
 
     /// The same, with this for the kernel's command line.
     pub fn start(&self, name: &str, append: &str, arguments: &[&str]) -> Run {
+        Run::start(name, self.command(name, append, arguments))
+    }
+
+    /// The same, read no further than to a line with `last`, as by `| sed /LAST/q`.
+    pub fn run_until(&self, last: &str, name: &str, words: &str, arguments: &[&str]) -> Run {
+        let run = self.command(name, &format!("{COMMON} -- {words}"), arguments);
+        let mut shell = Command::new("bash");
+        shell.args(["-c", r#"set -o pipefail; last=$1; shift; "$@" | sed "/$last/q""#, "-", last]);
+        shell.arg(run.get_program()).args(run.get_args());
+        Run::start(name, shell)
+    }
+
+    fn command(&self, name: &str, append: &str, arguments: &[&str]) -> Command {
         let mut command = machine(name, "6h");
         command.args(["--append", append]);
         command.arg("--kernel").arg(&self.kernel).arg("--initrd").arg(self.initrd()).args(arguments);
-        Run::start(name, command)
+        command
     }
 }
 

@@ -1,6 +1,8 @@
 //! The init of a guest that works for as long as it is let: it computes, sleeps, forks, writes to its disk and talks to
 //! itself, and watches its clocks. A line on the console ends that; then it says how often it did what, and powers off.
 
+#![expect(clippy::print_stdout, reason = "the console is always there")]
+
 use std::{
     collections::BTreeMap,
     env,

@@ -1,5 +1,7 @@
 //! How near chrony keeps a guest's clock to the host's, with the kernel's driver and with vmmcid.
 
+#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,

@@ -1,5 +1,7 @@
 //! `vmmlinux-doctor` in guests: our kernel on every vmd, and a stock kernel, whose troubles it has to find.
 
+#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
+
 use std::{fs, path::Path};
 
 use forge::{Cache, Debian, Quiet};

@@ -1,5 +1,7 @@
 //! The kernel's own driver of the control device, from end to end.
 
+#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
+
 use std::{collections::BTreeMap, path::Path};
 
 use guest_tests::{

@@ -1,5 +1,7 @@
 //! Our kernel on every vmd, without a word about vmd on its command line: time, and how it goes down.
 
+#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
+
 use std::{fs, path::Path};
 
 use guest_tests::run::Guest;

@@ -86,6 +86,26 @@ fn a_reset_ends_the_run_if_asked_to() {
     assert!(errors.contains("reset itself"), "{errors}");
 }
 
+/// As in `vmmlinux run … | head`.
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn a_console_that_nobody_reads_ends_the_guest_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("unread.img");
+    std::fs::write(&image, vec![0; 1 << 20]).unwrap();
+    let guest = guest();
+    let run = guest.run_until("disk begins", "e2e-unread", "disk wait", &["-d", image.to_str().unwrap()]);
+    let (console, errors) = assert_status(run, 4);
+    assert!(console.contains("guest: disk begins"), "{console}");
+    assert!(!errors.contains("e2e-unread") && !errors.contains("panicked"), "{errors}");
+    assert!(std::fs::read(&image).unwrap()[512..].starts_with(b"written by the guest"));
+    // QEMU's command line names it.
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut lines =
+        processes.filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok());
+    assert_eq!(lines.find(|line| line.contains(image.to_str().unwrap())), None);
+}
+
 #[test]
 #[ignore = "boots a guest in the helper VM: make e2e"]
 fn who_stops_a_machine_can_wait_for_its_end() {

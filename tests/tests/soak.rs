@@ -1,5 +1,7 @@
 //! An hour of work and twenty sleeps of the host, watched by a kernel that looks for lockups and stalls.
 
+#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
+
 use std::{env, fs, fs::File, path::Path, thread, time::Duration};
 
 use guest_tests::{

@@ -1,5 +1,7 @@
 //! vmmcid on Debian's stock kernels, with busybox as init, on every generation of vmd.
 
+#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
+
 use std::path::Path;
 
 use forge::{Cache, Debian, Quiet};

@@ -102,7 +102,7 @@ fn counted() -> ProgressStyle {
 impl Progress for Bar {
     fn phase(&self, what: &str) {
         if self.bar.is_hidden() {
-            eprintln!("{what}");
+            stdio::note!("{what}");
         }
         self.tenths.store(0, Ordering::Relaxed);
         self.bar.set_style(spinner());
@@ -116,7 +116,7 @@ impl Progress for Bar {
         if total > 0 && self.bar.is_hidden() {
             let tenths = done * 10 / total;
             if self.tenths.fetch_max(tenths, Ordering::Relaxed) < tenths {
-                eprintln!("  {}%", tenths * 10);
+                stdio::note!("  {}%", tenths * 10);
             }
         } else if total > 0 {
             if self.bar.length() != Some(total) {
@@ -130,7 +130,7 @@ impl Progress for Bar {
 
     fn note(&self, what: &str) {
         if self.bar.is_hidden() {
-            eprintln!("{what}");
+            stdio::note!("{what}");
         } else {
             self.bar.println(what);
         }

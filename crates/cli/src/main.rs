@@ -35,18 +35,15 @@ fn main() -> ExitCode {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let done = match cli.command {
-        Some(command) => command.run(level),
-        None => Ok(welcome::run()),
-    };
-    match done {
-        Ok(code) => code,
-        Err(report) => {
-            eprintln!("{report:?}");
-            ExitCode::FAILURE
-        }
-    }
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
+    cli.command.map_or_else(welcome::run, |command| command.run(level)).unwrap_or_else(|report| {
+        stdio::note!("{report:?}");
+        ExitCode::FAILURE
+    })
 }
 
 #[cfg(test)]

@@ -29,9 +29,9 @@ struct Findings {
 }
 
 /// Looks around, says what it saw, and what to do next.
-pub(crate) fn run() -> ExitCode {
-    print!("{}", text(&look()));
-    ExitCode::SUCCESS
+pub(crate) fn run() -> miette::Result<ExitCode> {
+    stdio::print(&text(&look()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn look() -> Findings {

@@ -68,7 +68,7 @@ impl Console {
         let over = (screen.history.len() + keep.len()).saturating_sub(HISTORY);
         screen.history.drain(..over);
         screen.history.extend(keep);
-        // A reader that is gone must not end the guest.
+        // Whether the guest ends when nobody reads is for whoever runs it to say.
         if let Some(output) = &mut screen.output
             && output.write_all(bytes).and_then(|()| output.flush()).is_err()
         {

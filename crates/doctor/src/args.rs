@@ -1,12 +1,12 @@
 //! The command line, which `vmmlinux doctor` and `vmmlinux-doctor` share.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     path::PathBuf,
     process::ExitCode,
 };
 
-use miette::{IntoDiagnostic, WrapErr};
+use miette::IntoDiagnostic;
 
 use crate::{Guest, Measured, Severity, System, examine};
 
@@ -39,7 +39,7 @@ impl Args {
         let mut guest = Guest::look(System::here(), self.config.as_deref());
         if guest.host.is_vmd() && !self.quick {
             if io::stderr().is_terminal() && !self.json {
-                eprintln!("measuring for {} s …", self.seconds);
+                stdio::note!("measuring for {} s …", self.seconds);
             }
             guest.measured = Some(Measured::take(&guest.system, self.seconds));
         }
@@ -52,12 +52,8 @@ impl Args {
             report.in_words(self.min, width())
         };
         // This takes the colours out unless they go to a terminal.
-        match anstream::stdout().write_all(text.as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(error).into_diagnostic().wrap_err("cannot write to standard output")
-            }
-            _ => Ok(ExitCode::from(report.exit_status())),
-        }
+        stdio::write(&mut anstream::stdout(), text.as_bytes())?;
+        Ok(ExitCode::from(report.exit_status()))
     }
 }
 

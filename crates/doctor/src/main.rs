@@ -17,7 +17,7 @@ struct Cli {
 
 fn main() -> ExitCode {
     Cli::parse().doctor.run().unwrap_or_else(|report| {
-        eprintln!("{report:?}");
+        stdio::note!("{report:?}");
         ExitCode::FAILURE
     })
 }

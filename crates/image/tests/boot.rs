@@ -3,6 +3,8 @@
 //! `VMMLINUX_TEST_KERNEL` names the bzImage to boot; `VMMLINUX_TEST_INITRD` and `VMMLINUX_TEST_MODULES` what a
 //! distribution's kernel needs besides. `make boot-test` sets them.
 
+#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
+
 use std::{
     env,
     fs::File,

@@ -1,5 +1,7 @@
 //! A job for the helper VM: says what KVM it found there, then sends back in capitals what comes from the terminal.
 
+#![expect(clippy::print_stderr, reason = "an example needs no more")]
+
 use std::{
     io::{self, Read, Write},
     thread,

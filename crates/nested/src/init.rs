@@ -51,11 +51,11 @@ pub fn is_init() -> bool {
 pub fn run(job: impl FnOnce(Env)) -> ! {
     if let Err(error) = prepare().map(|env| catch_unwind(AssertUnwindSafe(|| job(env)))) {
         // Standard error is the log that the host shows when there is no answer.
-        eprintln!("vmmlinux: {:?}", miette::Report::new(error));
+        stdio::note!("vmmlinux: {:?}", miette::Report::new(error));
     }
     rustix::fs::sync();
     let Err(error) = reboot(RebootCommand::PowerOff) else { unreachable!("the power is off") };
-    eprintln!("vmmlinux: cannot power off: {error}");
+    stdio::note!("vmmlinux: cannot power off: {error}");
     // The kernel panics when init exits, and that ends QEMU too.
     std::process::exit(1)
 }
@@ -157,7 +157,7 @@ fn listen(name: &str) -> Result<()> {
     };
     let report = move || {
         if let Err(error) = accept() {
-            eprintln!("vmmlinux: {}: {error}", path.display());
+            stdio::note!("vmmlinux: {}: {error}", path.display());
         }
     };
     thread::Builder::new()

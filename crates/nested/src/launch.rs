@@ -302,7 +302,7 @@ impl Drop for L1 {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if env::var_os("VMMLINUX_L1_LOG").is_some() {
-            eprintln!("{}", self.log());
+            stdio::note!("{}", self.log());
         }
     }
 }

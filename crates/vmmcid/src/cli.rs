@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -126,12 +125,13 @@ impl Cli {
             Command::Needed => return needed(),
             Command::PoweringOff => powering_off(),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "vmmcid", &mut io::stdout());
-                Ok(ExitCode::SUCCESS)
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "vmmcid", &mut script);
+                print(&String::from_utf8_lossy(&script))
             }
         };
         result.unwrap_or_else(|report| {
-            eprintln!("{report:?}");
+            stdio::note!("{report:?}");
             ExitCode::FAILURE
         })
     }
@@ -140,12 +140,12 @@ impl Cli {
 fn daemon(run: &Run) -> ExitCode {
     let Err(error) = supervisor::run(&|| run.read(), Log::new(run.log)) else { return ExitCode::SUCCESS };
     let status = error.exit_status();
-    eprintln!("{:?}", miette::Report::from(error));
+    stdio::note!("{:?}", miette::Report::from(error));
     ExitCode::from(status)
 }
 
 fn print(text: &str) -> miette::Result<ExitCode> {
-    io::stdout().write_all(text.as_bytes()).into_diagnostic().wrap_err("cannot write to standard output")?;
+    stdio::print(text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -211,7 +211,8 @@ fn needed() -> ExitCode {
         Ok(Some(driver)) => format!("the kernel's driver {driver} obeys the host"),
         Err(_) => "this is no guest of OpenBSD's vmd(8)".to_owned(),
     };
-    println!("{why}: vmmcid is not needed");
+    // Service managers want the status, whatever becomes of the words.
+    let _ = stdio::print(&format!("{why}: vmmcid is not needed\n"));
     ExitCode::FAILURE
 }
 

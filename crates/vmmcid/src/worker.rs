@@ -47,7 +47,7 @@ pub fn run() -> ExitCode {
     match link().and_then(|link| work(&link)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vmmcid: worker: {error}");
+            stdio::note!("vmmcid: worker: {error}");
             ExitCode::FAILURE
         }
     }

@@ -126,13 +126,13 @@ impl Args {
         // Found out once, and told in the report.
         let accel =
             vm::choose(self.accel)?.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
-        let lab = Lab::new(&program, &accel, Box::new(|what| eprintln!("{what}")))?;
+        let lab = Lab::new(&program, &accel, Box::new(|what| stdio::note!("{what}")))?;
         let everything = [What::Boot, What::Idle, What::Disk, What::Net, What::Size];
         let benches = if self.what == What::All { &everything[..] } else { &[self.what] };
         for &what in benches {
             let report = self.bench(what, &lab)?;
             write(&self.out, &report)?;
-            println!("{report}");
+            stdio::print(&format!("{report}\n"))?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -210,7 +210,7 @@ fn write(out: &Path, report: &Report) -> miette::Result<()> {
     for (extension, text) in [("json", report.json()), ("html", report.html()?)] {
         let path = out.join(&report.bench).with_extension(extension);
         forge::write_atomically(&path, text.as_bytes())?;
-        eprintln!("{}", path.display());
+        stdio::note!("{}", path.display());
     }
     Ok(())
 }

@@ -85,7 +85,7 @@ impl Args {
         };
         let built = match forge.build(&request) {
             Err(stopped @ Error::Interrupted { .. }) => {
-                eprintln!("{:?}", miette::Report::from(stopped));
+                stdio::note!("{:?}", miette::Report::from(stopped));
                 // As a shell reports a program that SIGINT ended.
                 return Ok(ExitCode::from(130));
             }
@@ -95,10 +95,10 @@ impl Args {
         drop(forge);
         let dir = self.out.join(&name);
         if built.up_to_date {
-            eprintln!("{}: Linux {} is up to date", dir.display(), built.manifest.release);
+            stdio::note!("{}: Linux {} is up to date", dir.display(), built.manifest.release);
         } else {
             let image = built.manifest.files.get("bzImage").map_or(0, |file| file.size);
-            eprintln!(
+            stdio::note!(
                 "{}: Linux {}, bzImage {} KiB, compiled in {:.0} s",
                 dir.display(),
                 built.manifest.release,
@@ -106,7 +106,7 @@ impl Args {
                 built.manifest.times.compile_seconds
             );
         }
-        println!("{}", dir.display());
+        stdio::print(&format!("{}\n", dir.display()))?;
         Ok(ExitCode::SUCCESS)
     }
 

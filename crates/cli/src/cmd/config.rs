@@ -266,13 +266,8 @@ impl Args {
             Command::Check { series, tree } => check(&mut out, series, &tree),
             Command::Audit { file, host, json, min } => audit(&mut out, &file, host, json, min.into()),
         }?;
-        // A reader that has seen enough (head, less) is no failure.
-        match io::stdout().write_all(&out) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(error).into_diagnostic().wrap_err("cannot write to standard output")
-            }
-            _ => Ok(code),
-        }
+        stdio::write(&mut io::stdout(), &out)?;
+        Ok(code)
     }
 }
 

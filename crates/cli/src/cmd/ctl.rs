@@ -93,7 +93,7 @@ impl Args {
                 let Answer::Ended(ending) = client.call(Command::Wait)? else {
                     return Err(miette!("{name} does not tell how it ended"));
                 };
-                eprintln!("vmmlinux: {name}: {}", ending.text);
+                stdio::note!("vmmlinux: {name}: {}", ending.text);
                 return Ok(ExitCode::from(ending.status));
             }
             Order::Console => return console(client),
@@ -119,7 +119,7 @@ fn show_commands(client: &mut Client) -> miette::Result<()> {
 /// Shows what there is to know about an order that was carried out.
 fn note(name: &str, answer: &Answer) {
     if let Answer::Note(text) = answer {
-        eprintln!("vmmlinux: {name}: {text}");
+        stdio::note!("vmmlinux: {name}: {text}");
     }
 }
 
@@ -141,7 +141,7 @@ fn all() -> miette::Result<Vec<Status>> {
 fn show(statuses: &[Status], json: bool) -> miette::Result<ExitCode> {
     let text =
         if json { serde_json::to_string_pretty(statuses).into_diagnostic()? + "\n" } else { table(statuses) };
-    io::stdout().write_all(text.as_bytes()).into_diagnostic().wrap_err("cannot write to standard output")?;
+    stdio::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -175,7 +175,7 @@ fn table(statuses: &[Status]) -> String {
 fn console(client: Client) -> miette::Result<ExitCode> {
     let stream = client.console()?;
     if io::stdin().is_terminal() {
-        eprintln!("vmmlinux: connected; `~.` at the beginning of a line leaves");
+        stdio::note!("vmmlinux: connected; `~.` at the beginning of a line leaves");
     }
     let raw = vm::raw_mode()?;
     let share = || stream.try_clone().into_diagnostic().wrap_err("cannot share the console's connection");
@@ -187,10 +187,16 @@ fn console(client: Client) -> miette::Result<ExitCode> {
         let _ = typing.shutdown(how);
     };
     thread::Builder::new().name("input".to_owned()).spawn(keyboard).into_diagnostic()?;
-    let result = io::copy(&mut reading, &mut io::stdout().lock());
+    let result = io::copy(&mut reading, &mut vm::Screen);
     drop(raw);
-    result.into_diagnostic().wrap_err("the console's connection broke")?;
-    Ok(ExitCode::SUCCESS)
+    match result {
+        // Nobody reads: as good as leaving.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        other => {
+            other.into_diagnostic().wrap_err("the console's connection broke")?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -124,12 +124,12 @@ impl Args {
             mirror: self.mirror,
         };
         if let Some(kernel) = &options.kernel {
-            eprintln!("kernel {}", kernel.release());
+            stdio::note!("kernel {}", kernel.release());
         }
         // A Ctrl-C reaches the program that is being run, too: its failure ends the build, which then tidies up.
         let interrupted = Arc::new(AtomicBool::new(false));
         flag::register(SIGINT, Arc::clone(&interrupted)).into_diagnostic()?;
-        let image = image::build(&options, &identity, &Tools::default(), &|step| eprintln!("{step}"))
+        let image = image::build(&options, &identity, &Tools::default(), &|step| stdio::note!("{step}"))
             .map_err(|error| {
                 if interrupted.load(Ordering::Relaxed) {
                     miette!("interrupted: nothing was written")
@@ -137,7 +137,7 @@ impl Args {
                     error.into()
                 }
             })?;
-        eprintln!(
+        stdio::note!(
             "{}: a disk of {}, {}M of it in use, with Linux {}",
             image.path.display(),
             image.size,
@@ -145,10 +145,10 @@ impl Args {
             image.release
         );
         if options.root_password.is_none() {
-            eprintln!("root logs in on the console without a password");
+            stdio::note!("root logs in on the console without a password");
         }
-        eprintln!("to try it here: vmmlinux run -i {}\n", image.path.display());
-        print!("{}", image.instructions());
+        stdio::note!("to try it here: vmmlinux run -i {}\n", image.path.display());
+        stdio::print(&image.instructions())?;
         Ok(ExitCode::SUCCESS)
     }
 }

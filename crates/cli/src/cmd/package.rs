@@ -70,7 +70,7 @@ impl Args {
             What::Vmmcid { binary, out } => {
                 needs(&binary, "cargo build --profile dist -p vmmcid; `make vmmcid-deb` does both")?;
                 let packages = forge::package_daemon(&binary, epoch(&binary)?, &out)?;
-                println!("{}\n{}", packages.deb.display(), packages.tarball.display());
+                stdio::print(&format!("{}\n{}\n", packages.deb.display(), packages.tarball.display()))?;
             }
             What::Man { dir } => release::manuals(command, &dir)?,
             What::Release { program, daemon, kernel, checkout, out } => {
@@ -89,8 +89,8 @@ impl Args {
                     checkout: &checkout,
                     epoch: epoch(&program)?,
                 };
-                for name in release::assemble(&inputs, &out, &|step| eprintln!("{step}"))? {
-                    println!("{}", out.join(name).display());
+                for name in release::assemble(&inputs, &out, &|step| stdio::note!("{step}"))? {
+                    stdio::print(&format!("{}\n", out.join(name).display()))?;
                 }
             }
         }

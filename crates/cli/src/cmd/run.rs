@@ -214,7 +214,7 @@ fn check_kernel(path: &Path) -> miette::Result<()> {
 fn warn_of_no_boot_sector(image: &DiskArgument) {
     if Beginning::read(&image.path).is_ok_and(|start| !start.is_boot_sector() && !start.is_qcow2()) {
         let path = image.path.display();
-        eprintln!("{path} has no boot sector: it will not boot. `vmmlinux image` makes disks that do");
+        stdio::note!("{path} has no boot sector: it will not boot. `vmmlinux image` makes disks that do");
     }
 }
 

@@ -1,6 +1,6 @@
 //! `vmmlinux setup`: installs what building kernels and images needs and this machine lacks.
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use clap::ValueEnum;
 use forge::{Cache, Forge, Plan, Purpose};
@@ -61,50 +61,51 @@ impl Args {
         };
         let plan = forge.plan(&purposes)?;
         if plan.is_empty() {
-            println!("nothing is missing");
+            stdio::print("nothing is missing\n")?;
             return Ok(ExitCode::SUCCESS);
         }
-        describe(&plan);
+        stdio::print(&described(&plan))?;
         if self.list || !plan.debian {
             return Ok(ExitCode::FAILURE);
         }
         forge.install(&plan)?;
         let left = forge.plan(&purposes)?;
         if left.is_empty() {
-            println!("nothing is missing any more");
+            stdio::print("nothing is missing any more\n")?;
             return Ok(ExitCode::SUCCESS);
         }
-        println!("\nstill missing:");
-        describe(&left);
+        stdio::print(&format!("\nstill {}", described(&left)))?;
         Ok(ExitCode::FAILURE)
     }
 }
 
-fn describe(plan: &Plan) {
-    println!("missing:");
+fn described(plan: &Plan) -> String {
+    let mut text = "missing:\n".to_owned();
     for tool in &plan.missing {
         let min = tool.min.map(|min| format!(" {min} or newer")).unwrap_or_default();
-        println!("  {:<28} {}", format!("{}{min}", tool.name), tool.why);
+        let _ = writeln!(text, "  {:<28} {}", format!("{}{min}", tool.name), tool.why);
     }
+    let mut tell = |what: &str| text.extend([what, "\n"]);
     if !plan.debian {
-        println!(
-            "\nPlease install these with your distribution's tools; only Debian's packages are installed from here."
+        tell(
+            "\nPlease install these with your distribution's tools; only Debian's packages are installed from here.",
         );
-        return;
+        return text;
     }
     let list = |names: &std::collections::BTreeSet<&str>| names.iter().copied().collect::<Vec<_>>().join(" ");
     if !plan.packages.is_empty() {
-        println!("to install: {}", list(&plan.packages));
+        tell(&format!("to install: {}", list(&plan.packages)));
     }
     if !plan.backports.is_empty() {
-        println!("to install from backports: {}", list(&plan.backports));
+        tell(&format!("to install from backports: {}", list(&plan.backports)));
     }
     if plan.bindgen {
-        println!("to build with cargo, into the cache: bindgen-cli");
+        tell("to build with cargo, into the cache: bindgen-cli");
     }
     if plan.rust_src {
-        println!(
-            "to fetch for the installed rustc: rust-src (rustup's component, else Debian's package, into the cache)"
+        tell(
+            "to fetch for the installed rustc: rust-src (rustup's component, else Debian's package, into the cache)",
         );
     }
+    text
 }

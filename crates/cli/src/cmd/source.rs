@@ -20,7 +20,7 @@ impl Args {
         let forge = self.forging.forge()?;
         let series = self.series.unwrap_or_else(|| forge.series().default.clone());
         let tree = forge.prepare(&series)?;
-        println!("{}", tree.path.display());
+        stdio::print(&format!("{}\n", tree.path.display()))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,6 +1,7 @@
 //! `vmmlinux vmconf`: what to write into vm.conf(5) for an image, and what is wrong with one that exists.
 
 use std::{
+    fmt::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -132,21 +133,21 @@ impl Args {
                 check(&file, &Check { hosts: host, root }, json, min.into())
             }
             Some(Command::Releases) => {
-                for host in Generation::ALL {
-                    println!("OpenBSD {host}{}:", if host == Generation::V7_7 { " and older" } else { "" });
-                    for note in vmconf::notes(host) {
-                        println!("- {note}");
-                    }
-                    println!();
-                }
+                stdio::print(&Generation::ALL.map(release).concat())?;
                 Ok(ExitCode::SUCCESS)
             }
             None => {
-                print!("{}", self.write.proposal()?.text());
+                stdio::print(&self.write.proposal()?.text())?;
                 Ok(ExitCode::SUCCESS)
             }
         }
     }
+}
+
+/// What is peculiar to a release.
+fn release(host: Generation) -> String {
+    let older = if host == Generation::V7_7 { " and older" } else { "" };
+    format!("OpenBSD {host}{older}:\n- {}\n\n", vmconf::notes(host).join("\n- "))
 }
 
 impl WriteArgs {
@@ -194,7 +195,7 @@ impl WriteArgs {
                 Severity::Error => return Err(miette::Report::new(finding.located(&config))),
                 // A switch that is not declared here is in the file already.
                 Severity::Warning if !finding.message.starts_with("there is no switch") => {
-                    eprintln!("{:?}", miette::Report::new(finding.located(&config)));
+                    stdio::note!("{:?}", miette::Report::new(finding.located(&config)));
                 }
                 _ => {}
             }
@@ -235,7 +236,7 @@ fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Res
     findings.retain(|finding| finding.severity >= min);
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let errors = count(Severity::Error);
-    if json {
+    let text = if json {
         let list: Vec<_> = findings
             .iter()
             .map(|finding| {
@@ -248,13 +249,15 @@ fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Res
                 })
             })
             .collect();
-        println!("{:#}", json!({ "file": file, "grammar": vmconf::NEWEST_GRAMMAR, "findings": list }));
+        format!("{:#}\n", json!({ "file": file, "grammar": vmconf::NEWEST_GRAMMAR, "findings": list }))
     } else {
+        let mut text = String::new();
         for finding in &findings {
-            println!("{:?}", miette::Report::new(finding.located(&config)));
+            let _ = writeln!(text, "{:?}", miette::Report::new(finding.located(&config)));
         }
         let vms = config.vms().count();
-        println!(
+        let _ = writeln!(
+            text,
             "{}: {vms} VM{}, {errors} error{}, {} warnings, {} notes",
             file.display(),
             if vms == 1 { "" } else { "s" },
@@ -263,13 +266,16 @@ fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Res
             count(Severity::Note)
         );
         if options.hosts.iter().any(|host| *host > vmconf::NEWEST_GRAMMAR) {
-            println!(
+            let _ = writeln!(
+                text,
                 "judged by the vm.conf(5) of {}, the newest that is known here: what a later one adds is taken for an error; \
                  ask `vmd -n` there",
                 vmconf::NEWEST_GRAMMAR
             );
         }
-    }
+        text
+    };
+    stdio::print(&text)?;
     Ok(if errors > 0 { ExitCode::from(EXIT_REFUSED) } else { ExitCode::SUCCESS })
 }
 

@@ -45,14 +45,14 @@ pub(crate) fn detach(name: &str) -> miette::Result<ExitCode> {
         {
             let mut text = String::new();
             let _ = errors.seek(SeekFrom::Start(0)).and_then(|_| errors.read_to_string(&mut text));
-            eprint!("{text}");
+            stdio::note!("{}", text.trim_end());
             let code = status.code().and_then(|code| u8::try_from(code).ok());
             return code.map(ExitCode::from).ok_or_else(|| miette!("the machine's process ended: {status}"));
         }
         // Not another machine that has the name already.
         let status = Client::connect(name).and_then(|mut client| client.call(Command::Status));
         if matches!(status, Ok(Answer::Status(status)) if status.pid == child.id()) {
-            println!("{name}");
+            stdio::print(&format!("{name}\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
         thread::sleep(Duration::from_millis(50));

@@ -22,8 +22,9 @@ Exit status:
   2    the command line is wrong
   3    the guest did what ends a VM under vmd: touched an address without memory, used string I/O,
        broke a virtio device, or drove its processor into a state that it cannot leave
-  4    the guest was ended by force (`ctl NAME stop -f`, `~.`, a signal), did not go down in time
-       after `ctl NAME stop`, or had no vmmci driver that could be asked to
+  4    the guest was ended by force (`ctl NAME stop -f`, `~.`, a signal, a pipe from standard output
+       that nobody reads any more), did not go down in time after `ctl NAME stop`, or had no vmmci
+       driver that could be asked to
   124  --timeout was over";
 
 /// A guest's end, or the machine's failure, for whoever waits for it.

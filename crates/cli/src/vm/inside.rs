@@ -38,7 +38,7 @@ pub(crate) fn run_in_helper_vm() -> ! {
     init::run(|env| {
         if let Err(error) = run(env) {
             // The log of the helper VM, which the host shows when it gets no answer.
-            eprintln!("vmmlinux: {error}");
+            stdio::note!("vmmlinux: {error}");
         }
     })
 }
@@ -47,7 +47,12 @@ fn run(env: Env) -> io::Result<()> {
     let Env { job, console, control } = env;
     let Job { config, about, log } = serde_json::from_value(job)?;
     let filter = tracing_subscriber::EnvFilter::new(log);
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(io::stderr)
+        .log_internal_errors(false)
+        .init();
 
     let output = Counted { to: console.try_clone()?, count: Arc::default() };
     let count = Arc::clone(&output.count);

@@ -15,4 +15,4 @@ pub(crate) use ending::TABLE as EXIT_STATUS;
 pub(crate) use inside::{in_helper_vm, run_in_helper_vm};
 pub(crate) use plan::{Accel, DiskArgument, Network, Plan, size};
 pub(crate) use session::{Session, choose, run};
-pub(crate) use terminal::{converse, raw_mode};
+pub(crate) use terminal::{Screen, converse, raw_mode};

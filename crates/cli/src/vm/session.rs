@@ -60,7 +60,7 @@ pub(crate) fn run(session: Session) -> miette::Result<ExitCode> {
         disks: plan.config.disks.iter().map(|disk| disk.path.display().to_string()).collect(),
         nics: plan.networks.iter().map(ToString::to_string).collect(),
     };
-    let say = |what: &str| eprintln!("vmmlinux: {what} …");
+    let say = |what: &str| stdio::note!("vmmlinux: {what} …");
     let running = match accel {
         Accel::Nested => Running::nested(plan, about, output, terminal, &say)?,
         _ => Running::local(plan, about, output, terminal)?,
@@ -68,13 +68,15 @@ pub(crate) fn run(session: Session) -> miette::Result<ExitCode> {
     let Running { vm, console, host } = &running;
     let server = Server::start(claim, Arc::clone(vm), Arc::clone(console))?;
     if terminal {
-        eprintln!("vmmlinux: {name} runs; `~.` at the beginning of a line ends it");
+        stdio::note!("vmmlinux: {name} runs; `~.` at the beginning of a line ends it");
     }
     let raw = if terminal { raw_mode()? } else { None };
     end_on_signals(vm)?;
     let late = end_after(vm, timeout)?;
+    let unread = Arc::new(AtomicBool::new(false));
     if !detached {
         take_input(vm, console)?;
+        end_when_unread(vm, &unread)?;
     }
 
     let ending = host.wait();
@@ -89,6 +91,9 @@ pub(crate) fn run(session: Session) -> miette::Result<ExitCode> {
     drop(raw);
     if let Some(path) = statistics {
         report(&path, &ending)?;
+    }
+    if unread.load(Ordering::Acquire) && ending.status == FORCED {
+        return Ok(ExitCode::from(FORCED));
     }
     Ok(tell(&name, &ending, late.load(Ordering::Acquire)))
 }
@@ -214,7 +219,7 @@ fn end_on_signals(vm: &Arc<dyn Vm>) -> miette::Result<()> {
             if let Err(error) = vm.call(Command::Stop { force: true }) {
                 // Nothing left that could end in order.
                 terminal::cook();
-                eprintln!("vmmlinux: {error}");
+                stdio::note!("vmmlinux: {error}");
                 std::process::exit(FORCED.into());
             }
         }
@@ -229,12 +234,30 @@ fn end_after(vm: &Arc<dyn Vm>, timeout: Option<Duration>) -> miette::Result<Arc<
         spawn("timeout", move || {
             thread::sleep(timeout);
             late.store(true, Ordering::Release);
-            if let Err(error) = vm.call(Command::Stop { force: true }) {
-                tracing::warn!(error, "cannot end the guest");
-            }
+            end(&vm);
         })?;
     }
     Ok(late)
+}
+
+/// Ends the guest by force when nobody reads standard output any more, as in `vmmlinux run … | head`. The flag tells that it
+/// was so.
+fn end_when_unread(vm: &Arc<dyn Vm>, unread: &Arc<AtomicBool>) -> miette::Result<()> {
+    let (vm, unread) = (Arc::clone(vm), Arc::clone(unread));
+    spawn("output", move || match terminal::wait_until_unread(io::stdout()) {
+        Ok(()) => {
+            unread.store(true, Ordering::Release);
+            end(&vm);
+        }
+        Err(error) => tracing::debug!(%error, "standard output is not watched"),
+    })
+}
+
+/// Ends the guest by force.
+fn end(vm: &Arc<dyn Vm>) {
+    if let Err(error) = vm.call(Command::Stop { force: true }) {
+        tracing::warn!(error, "cannot end the guest");
+    }
 }
 
 /// Types standard input in. Its end does not end the guest; leaving the terminal does.
@@ -242,11 +265,7 @@ fn take_input(vm: &Arc<dyn Vm>, console: &Arc<Console>) -> miette::Result<()> {
     let (vm, console) = (Arc::clone(vm), Arc::clone(console));
     spawn("input", move || match terminal::converse(|bytes| console.typed(bytes)) {
         Ok(false) => {}
-        Ok(true) => {
-            if let Err(error) = vm.call(Command::Stop { force: true }) {
-                tracing::warn!(error, "cannot end the guest");
-            }
-        }
+        Ok(true) => end(&vm),
         Err(error) => tracing::debug!(%error, "no more input"),
     })
 }
@@ -269,7 +288,7 @@ fn report(path: &Path, ending: &Ending) -> miette::Result<()> {
         format!("{value:#}\n")
     };
     if path == Path::new("-") {
-        eprint!("{text}");
+        stdio::note!("{}", text.trim_end());
         return Ok(());
     }
     forge::write_atomically(path, text.as_bytes())?;
@@ -280,13 +299,13 @@ fn report(path: &Path, ending: &Ending) -> miette::Result<()> {
 fn tell(name: &str, ending: &Ending, late: bool) -> ExitCode {
     let Ending { status, text, help, .. } = ending;
     if late && *status == FORCED {
-        eprintln!("vmmlinux: {name}: --timeout is over: {text}");
+        stdio::note!("vmmlinux: {name}: --timeout is over: {text}");
         return ExitCode::from(TIMED_OUT);
     }
     match (help, *status) {
-        (Some(help), _) => eprintln!("{:?}", miette!(help = help.clone(), "{name}: {text}")),
-        (None, FAILED) => eprintln!("{:?}", miette!("{name}: {text}")),
-        (None, _) => eprintln!("vmmlinux: {name}: {text}"),
+        (Some(help), _) => stdio::note!("{:?}", miette!(help = help.clone(), "{name}: {text}")),
+        (None, FAILED) => stdio::note!("{:?}", miette!("{name}: {text}")),
+        (None, _) => stdio::note!("vmmlinux: {name}: {text}"),
     }
     ExitCode::from(*status)
 }

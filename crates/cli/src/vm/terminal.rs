@@ -8,7 +8,10 @@ use std::{
 
 use control::escape::Escape;
 use miette::IntoDiagnostic;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    termios::{OptionalActions, Termios, tcgetattr, tcsetattr},
+};
 
 /// The terminal's settings before it was made raw.
 static COOKED: Mutex<Option<Termios>> = Mutex::new(None);
@@ -87,5 +90,32 @@ impl Write for Screen {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Blocks until nobody can read any more what is written to `output`, a pipe. For a file that never comes.
+pub(crate) fn wait_until_unread(output: impl AsFd) -> io::Result<()> {
+    // That a pipe has no reader, poll(2) tells without being asked.
+    let mut waited = [PollFd::new(&output, PollFlags::empty())];
+    rustix::io::retry_on_intr(|| poll(&mut waited, None))?;
+    match waited[0].revents() {
+        PollFlags::ERR => Ok(()),
+        // A terminal that hung up says so by a signal.
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_without_a_reader_is_known_and_nothing_is_taken_for_one() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        wait_until_unread(writer).unwrap();
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        drop(theirs);
+        wait_until_unread(ours).unwrap_err();
     }
 }

@@ -1,5 +1,7 @@
 //! Builds: what comes out, when make is not even asked, and what a failure leaves.
 
+#![expect(clippy::print_stderr, reason = "--nocapture shows it")]
+
 use std::{
     fs,
     os::unix::fs::symlink,
