@@ -3,8 +3,9 @@
 # install.sh [--root DIR] --uninstall [RELEASE]
 #
 # For guests whose distribution does not take Debian packages. The kernel becomes the one that boots, the others stay in
-# the boot loader's menu: GRUB, extlinux or syslinux (Alpine's layout included), or what `vmmlinux image` sets up. An
-# initial RAM disk is made where the guest has a program for that: initramfs-tools, dracut, mkinitfs, mkinitcpio, booster.
+# the boot loader's menu: extlinux or syslinux (Alpine's layout included), what `vmmlinux image` sets up, or GRUB. A GRUB that
+# does not read /etc/default/grub.d, as Debian's does, gets an entry and chooses as before. An initial RAM disk is made where
+# the guest has a program for that: initramfs-tools, dracut, mkinitfs, mkinitcpio, booster.
 # The kernel itself needs none if the root is a partition named as root=/dev/… or root=PARTUUID=….
 #
 # --root DIR works on a guest's file system that is mounted at DIR; its programs are run by chroot.
@@ -78,6 +79,8 @@ lib=lib
 [ -L "$root/lib" ] && lib=usr/lib
 modules=$lib/modules/$release
 kernel=/boot/vmlinuz-$release
+# What is changed in others' files is kept there behind this, to be put back.
+mark="# vmmlinux $release:"
 
 initrd_names="initrd.img-$release initramfs-$release initramfs-$release.img"
 find_initrd() {
@@ -128,6 +131,33 @@ update_grub() {
 	fi
 }
 
+# By itself GRUB boots the highest version, which is the guest's own kernel as soon as that is newer. grub-mkconfig of Debian and
+# its kin reads what lies in a directory and may choose another.
+grub_choice=/etc/default/grub.d/vmmlinux.cfg
+can_choose() {
+	[ -d "$root${grub_choice%/*}" ] && grep -qs /default/grub.d "$root/usr/sbin/grub-mkconfig" "$root/usr/bin/grub-mkconfig"
+}
+# The entry has the identifier that 10_linux makes: of the release, and of the root's UUID or device.
+choose() {
+	cat >"$root$grub_choice" <<-END
+		$mark this kernel boots by default, whatever versions others have.
+		# install.sh --uninstall removes this file. To keep the kernel and have GRUB choose again, remove it and run update-grub.
+		if [ -e $kernel ]; then
+		    vmmlinux_root=\${GRUB_DEVICE_UUID:-\$GRUB_DEVICE}
+		    [ "\$GRUB_DISABLE_UUID" != true ] || vmmlinux_root=\$GRUB_DEVICE
+		    GRUB_DEFAULT=gnulinux-$release-advanced-\$vmmlinux_root
+		    case \$GRUB_DISABLE_SUBMENU in
+		    y | yes | true) ;;
+		    *) GRUB_DEFAULT="gnulinux-advanced-\$vmmlinux_root>\$GRUB_DEFAULT" ;;
+		    esac
+		fi
+	END
+}
+# Another release's stays.
+choose_no_more() {
+	! grep -qsF "$mark" "$root$grub_choice" || rm -f "$root$grub_choice"
+}
+
 # The configuration of extlinux or syslinux, if the guest has one.
 extlinux_conf() {
 	for name in extlinux.conf extlinux/extlinux.conf syslinux/extlinux.conf syslinux/syslinux.cfg syslinux.cfg; do
@@ -137,9 +167,6 @@ extlinux_conf() {
 		fi
 	done
 }
-
-# What is changed in others' files is kept there behind this, to be put back.
-mark="# vmmlinux $release:"
 
 # The entry that boots by default: where DEFAULT or MENU DEFAULT points, or the first.
 default_entry() { # FILE
@@ -275,21 +302,28 @@ install() {
 	rm -rf "$root/$modules"
 	mv "$root/$modules.new" "$root/$modules"
 
+	grub=
+	if [ ! -x "$root/usr/lib/vmmlinux/install-kernel" ] && { [ -d "$root/boot/grub" ] || [ -d "$root/boot/grub2" ]; }; then
+		grub=yes
+		! can_choose || choose
+	fi
 	run_hooks postinst
 	make_initrd
 	loader=
 	if [ -x "$root/usr/lib/vmmlinux/install-kernel" ]; then
 		has_hook zz-vmmlinux || inside /usr/lib/vmmlinux/install-kernel "$release" "$kernel"
 		loader="syslinux, as vmmlinux image sets it up"
-	elif [ -d "$root/boot/grub" ] || [ -d "$root/boot/grub2" ]; then
-		has_hook zz-update-grub || update_grub
-		loader=GRUB
+	elif [ -n "$grub" ]; then
+		has_hook zz-update-grub || update_grub || die "GRUB could not be told of it"
+		loader="GRUB, by $grub_choice"
 	elif [ -n "$(extlinux_conf)" ]; then
 		extlinux_install "$(extlinux_conf)"
 		loader=$(extlinux_conf)
 		loader=${loader#"$root"}
 	fi
-	if [ -n "$loader" ]; then
+	if [ -n "$grub" ] && ! can_choose; then
+		say "$release is in GRUB's menu; which kernel boots is up to GRUB_DEFAULT in /etc/default/grub: 0 is the highest version"
+	elif [ -n "$loader" ]; then
 		say "$release boots next ($loader); the others stay in its menu"
 	else
 		say "$kernel is installed, but no boot loader was found: add it to yours"
@@ -302,6 +336,7 @@ remove_files() {
 	for name in "vmlinuz-$release" "config-$release" "System.map-$release" $initrd_names; do
 		rm -f "$root/boot/$name"
 	done
+	choose_no_more
 	# This script may be in it: nothing is read from it any more.
 	rm -rf "$root/$modules"
 	rmdir "$root/$lib/modules" 2>/dev/null || :

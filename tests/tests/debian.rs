@@ -452,7 +452,7 @@ fn grub() -> Debian {
     std::fs::write(&script, INSTALL_GRUB).unwrap();
     let archive = archive(
         dir.path(),
-        "systemd-sysv,dbus,login,passwd,util-linux,mount,udev,procps,kmod,e2fsprogs,iproute2,grub-pc",
+        "systemd-sysv,dbus,login,passwd,util-linux,mount,udev,procps,kmod,e2fsprogs,iproute2,xz-utils,grub-pc",
         &[
             upload(&script, "/root/install-grub"),
             inside(
@@ -478,14 +478,15 @@ fn grub() -> Debian {
     debian
 }
 
-/// The kernel's package in a guest made elsewhere, that boots by GRUB: ours becomes the default, on the same console; the
-/// guest's own is in the menu, and boots again when ours is purged.
+/// The kernel's package in a guest made elsewhere, that boots by GRUB: ours is the highest version and boots, on the same console;
+/// the guest's own is in the menu, and boots again when ours is purged. Then the tarball, beside a kernel of a higher version.
 #[test]
-#[ignore = "installs a Debian and boots it in the helper VM: make long-test; VMMLINUX_TEST_DEB names our kernel's package"]
+#[ignore = "installs a Debian and boots it in the helper VM: make long-test; VMMLINUX_TEST_DEB and VMMLINUX_TEST_TAR name our kernel's packages"]
 fn long_a_kernel_package_comes_and_goes_with_grub() {
     let package = PathBuf::from(env::var_os("VMMLINUX_TEST_DEB").expect("VMMLINUX_TEST_DEB names a package"));
+    let tarball = PathBuf::from(env::var_os("VMMLINUX_TEST_TAR").expect("VMMLINUX_TEST_TAR names a tarball"));
     let debian = grub();
-    let disk = debian.disk_of(&[&package]);
+    let disk = debian.disk_of(&[&package, &tarball]);
     let mut run = debian.boot_with("7.8", &["-d", disk.to_str().unwrap()]);
     let mut shell = Shell::log_in(&mut run, "guest");
     assert_well(&mut run, &mut shell);
@@ -522,6 +523,22 @@ fn long_a_kernel_package_comes_and_goes_with_grub() {
     run.send(b"reboot\n");
     shell.log_in_again(&mut run, "guest");
     assert_eq!(shell.ask(&mut run, "uname -r"), stock);
+
+    let higher = format!(
+        "for file in vmlinuz initrd.img; do cp /boot/$file-{stock} /boot/$file-99; done; mkdir /var/cache/kernel; \
+         tar -C /var/cache/kernel --strip-components=1 -xf /var/cache/linux-*.tar.xz"
+    );
+    assert_eq!(shell.ask(&mut run, &higher), "");
+    let said = shell.ask(&mut run, "/var/cache/kernel/install.sh 2>&1");
+    assert!(said.contains(&format!("{ours} boots next (GRUB")), "{said}");
+    run.send(b"reboot\n");
+    assert_eq!(back_again(&mut run, &mut shell), ours);
+    let uninstall =
+        format!("sh /lib/modules/{ours}/install.sh --uninstall 2>&1; rm /boot/*-99; update-grub 2>&1");
+    let said = shell.ask(&mut run, &uninstall);
+    assert!(said.contains(&format!("{ours} is gone")), "{said}");
+    assert_eq!(shell.ask(&mut run, &left), "");
+    assert_eq!(shell.ask(&mut run, "diff /var/tmp/grub.cfg /boot/grub/grub.cfg"), "");
     run.send(b"poweroff\n");
     let (status, console, errors) = run.end();
     assert_eq!(status, 0, "{console}\n{errors}");

@@ -211,7 +211,8 @@ fn grub_is_told_by_its_hook_or_by_its_program() {
     place.file("guest/boot/grub/grub.cfg", "");
     place.noting("usr/sbin/update-grub", "ls \"$ROOT/boot\" | grep -c vmlinuz >> \"$ROOT/log\"");
     let before = place.guest();
-    assert!(place.install().contains("(GRUB)"));
+    // This GRUB reads no directory.
+    assert!(place.install().contains("up to GRUB_DEFAULT"));
     assert_eq!(place.log(), "usr/sbin/update-grub\n2\n");
     place.uninstall();
     assert_eq!(place.log(), "usr/sbin/update-grub\n1\n");
@@ -229,6 +230,59 @@ fn grub_is_told_by_its_hook_or_by_its_program() {
     place.uninstall();
     assert_eq!(place.log(), "etc/kernel/postrm.d/zz-update-grub 7.3 /boot/vmlinuz-7.3\nremove\n");
     assert_eq!(place.guest(), before);
+}
+
+#[test]
+fn grub_boots_it_even_if_another_kernel_has_a_higher_version() {
+    let choice = "guest/etc/default/grub.d/vmmlinux.cfg";
+    let place = Place::new();
+    place.file("guest/boot/grub/grub.cfg", "");
+    place.file("guest/boot/vmlinuz-9.9", "higher");
+    place.file("guest/etc/default/grub.d/init-select.cfg", "");
+    place.file("guest/usr/sbin/grub-mkconfig", "for x in ${sysconfdir}/default/grub.d/*.cfg ; do");
+    let choice_is_there =
+        "[ -e \"$ROOT/etc/default/grub.d/vmmlinux.cfg\" ] && echo chosen >> \"$ROOT/log\"; :";
+    place.noting("usr/sbin/update-grub", choice_is_there);
+    let before = place.guest();
+    assert!(place.install().contains("7.3 boots next (GRUB, by /etc/default/grub.d/vmmlinux.cfg)"));
+    assert_eq!(place.log(), "usr/sbin/update-grub\nchosen\n");
+
+    let script = place.read(choice).replace("/boot/", &format!("{}/", place.path("guest/boot").display()));
+    let chosen = |settings: &str| {
+        let line = format!("set -eu; {settings}\n{script}\necho \"$GRUB_DEFAULT\"");
+        let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    let usual = "GRUB_DEFAULT=0 GRUB_DEVICE=/dev/vda1 GRUB_DEVICE_UUID=0a-1b GRUB_DISABLE_UUID= GRUB_DISABLE_SUBMENU=";
+    assert_eq!(chosen(usual), "gnulinux-advanced-0a-1b>gnulinux-7.3-advanced-0a-1b");
+    assert_eq!(chosen(&format!("{usual}y")), "gnulinux-7.3-advanced-0a-1b");
+    let device = "gnulinux-advanced-/dev/vda1>gnulinux-7.3-advanced-/dev/vda1";
+    assert_eq!(chosen(&format!("{usual}; GRUB_DEVICE_UUID=")), device);
+    assert_eq!(chosen(&format!("{usual}; GRUB_DISABLE_UUID=true")), device);
+    // Somebody has removed the kernel by hand.
+    fs::rename(place.path("guest/boot/vmlinuz-7.3"), place.path("vmlinuz")).unwrap();
+    assert_eq!(chosen(usual), "0");
+    fs::rename(place.path("vmlinuz"), place.path("guest/boot/vmlinuz-7.3")).unwrap();
+
+    place.uninstall();
+    assert_eq!(place.log(), "usr/sbin/update-grub\n");
+    assert_eq!(place.guest(), before);
+
+    // Nothing is left behind where GRUB cannot be told.
+    place.noting("usr/sbin/update-grub", "exit 1");
+    let before = place.guest();
+    let output = place.run_from(&place.path("tarball/install.sh"), &[]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("GRUB could not be told"), "{output:?}");
+    place.log();
+    assert_eq!(place.guest(), before);
+
+    // The choice of a release which came later stays.
+    place.noting("usr/sbin/update-grub", "");
+    place.install();
+    place.file(choice, &place.read(choice).replace("7.3", "7.4"));
+    place.uninstall();
+    assert!(place.read(choice).contains("gnulinux-7.4-"));
 }
 
 #[test]
