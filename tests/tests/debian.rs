@@ -114,6 +114,15 @@ impl Debian {
         Run::start(&self.name, command)
     }
 
+    /// Has it power off from within, to be found clean then, and gives what `vmmlinux run` said.
+    fn power_off(&self, mut run: Run) -> String {
+        run.send(b"poweroff\n");
+        let (status, console, errors) = run.end();
+        assert_eq!(status, 0, "{console}\n{errors}");
+        self.assert_clean();
+        errors
+    }
+
     /// Stops it as vmctl(8) does, to be found clean then, and gives what it wrote on its console.
     fn stop(&self, run: Run) -> String {
         run.obey(&["stop"]);
@@ -222,10 +231,7 @@ fn life(debian: &Debian, host: &str, kernel: &str, control: &Control) {
     run.send(b"reboot\n");
     shell.log_in_again(&mut run, "guest");
     assert_eq!(shell.ask(&mut run, "journalctl -q --list-boots | wc -l"), "3");
-    run.send(b"poweroff\n");
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    debian.assert_clean();
+    debian.power_off(run);
 }
 
 #[test]
@@ -311,9 +317,7 @@ fn long_a_kernel_package_comes_and_goes() {
         shell.ask(&mut run, "uname -r; mount -t vfat /dev/vda1 /mnt; ls -1 /mnt; umount /mnt"),
         format!("{stock}\ninitrd.img\nldlinux.c32\nldlinux.sys\nsyslinux.cfg\nvmlinuz")
     );
-    run.send(b"poweroff\n");
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
+    debian.power_off(run);
 }
 
 /// A Debian that is not of our making, as an archive: Debian's kernel, these packages, and what these hooks do to it.
@@ -410,12 +414,9 @@ fn long_openrc_and_the_tarballs() {
     run.send(b"reboot\n");
     shell.log_in_again(&mut run, "guest");
     assert_eq!(shell.ask(&mut run, "uname -r"), stock);
-    run.send(b"poweroff\n");
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
     // The daemon tells the host from the runlevel `shutdown`.
+    let errors = debian.power_off(run);
     assert!(errors.contains("announced its shutdown"), "{errors}");
-    debian.assert_clean();
 }
 
 /// The init of a guest's first boot, by which it becomes one that boots by GRUB and knows nothing of us, as an installer
@@ -539,8 +540,5 @@ fn long_a_kernel_package_comes_and_goes_with_grub() {
     assert!(said.contains(&format!("{ours} is gone")), "{said}");
     assert_eq!(shell.ask(&mut run, &left), "");
     assert_eq!(shell.ask(&mut run, "diff /var/tmp/grub.cfg /boot/grub/grub.cfg"), "");
-    run.send(b"poweroff\n");
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    debian.assert_clean();
+    debian.power_off(run);
 }

@@ -19,29 +19,17 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// A program is not installed.
+    /// QEMU cannot be run, and may not be there.
     #[error("cannot run {program}")]
-    #[diagnostic(help("{help}"))]
-    Missing {
+    #[diagnostic(help(
+        "on Debian: `apt-get install qemu-system-x86` (version 10 or newer; on Debian 12 from bookworm-backports). VMMLINUX_QEMU \
+         names another program"
+    ))]
+    NoQemu {
         /// The program.
-        program: String,
-        /// How to get it.
-        help: String,
+        program: PathBuf,
         /// What the system said.
         source: io::Error,
-    },
-    /// A program ended with an error.
-    #[error("{program} failed ({status})\n{output}")]
-    Failed {
-        /// The program and its arguments.
-        program: String,
-        /// Its exit status.
-        status: String,
-        /// What it printed to its standard error.
-        output: String,
-        /// What to do.
-        #[help]
-        help: Option<String>,
     },
     /// QEMU is too old to run a VM inside its emulated CPU.
     #[error("{program} is version {found}; the nested machine needs {needed} or newer")]

@@ -27,7 +27,6 @@ use crate::{
     elf,
     kernel::Kernel,
     qemu::{Drive, End, Machine, Port, Qemu},
-    run,
 };
 
 /// MiB that the helper VM needs for itself: its kernel and what that keeps for each page of RAM.
@@ -35,6 +34,9 @@ const OWN_MEMORY: u64 = 224;
 
 /// What its init mounts, and where it finds its job.
 const DIRECTORIES: [&str; 5] = ["proc", "sys", "run", "job", "modules"];
+
+/// How much of the log is shown where it must explain something.
+const LOG_LINES: usize = 30;
 
 /// How long the helper VM may take to greet us. It needs 3 s on an idle machine; this is for a crowded one.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -161,7 +163,7 @@ impl Launch {
         // A group of its own, for ^C on the terminal is not meant for QEMU.
         command.stdin(Stdio::null()).stdout(shared()?).stderr(shared()?).process_group(0);
         tracing::debug!(?command, "start the helper VM");
-        let child = command.spawn().map_err(|source| Qemu::missing(&command, source))?;
+        let child = command.spawn().map_err(|source| qemu.missing(source))?;
         // Only QEMU holds its ends now: when it ends, ours read their end.
         drop(inherited);
         let mut l1 = L1 { child, log: log.into(), console, control: pair()?.0, start: Duration::ZERO };
@@ -283,7 +285,7 @@ impl L1 {
         let log = String::from_utf8_lossy(&log);
         let said: Vec<&str> =
             log.lines().filter(|line| !line.contains("TCG doesn't support requested feature")).collect();
-        run::tail(&said.join("\n"), 30)
+        said[said.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
     /// The error for a helper VM that went away, or will not come up.

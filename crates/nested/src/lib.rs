@@ -13,7 +13,6 @@ pub mod init;
 mod kernel;
 mod launch;
 mod qemu;
-mod run;
 
 use std::time::Duration;
 

@@ -10,13 +10,10 @@ use std::{
 
 use serde_json::json;
 
-use crate::{Error, Result, run};
+use crate::{Error, Result};
 
 /// The first major version whose emulated SVM runs a nested guest right: 7.2 loses bits of its RFLAGS.
 const OLDEST: u32 = 10;
-
-const GET_QEMU: &str = "on Debian: `apt-get install qemu-system-x86` (version 10 or newer; on Debian 12 from \
-                        bookworm-backports). VMMLINUX_QEMU names another program";
 
 /// QEMU, of a version that works.
 #[derive(Debug)]
@@ -28,9 +25,13 @@ impl Qemu {
     /// The program that `VMMLINUX_QEMU` names, by default `qemu-system-x86_64`.
     pub(crate) fn find() -> Result<Self> {
         let program = env::var_os("VMMLINUX_QEMU").map_or_else(|| "qemu-system-x86_64".into(), PathBuf::from);
-        let output = run::stdout(Command::new(&program).arg("--version"), GET_QEMU)?;
-        check_version(&program, &output)?;
-        Ok(Self { program })
+        let qemu = Self { program };
+        let output =
+            Command::new(&qemu.program).arg("--version").output().map_err(|source| qemu.missing(source))?;
+        // One that failed says why where its version would be.
+        let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+        check_version(&qemu.program, &String::from_utf8_lossy(&said))?;
+        Ok(qemu)
     }
 
     /// The command that runs a machine.
@@ -40,9 +41,9 @@ impl Qemu {
         command
     }
 
-    /// The error for a command that could not be started.
-    pub(crate) fn missing(command: &Command, source: std::io::Error) -> Error {
-        run::missing(command, GET_QEMU, source)
+    /// The error for one that could not be started.
+    pub(crate) fn missing(&self, source: std::io::Error) -> Error {
+        Error::NoQemu { program: self.program.clone(), source }
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 use clap::{CommandFactory, Parser, Subcommand};
 use control_device::{Bar, FUNCTIONS, Function, offset_in_words};
 use miette::{IntoDiagnostic, WrapErr, miette};
+use serde::Serialize;
 
 use crate::{
     check,
@@ -149,6 +150,11 @@ fn print(text: &str) -> miette::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Prints a value as JSON, or in words.
+fn show(json: bool, value: &impl Serialize, words: &str) -> miette::Result<ExitCode> {
+    if json { print(&(serde_json::to_string_pretty(value).into_diagnostic()? + "\n")) } else { print(words) }
+}
+
 fn ask() -> miette::Result<Option<status::Status>> {
     status::ask(Path::new(status::SOCKET))
         .into_diagnostic()
@@ -162,11 +168,7 @@ fn status(json: bool) -> miette::Result<ExitCode> {
             "the daemon does not run"
         )
     })?;
-    if json {
-        print(&(serde_json::to_string_pretty(&status).into_diagnostic()? + "\n"))
-    } else {
-        print(&status.in_words())
-    }
+    show(json, &status, &status.in_words())
 }
 
 fn offset(json: bool) -> miette::Result<ExitCode> {
@@ -184,6 +186,7 @@ fn offset(json: bool) -> miette::Result<ExitCode> {
         )
     })?;
     if json {
+        // On one line, for scripts.
         print(&(serde_json::to_string(&offset).into_diagnostic()? + "\n"))
     } else {
         print(&format!("{}\n", offset_in_words(&offset)))
@@ -192,15 +195,11 @@ fn offset(json: bool) -> miette::Result<ExitCode> {
 
 fn test(json: bool, config: Option<&Path>) -> miette::Result<ExitCode> {
     let checks = check::all(config);
-    if json {
-        print(&(serde_json::to_string_pretty(&checks).into_diagnostic()? + "\n"))?;
-    } else {
-        let mut text = String::new();
-        for check in &checks {
-            let _ = writeln!(text, "{:<5}{:<13} {}", check.verdict.word(), check.name, check.text);
-        }
-        print(&text)?;
+    let mut text = String::new();
+    for check in &checks {
+        let _ = writeln!(text, "{:<5}{:<13} {}", check.verdict.word(), check.name, check.text);
     }
+    show(json, &checks, &text)?;
     let failed = checks.iter().any(|check| check.verdict == check::Verdict::Fails);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
