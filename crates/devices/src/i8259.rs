@@ -22,13 +22,6 @@ use crate::{
     irq::InterruptController,
 };
 
-/// Command and data port of the master.
-pub const MASTER_PORTS: [u16; 2] = [0x20, 0x21];
-/// Command and data port of the slave.
-pub const SLAVE_PORTS: [u16; 2] = [0xa0, 0xa1];
-/// Edge/level control registers of master and slave.
-pub const ELCR_PORTS: [u16; 2] = [0x4d0, 0x4d1];
-
 /// The master's input that the slave is wired to.
 const CASCADE: u8 = 2;
 
@@ -298,7 +291,8 @@ impl SharedPic {
         self.with(Pic::acknowledge)
     }
 
-    /// Handles an access to [`MASTER_PORTS`], [`SLAVE_PORTS`] or [`ELCR_PORTS`].
+    /// Handles an access to the master's ports (0x20, 0x21), the slave's (0xa0, 0xa1), or their edge/level control registers
+    /// (0x4d0, 0x4d1).
     pub fn access(&self, access: &mut PortAccess) {
         self.with(|pic| pic.access(access));
     }

@@ -79,12 +79,6 @@ impl From<&MmioAccess> for MmioRefused {
     }
 }
 
-/// A device with memory-mapped registers that all vCPUs share. It sees absolute addresses.
-pub trait MmioDevice: Send {
-    /// Handles one access.
-    fn access(&mut self, access: &mut MmioAccess) -> Result<(), MmioRefused>;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

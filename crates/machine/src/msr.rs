@@ -8,6 +8,8 @@ use std::{fs::File, os::unix::fs::FileExt};
 
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
+use devices::pvclock::{MSR_SYSTEM_TIME as SYSTEM_TIME, MSR_WALL_CLOCK as WALL_CLOCK};
+
 use crate::error::Error;
 
 const TSC: u32 = 0x10;
@@ -18,8 +20,6 @@ const SMM_MONITOR_CONTROL: u32 = 0x9b;
 const SYSENTER_CS: u32 = 0x174;
 const MISC_ENABLE: u32 = 0x1a0;
 const PAT: u32 = 0x277;
-const WALL_CLOCK: u32 = 0x4b56_4d00;
-const SYSTEM_TIME: u32 = 0x4b56_4d01;
 const EFER: u32 = 0xc000_0080;
 const STAR: u32 = 0xc000_0081;
 const FS_BASE: u32 = 0xc000_0100;

@@ -32,7 +32,6 @@ pub use parser::{read, read_text};
 pub use proposal::{Disk, Network, Proposal};
 pub use release::{NEWEST_GRAMMAR, notes};
 pub use size::{MAX_MEMORY, parse_size, show_size};
-pub use write::quotable;
 
 /// Disks that a VM can have (`VM_MAX_DISKS_PER_VM`).
 pub const MAX_DISKS: usize = 4;

@@ -240,9 +240,13 @@ impl Proposal {
 
     fn start(&self, text: &mut String) {
         let Self { name, .. } = self;
-        let vmctl = if self.owner.is_some() { "# Then, as the owner if you like:" } else { "# Then:" };
-        let _ =
-            writeln!(text, "\n# Does vmd take it?\nvmd -n\n\n{vmctl}\nvmctl reload\nvmctl start -c {name}");
+        // Reloading is root's (control.c).
+        let start =
+            if self.owner.is_some() { "# Start it, as the owner if you like:" } else { "# Start it:" };
+        let _ = writeln!(
+            text,
+            "\n# Does vmd take it? Then it shall:\nvmd -n && vmctl reload\n\n{start}\nvmctl start -c {name}"
+        );
         let flag = match &self.network {
             Network::None => String::new(),
             Network::Local => " -L".to_owned(),

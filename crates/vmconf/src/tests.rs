@@ -286,6 +286,12 @@ fn likely_text() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.join(" "))
 }
 
+/// Whether vm.conf(5) has a way to say this text: vmd drops newlines from strings, and takes a backslash at the end
+/// for that of the quote.
+fn quotable(text: &str) -> bool {
+    !text.contains(['\n', '\0', '\u{1}', '\u{2}']) && !text.ends_with('\\') && text.len() < 8000
+}
+
 fn word() -> impl Strategy<Value = String> {
     prop_oneof![
         prop::sample::select(vec![

@@ -8,12 +8,6 @@ use crate::{
     size::show_size,
 };
 
-/// Whether vm.conf(5) has a way to say this text: vmd drops newlines from strings, and takes a backslash at the end
-/// for that of the quote.
-pub fn quotable(text: &str) -> bool {
-    !text.contains(['\n', '\0', '\u{1}', '\u{2}']) && !text.ends_with('\\') && text.len() < 8000
-}
-
 /// In quotes.
 struct Quoted<'a>(&'a str);
 

@@ -40,9 +40,9 @@ pub struct Config {
     pub smallest_step: Duration,
     /// What is done on the host's REBOOT, which `vmctl stop` sends too.
     pub on_reboot: Going,
-    /// A program that powers off, instead of the init system's own way.
+    /// A program that powers off, tried before the init system's own way.
     pub poweroff_command: Vec<String>,
-    /// A program that reboots, instead of the init system's own way.
+    /// A program that reboots, tried before the init system's own way.
     pub reboot_command: Vec<String>,
     /// When the system is taken down by force after the host's command. The host waits 120 s.
     #[serde(with = "duration")]

@@ -255,15 +255,15 @@ fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Res
         for finding in &findings {
             let _ = writeln!(text, "{:?}", miette::Report::new(finding.located(&config)));
         }
-        let vms = config.vms().count();
+        let counted = |count: usize, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let _ = writeln!(
             text,
-            "{}: {vms} VM{}, {errors} error{}, {} warnings, {} notes",
+            "{}: {}, {}, {}, {}",
             file.display(),
-            if vms == 1 { "" } else { "s" },
-            if errors == 1 { "" } else { "s" },
-            count(Severity::Warning),
-            count(Severity::Note)
+            counted(config.vms().count(), "VM"),
+            counted(errors, "error"),
+            counted(count(Severity::Warning), "warning"),
+            counted(count(Severity::Note), "note")
         );
         if options.hosts.iter().any(|host| *host > vmconf::NEWEST_GRAMMAR) {
             let _ = writeln!(
