@@ -71,9 +71,10 @@ book: program ## The book, as HTML: out/book
 	$(PROGRAM) config list --markdown >out/book-source/configuration-reference.md
 	mdbook build --dest-dir $(CURDIR)/out/book out/book-source
 
-lint: bootstrap ## Format and clippy, warnings as errors
+lint: bootstrap ## Format, clippy and documentation, warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked
+	$(CARGO) doc --workspace --no-deps --locked --quiet
 
 unit: setup ## Unit tests
 	$(CARGO) test --workspace --locked

@@ -53,7 +53,7 @@ impl DaemonGuest {
         Self::with_files(kernel, busybox, clockwatch, &[])
     }
 
-    /// The same, and further files, by their names in the guest: in directories that [`DIRECTORIES`] has.
+    /// The same, and further files, by their names in the guest: in directories that `DIRECTORIES` has.
     pub fn with_files(
         kernel: PathBuf,
         busybox: &Path,

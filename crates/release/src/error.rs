@@ -8,7 +8,7 @@ use std::{
 use miette::Diagnostic;
 use thiserror::Error;
 
-/// A result with this crate's [`Error`].
+/// A result with this crate's [`Error`](enum@Error).
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why there is no release.

@@ -21,7 +21,7 @@ pub(crate) struct Args {
     #[arg(value_name = "BUILD", conflicts_with = "kernel")]
     build: Option<PathBuf>,
 
-    /// A bzImage instead of a build, such as a distribution's /boot/vmlinuz-<release>
+    /// A bzImage instead of a build, such as a distribution's /boot/vmlinuz-RELEASE
     #[arg(long, value_name = "BZIMAGE")]
     kernel: Option<PathBuf>,
 
@@ -29,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
 
-    /// Directory with lib/modules/<release> of the --kernel
+    /// Directory with lib/modules/RELEASE of the --kernel
     #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
 
@@ -58,7 +58,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PASSWORD")]
     root_password: Option<String>,
 
-    /// First network interface: dhcp, none or ADDRESS/PREFIX,GATEWAY[,DNS]
+    /// First network interface: dhcp, none or `ADDRESS/PREFIX,GATEWAY[,DNS]`
     #[arg(long, default_value = "dhcp")]
     net: Net,
 
