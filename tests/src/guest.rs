@@ -22,6 +22,8 @@
 //! - `deaf`: switches the control device on and then never looks at it;
 //! - `sleeps`: sleeps for times of 0.1 ms to 1 s and says how long that took, the quicker ones and at most;
 //! - `idle`: does nothing for ten seconds, between two marks, and says how many interrupts came;
+//! - `compute`: computes for three seconds between two marks, and says how many interrupts came;
+//! - `reads`: reads 4 KiB from a hundred places of the first disk, between two marks;
 //! - `crowd`: from now on, four threads compute;
 //! - `busy`: computes for three seconds beside a thread that wants to sleep 1 ms at a time, and says how often it could;
 //! - `cpus`: computes on all processors at once, lets them wake each other, and says what each of them did;
@@ -42,7 +44,10 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead, Read, Seek, SeekFrom, Write},
     net::{TcpListener, TcpStream},
-    os::{fd::AsFd, unix::process::CommandExt},
+    os::{
+        fd::AsFd,
+        unix::{fs::FileExt, process::CommandExt},
+    },
     path::Path,
     process::Command,
     sync::mpsc,
@@ -67,6 +72,9 @@ use vmmci::{Action, Driver};
 
 /// What is written to the disk.
 const TEXT: &[u8] = b"written by the guest";
+
+/// How many times the disk is read, at places a mebibyte apart.
+const READS: u64 = 100;
 
 /// The name under which this program does nothing but sleep for a while.
 const SLEEPER: &str = "sleeper";
@@ -124,6 +132,8 @@ fn run() -> io::Result<()> {
             }
             "sleeps" => sleeps(),
             "idle" => idle()?,
+            "compute" => compute()?,
+            "reads" => reads(Path::new("/dev/vda"))?,
             "crowd" => crowd(),
             "busy" => busy(),
             "cpus" => cpus()?,
@@ -280,6 +290,35 @@ fn idle() -> io::Result<()> {
     Ok(())
 }
 
+fn compute() -> io::Result<()> {
+    mark()?;
+    let before = interrupts()?;
+    compute_until(Instant::now() + Duration::from_secs(3));
+    let came = interrupts()? - before;
+    mark()?;
+    println!("guest: computed for 3 s, {came} interrupts");
+    Ok(())
+}
+
+fn compute_until(end: Instant) {
+    let mut rounds = 0_u64;
+    while Instant::now() < end {
+        rounds = std::hint::black_box(rounds + 1);
+    }
+}
+
+/// One after the other, and each so far from the others that nothing is read ahead for it.
+fn reads(path: &Path) -> io::Result<()> {
+    let disk = File::open(path)?;
+    mark()?;
+    for place in 0..READS {
+        disk.read_exact_at(&mut [0; 4096], (place * 7 % READS) << 20)?;
+    }
+    mark()?;
+    println!("guest: {READS} reads");
+    Ok(())
+}
+
 /// Threads that never let go of a processor, more of them than there are processors.
 fn crowd() {
     for _ in 0..4 {
@@ -301,10 +340,7 @@ fn busy() {
         }
         times
     });
-    let mut rounds = 0_u64;
-    while Instant::now() < end {
-        rounds = std::hint::black_box(rounds + 1);
-    }
+    compute_until(end);
     println!("guest: busy, {} sleeps", sleeper.join().unwrap_or(0));
 }
 

@@ -6,6 +6,7 @@ pub mod driver;
 pub mod fidelity;
 pub mod initramfs;
 pub mod kernels;
+pub mod marks;
 pub mod probes;
 pub mod run;
 pub mod shell;

@@ -1,8 +1,11 @@
 //! The tick of our kernel on hosts without local APIC: short sleeps, and what an idle guest costs.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
-use guest_tests::run::{Guest, Run};
+use guest_tests::{
+    marks::Marks,
+    run::{Guest, Run},
+};
 use regex::Regex;
 
 fn guest() -> Guest {
@@ -16,17 +19,6 @@ fn numbers(console: &str, pattern: &str) -> Vec<Vec<u64>> {
         .captures_iter(console)
         .map(|found| found.iter().skip(1).map(|number| number.unwrap().as_str().parse().unwrap()).collect())
         .collect()
-}
-
-/// The exits between the guest's two marks, from the statistics in `file`.
-fn exits(file: &Path) -> u64 {
-    let text = fs::read_to_string(file).unwrap();
-    let all: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let at = |mark: usize| -> u64 {
-        let exits = all["statistics"]["marks"][mark]["statistics"]["exits"].as_object().expect("two marks");
-        exits.values().map(|count| count.as_u64().unwrap()).sum()
-    };
-    at(1) - at(0)
 }
 
 /// The end of a guest that did all that it was told.
@@ -68,7 +60,7 @@ fn long_an_idle_guest_rests() {
         let arguments = ["--host", host, "--marks", "--stats", statistics.to_str().unwrap()];
         let console = ended(guest().run(&format!("idle-{host}"), "sleeps settle idle poweroff", &arguments));
         let interrupts = numbers(&console, r"idle for 10 s, (\d+) interrupts")[0][0];
-        let exits = exits(&statistics);
+        let exits = Marks::read(&statistics).exits_from(0);
         println!("{host}: {interrupts} interrupts, {exits} exits in 10 s");
         assert!(interrupts <= 40 && exits <= 400, "{host}: {interrupts}, {exits}\n{console}");
     }
