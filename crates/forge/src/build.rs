@@ -22,6 +22,7 @@ use crate::{
     make::{Make, log_path},
     output::{self, Manifest, Staging},
     prelude,
+    profile::{self, Step},
     toolchain::Toolchain,
 };
 
@@ -70,6 +71,10 @@ pub struct Request<'a> {
     pub package: Option<Package>,
     /// Have the headers that most files include parsed once (gcc only), instead of compiling each file by itself.
     pub prelude: bool,
+    /// Lay our patches and drivers over the source.
+    pub patched: bool,
+    /// Note what each step costs.
+    pub profile: bool,
 }
 
 /// A kernel that was built.
@@ -81,6 +86,8 @@ pub struct Built {
     pub manifest: Manifest,
     /// Whether it was there already.
     pub up_to_date: bool,
+    /// What each step cost, if that was asked for and there was anything to do.
+    pub profile: Vec<Step>,
 }
 
 /// Steps that a build takes for each symbol that is set: 1692 for the 646 of a core build of 7.3.4. Only a first guess for
@@ -107,14 +114,14 @@ impl Forge {
         let mut toolchain = self.toolchain(request.series, request.package == Some(Package::Deb))?;
         let with_prelude = request.prelude && !toolchain.llvm;
         let tree = match request.tree {
-            Some(dir) => self.prepare_dir(request.series, dir)?,
-            None => self.prepare(request.series)?,
+            Some(dir) => self.prepare_dir_with(request.series, dir, request.patched)?,
+            None => self.prepare_with(request.series, request.patched)?,
         };
         let identity = request.configuration.identity().map_err(Error::Configuration)?;
         let inputs = inputs(&tree, &toolchain, &identity, request.package, with_prelude);
         let out = output::Place::new(request.out, request.name)?;
         if let Some(manifest) = out.up_to_date(&inputs) {
-            return Ok(Built { dir: out.dir, manifest, up_to_date: true });
+            return Ok(Built { dir: out.dir, manifest, up_to_date: true, profile: Vec::new() });
         }
         let prepared = clock.elapsed();
 
@@ -139,7 +146,10 @@ impl Forge {
             .map_err(Error::Configuration)?;
         let configured = clock.elapsed();
 
-        let vars = pinned_vars(&tree, &objects, &toolchain);
+        let mut vars = pinned_vars(&tree, &objects, &toolchain);
+        if request.profile {
+            vars.push(("SHELL".to_owned(), profile::install(&build)?));
+        }
         let make = Make {
             tree: &tree.path,
             objects: &objects,
@@ -153,6 +163,7 @@ impl Forge {
         self.progress.phase(&format!("compiling Linux {}", tree.version));
         self.compile(&make, &mut state, &objects)?;
         let compiled = clock.elapsed();
+        let profile = if request.profile { profile::collect(&build)? } else { Vec::new() };
 
         self.progress.phase("collecting the outputs");
         let staging = Staging::new(&out)?;
@@ -184,7 +195,7 @@ impl Forge {
         };
         staging.publish(&manifest)?;
         state.complete(inputs)?;
-        Ok(Built { dir: out.dir, manifest, up_to_date: false })
+        Ok(Built { dir: out.dir, manifest, up_to_date: false, profile })
     }
 
     fn compile(&self, make: &Make<'_>, state: &mut BuildState, objects: &Path) -> Result<()> {

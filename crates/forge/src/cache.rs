@@ -203,6 +203,22 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Writes a shell script that begins with variables, and gives its path as make would be told it.
+pub(crate) fn write_script(path: &Path, variables: &[(&str, &str)], body: &str) -> Result<String> {
+    use std::fmt::Write as _;
+
+    let mut script = "#!/bin/sh\n".to_owned();
+    for (name, value) in variables {
+        let _ = writeln!(script, "{name}='{}'", value.replace('\'', r"'\''"));
+    }
+    script.push('\n');
+    script.push_str(body);
+    write_atomically(path, script.as_bytes())?;
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .map_err(|e| Error::io("make executable", path, e))?;
+    Ok(path.display().to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use std::{

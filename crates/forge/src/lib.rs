@@ -19,6 +19,7 @@ mod overlay;
 pub mod pack;
 mod patch;
 mod prelude;
+mod profile;
 mod progress;
 mod run;
 mod series;
@@ -46,6 +47,7 @@ pub use crate::{
     error::{Error, Result},
     lock::Locked,
     output::{FileRecord, Manifest},
+    profile::Step,
     progress::{Progress, Quiet},
     series::{Key, Series, SeriesFile, find_kernel_dir},
     setup::Plan,
@@ -125,6 +127,11 @@ impl Forge {
 
     /// The patched tree of a series' locked or newest release: fetched, verified, unpacked and patched as needed.
     pub fn prepare(&self, series: &str) -> Result<PreparedTree> {
+        self.prepare_with(series, true)
+    }
+
+    /// The tree of a series with our patches and drivers, or as it was released.
+    pub(crate) fn prepare_with(&self, series: &str, patched: bool) -> Result<PreparedTree> {
         self.series.get(series)?;
         let locked = fetch::fetch(self, series)?;
         let archive = fetch::archive(self, &locked);
@@ -138,8 +145,14 @@ impl Forge {
             version: locked.version.clone(),
             sha256: locked.sha256.clone(),
         };
-        let additions = Additions::of_series(&self.options.kernel_dir, series)?;
-        let slot = format!("{series}-{}", &locked.sha256[..16]);
+        let mut slot = format!("{series}-{}", &locked.sha256[..16]);
+        let additions = if patched {
+            Additions::of_series(&self.options.kernel_dir, series)?
+        } else {
+            // Beside the patched one, which others may be building from.
+            slot.push_str("-released");
+            Additions::default()
+        };
         let tree = tree::prepare(self, series, source, &slot, &pristine, additions, false)?;
         self.lock_file()?.set(series, &locked)?;
         self.cache_records()?.set(series, &locked)?;

@@ -50,6 +50,7 @@ const FOREIGN: &[&str] = &[
     "KRUSTFLAGS",
     "HOSTCFLAGS",
     "HOSTLDFLAGS",
+    "HOSTRUSTFLAGS",
     "LOCALVERSION",
     "KCONFIG_CONFIG",
     "KCONFIG_ALLCONFIG",

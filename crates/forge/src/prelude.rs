@@ -10,10 +10,10 @@
 //! make learns of every header behind the prelude (`-fpch-deps`). A precompiled header that is older than what it was
 //! made from would go unnoticed by gcc: it is thrown away before each run of make.
 
-use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, io::ErrorKind, path::Path};
 
 use crate::{
-    cache::write_atomically,
+    cache::{write_atomically, write_script},
     error::{Error, Result},
 };
 
@@ -39,14 +39,9 @@ pub(crate) fn install(build: &Path, compiler: &str) -> Result<String> {
         write_atomically(&header, HEADER.as_bytes())?;
     }
     let precompile = if compiler.starts_with("ccache ") { "no" } else { "yes" };
-    let place = build.display().to_string().replace('\'', r"'\''");
-    let script =
-        format!("#!/bin/sh\nplace='{place}' compiler='{compiler}' precompile={precompile}\n\n{COMPILER}");
-    let path = build.join("cc");
-    write_atomically(&path, script.as_bytes())?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
-        .map_err(|e| Error::io("make executable", &path, e))?;
-    Ok(path.display().to_string())
+    let place = build.display().to_string();
+    let variables = [("place", place.as_str()), ("compiler", compiler), ("precompile", precompile)];
+    write_script(&build.join("cc"), &variables, COMPILER)
 }
 
 fn remove_dir(path: &Path) -> Result<()> {
@@ -59,6 +54,7 @@ fn remove_dir(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::{
+        os::unix::fs::PermissionsExt,
         path::PathBuf,
         process::{Command, Output},
     };

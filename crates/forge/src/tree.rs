@@ -73,6 +73,7 @@ pub struct Piece {
 }
 
 /// What is put on top of a pristine tree.
+#[derive(Default)]
 pub(crate) struct Additions {
     pub(crate) patch_dir: PathBuf,
     pub(crate) patches: Vec<Piece>,

@@ -26,6 +26,11 @@ use crate::{
 impl Forge {
     /// The patched copy of a directory. Patches of the series that the directory has already are left out.
     pub fn prepare_dir(&self, series: &str, dir: &Path) -> Result<PreparedTree> {
+        self.prepare_dir_with(series, dir, true)
+    }
+
+    /// The copy of a directory with our patches and drivers, or as it is.
+    pub(crate) fn prepare_dir_with(&self, series: &str, dir: &Path, patched: bool) -> Result<PreparedTree> {
         self.series.get(series)?;
         let dir = fs::canonicalize(dir).map_err(|e| Error::io("find the tree", dir, e))?;
         if !dir.join("Makefile").is_file() || !dir.join("Kconfig").is_file() {
@@ -47,8 +52,8 @@ impl Forge {
             version: describe(&dir),
             sha256: fingerprint(&dir, &files)?,
         };
-        let additions = Additions::of_series(&self.options.kernel_dir, series)?;
-        tree::prepare(self, series, source, &slot, &copy, additions, true)
+        let ours = patched.then(|| Additions::of_series(&self.options.kernel_dir, series)).transpose()?;
+        tree::prepare(self, series, source, &slot, &copy, ours.unwrap_or_default(), true)
     }
 }
 

@@ -45,6 +45,8 @@ fn an_interrupted_build_goes_on_where_it_stopped() {
             jobs: Some(1),
             package: None,
             prelude: true,
+            patched: true,
+            profile: false,
         })
     };
     let impatient = Forge::new(place.options(), Cache::at(place.cache()), Box::new(Impatient)).unwrap();

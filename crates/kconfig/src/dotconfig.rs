@@ -116,6 +116,11 @@ impl DotConfig {
         self.values.iter().map(|(name, value)| (name.as_str(), value))
     }
 
+    /// Takes over what another says of its symbols.
+    pub(crate) fn extend(&mut self, later: Self) {
+        self.values.extend(later.values);
+    }
+
     /// Every symbol that is set.
     pub fn set(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.iter().filter(|(_, value)| value.is_set())

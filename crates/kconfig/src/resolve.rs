@@ -1,9 +1,8 @@
 //! From a selection to a `.config`, by the kernel's own make, and the check that it says what was asked.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 use miette::Diagnostic;
@@ -11,7 +10,7 @@ use thiserror::Error;
 
 use crate::{
     DotConfig, DotConfigError, Fragments, Requests, Selection, Symbol, Tree, TreeError, Tristate, Value,
-    expr::Expr,
+    conf::Conf, expr::Expr,
 };
 
 /// What [`resolve`] works on.
@@ -82,7 +81,7 @@ pub enum ResolveError {
         /// The source tree.
         tree: PathBuf,
         /// The target.
-        target: &'static str,
+        target: String,
         /// How it ended.
         status: std::process::ExitStatus,
         /// The end of what it wrote to standard error.
@@ -113,69 +112,14 @@ pub enum ResolveError {
 /// Resolves a selection. On success `.config` in the build directory holds it; on failure what was there stays.
 pub fn resolve(job: &Resolve<'_>) -> Result<Resolved, ResolveError> {
     let requests = job.fragments.requests(job.selection);
-    fs::create_dir_all(job.build_dir)
-        .map_err(|source| ResolveError::Write { path: job.build_dir.to_owned(), source })?;
-    // make runs in the tree's directory, whatever the caller's is.
-    let build_dir = fs::canonicalize(job.build_dir)
-        .map_err(|source| ResolveError::Write { path: job.build_dir.to_owned(), source })?;
-
-    let allconfig = build_dir.join(".config.requested");
-    fs::write(&allconfig, requests.to_config())
-        .map_err(|source| ResolveError::Write { path: allconfig.clone(), source })?;
-    let new = build_dir.join(".config.new");
+    let conf = Conf::begin(job.tree, job.build_dir, job.make_vars)?;
+    let requested = conf.write(".config.requested", &requests.to_config())?;
     for target in ["allnoconfig", "olddefconfig"] {
-        make(job, &build_dir, &allconfig, &new, target)?;
+        conf.make(target, Some(&requested))?;
     }
-    let _ = fs::remove_file(build_dir.join(".config.new.old"));
-    let config = DotConfig::load(&new)?;
-
+    let config = conf.config()?;
     let tolerated = verify(&requests, &config, || Tree::load(job.tree))?;
-    let path = build_dir.join(".config");
-    // An unchanged file keeps its time stamp: the kernel's make looks at it.
-    if fs::read(&path).ok() == fs::read(&new).ok() {
-        let _ = fs::remove_file(&new);
-    } else {
-        fs::rename(&new, &path).map_err(|source| ResolveError::Write { path: path.clone(), source })?;
-    }
-    Ok(Resolved { config, path, requests, tolerated })
-}
-
-fn make(
-    job: &Resolve<'_>,
-    build_dir: &Path,
-    allconfig: &Path,
-    config: &Path,
-    target: &'static str,
-) -> Result<(), ResolveError> {
-    let mut command = Command::new("make");
-    // What the caller's own make or shell exports must not leak in.
-    for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARCH", "KBUILD_OUTPUT"] {
-        command.env_remove(variable);
-    }
-    let output = command
-        .arg("-C")
-        .arg(job.tree)
-        .arg(format!("O={}", build_dir.display()))
-        .args(job.make_vars.iter().map(|(name, value)| format!("{name}={value}")))
-        .arg(target)
-        .env("KCONFIG_ALLCONFIG", allconfig)
-        .env("KCONFIG_CONFIG", config)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(ResolveError::Spawn)?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    tracing::debug!(target, %stderr, "make");
-    if output.status.success() {
-        return Ok(());
-    }
-    let lines: Vec<_> = stderr.lines().collect();
-    Err(ResolveError::Make {
-        tree: job.tree.to_owned(),
-        target,
-        status: output.status,
-        output: lines[lines.len().saturating_sub(20)..].join("\n"),
-    })
+    Ok(Resolved { config, path: conf.finish()?, requests, tolerated })
 }
 
 /// Compares what came out with what was asked for. Returns what differs and may; the rest is an error.

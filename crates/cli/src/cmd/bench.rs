@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bench::{Baseline, Kernel, Lab, Report};
+use bench::{Baseline, Kernel, Lab, Report, build::Subject};
 use clap::ValueEnum;
 use forge::Cache;
 use miette::{IntoDiagnostic, WrapErr, miette};
@@ -54,6 +54,12 @@ pub(crate) struct Args {
     /// The workload of our configuration to build, for build
     #[arg(long, default_value = "core")]
     workload: String,
+    /// A given configuration to build beside it, as `vmmlinux build --config` takes it, for build
+    #[arg(long, value_name = "NAME=FILE[,FILE]", value_parser = configured)]
+    config: Vec<(String, String)>,
+    /// What each step costs, too, for build
+    #[arg(long)]
+    profile: bool,
     /// As little as tells anything: one round, a few seconds
     #[arg(long)]
     quick: bool,
@@ -119,6 +125,15 @@ fn named(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
+fn configured(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, files)) if !name.is_empty() && !files.is_empty() => {
+            Ok((name.to_owned(), files.to_owned()))
+        }
+        _ => Err("a configuration is named as in theirs=their.config".to_owned()),
+    }
+}
+
 impl Args {
     /// Measures and reports.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
@@ -142,7 +157,7 @@ impl Args {
         let idle = Duration::from_secs(self.idle.unwrap_or(if self.quick { 3 } else { 30 }));
         let host = |otherwise| self.host.first().copied().unwrap_or(otherwise);
         if what == What::Build {
-            return Ok(bench::build::run(lab, &self.workload)?);
+            return Ok(bench::build::run(lab, &self.subjects(), self.profile)?);
         }
         let kernels = self.kernels(what)?;
         Ok(match what {
@@ -159,6 +174,20 @@ impl Args {
             What::Size => bench::size::run(lab, &kernels)?,
             What::Build | What::All => unreachable!("done before"),
         })
+    }
+
+    fn subjects(&self) -> Vec<Subject> {
+        let mut arguments = vec!["--workload".to_owned(), self.workload.clone()];
+        if !self.host.is_empty() {
+            let hosts: Vec<String> = self.host.iter().map(ToString::to_string).collect();
+            arguments.extend(["--host".to_owned(), hosts.join(",")]);
+        }
+        let ours = Subject { name: self.workload.clone(), arguments };
+        let given = self.config.iter().map(|(name, files)| Subject {
+            name: name.clone(),
+            arguments: vec!["--no-patches".to_owned(), "--config".to_owned(), files.clone()],
+        });
+        std::iter::once(ours).chain(given).collect()
     }
 
     fn clock(&self, kernels: Vec<Kernel>, idle: Duration) -> bench::clock::Options {
@@ -235,6 +264,26 @@ mod tests {
         {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn ours_is_built_for_the_named_hosts_and_given_configurations_without_our_patches() {
+        let line = "build --host 7.7,7.8 --config tiny=tinyconfig,a.config --config fc=b.config --profile";
+        let subjects: Vec<_> = parse(line)
+            .unwrap()
+            .subjects()
+            .into_iter()
+            .map(|subject| format!("{}: {}", subject.name, subject.arguments.join(" ")))
+            .collect();
+        assert_eq!(
+            subjects,
+            [
+                "core: --workload core --host 7.7,7.8",
+                "tiny: --no-patches --config tinyconfig,a.config",
+                "fc: --no-patches --config b.config",
+            ]
+        );
+        assert!(parse("build --config a.config").is_err());
     }
 
     #[test]

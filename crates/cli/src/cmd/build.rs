@@ -8,7 +8,7 @@ use std::{
 
 use clap::ValueEnum;
 use forge::{BoxedDiagnostic, Configuration, Error, Request};
-use kconfig::{Fragments, Host, Resolve, Selection, Workload};
+use kconfig::{Fragments, Given, Host, Resolve, Selection, Workload};
 use miette::{Context, IntoDiagnostic};
 
 use crate::forging::ForgeArgs;
@@ -30,6 +30,13 @@ pub(crate) struct Args {
     /// OpenBSD releases whose vmd it must run on [default: all]
     #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
     host: Vec<Host>,
+    /// Take a given configuration instead of ours: files, of which later ones win, after one of the kernel's own
+    /// (tinyconfig, allnoconfig, defconfig) or by themselves; the kernel's make completes it
+    #[arg(long, value_name = "FILE", value_delimiter = ',', conflicts_with_all = ["workload", "host"])]
+    config: Vec<PathBuf>,
+    /// Build the source as it was released, without our patches and drivers
+    #[arg(long)]
+    no_patches: bool,
     /// Build this tree instead of the series' release; it is not modified
     #[arg(long, value_name = "DIR")]
     tree: Option<PathBuf>,
@@ -42,6 +49,9 @@ pub(crate) struct Args {
     /// Compile each file by itself, as the kernel's make does alone; common headers are otherwise parsed once
     #[arg(long)]
     no_prelude: bool,
+    /// Write what each step cost to a file, in the order of their ends: CPU seconds, what made it, what was made
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Where output directories are
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
@@ -68,20 +78,31 @@ impl Args {
         if !self.host.is_empty() {
             selection.hosts = self.host.iter().copied().collect();
         }
-        let name = self.name.clone().unwrap_or_else(|| self.default_name(&selection, &usual));
-        let fragments = Fragments::load(&forge.kernel_dir().join("config"))?;
+        let given = (!self.config.is_empty()).then(|| Given::read(&self.config)).transpose()?;
+        let name = self.name.clone().unwrap_or_else(|| match &given {
+            Some(given) => format!("{}-{}", self.source_name(&series), given.name()),
+            None => self.default_name(&selection, &usual),
+        });
+        let configuration: Box<dyn Configuration> = if let Some(given) = given {
+            Box::new(Foreign(given))
+        } else {
+            let fragments = Fragments::load(&forge.kernel_dir().join("config"))?;
+            Box::new(Curated { fragments, selection })
+        };
         let request = Request {
             series: &series,
             name: &name,
             out: &out,
             tree: self.tree.as_deref(),
-            configuration: &Curated { fragments, selection },
+            configuration: &*configuration,
             jobs: self.jobs.map(usize::from),
             package: self.package.map(|package| match package {
                 Package::Deb => forge::Package::Deb,
                 Package::Tar => forge::Package::Tar,
             }),
             prelude: !self.no_prelude,
+            patched: !self.no_patches,
+            profile: self.profile.is_some(),
         };
         let built = match forge.build(&request) {
             Err(stopped @ Error::Interrupted { .. }) => {
@@ -93,6 +114,10 @@ impl Args {
         };
         // The progress display goes before the summary.
         drop(forge);
+        if let Some(path) = &self.profile {
+            let lines: Vec<String> = built.profile.iter().map(ToString::to_string).collect();
+            forge::write_atomically(path, (lines.join("\n") + "\n").as_bytes())?;
+        }
         let dir = self.out.join(&name);
         if built.up_to_date {
             stdio::note!("{}: Linux {} is up to date", dir.display(), built.manifest.release);
@@ -110,11 +135,15 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn default_name(&self, selection: &Selection, usual: &Selection) -> String {
-        let mut name = match &self.tree {
+    fn source_name(&self, series: &str) -> String {
+        match &self.tree {
             Some(tree) => tree.file_name().unwrap_or("tree".as_ref()).to_string_lossy().into_owned(),
-            None => selection.series.clone(),
-        };
+            None => series.to_owned(),
+        }
+    }
+
+    fn default_name(&self, selection: &Selection, usual: &Selection) -> String {
+        let mut name = self.source_name(&selection.series);
         let mut add = |words: Vec<String>| {
             for word in words {
                 name.push('-');
@@ -160,6 +189,61 @@ impl Configuration for Curated {
         match kconfig::resolve(&job) {
             Ok(_) => Ok(()),
             Err(error) => Err(Box::new(error)),
+        }
+    }
+}
+
+/// A configuration that the user gave.
+struct Foreign(Given);
+
+impl Configuration for Foreign {
+    fn identity(&self) -> Result<String, BoxedDiagnostic> {
+        Ok(self.0.identity())
+    }
+
+    fn configure(
+        &self,
+        tree: &Path,
+        build_dir: &Path,
+        make_vars: &[(String, String)],
+    ) -> Result<(), BoxedDiagnostic> {
+        let completed = self.0.complete(tree, build_dir, make_vars)?;
+        let differing = completed.differing;
+        if !differing.is_empty() {
+            let of = self.0.set();
+            let names = differing.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(" ");
+            let more = if differing.len() > 8 { " …" } else { "" };
+            eprintln!("of {of} symbols {} came out otherwise: {names}{more}", differing.len());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(line: &str) -> String {
+        let args: Args = super::super::parse(&format!("build {line}")).unwrap();
+        let usual = Selection::new("7.3");
+        let mut selection = usual.clone();
+        selection.workloads = args.workload.iter().copied().collect();
+        args.default_name(&selection, &usual)
+    }
+
+    #[test]
+    fn a_build_is_named_after_what_is_unusual() {
+        assert_eq!(name(""), "7.3");
+        assert_eq!(name("--workload core"), "7.3-core");
+        assert_eq!(name("--tree ../linux --workload core,vpn"), "linux-vpn");
+    }
+
+    #[test]
+    fn a_given_configuration_is_whole() {
+        let args: Args = super::super::parse("build --config tinyconfig,a.config --no-patches").unwrap();
+        assert_eq!(args.config, [PathBuf::from("tinyconfig"), PathBuf::from("a.config")]);
+        for ours in ["--workload core", "--host 7.8"] {
+            assert!(super::super::parse::<Args>(&format!("build --config a {ours}")).is_err(), "{ours}");
         }
     }
 }

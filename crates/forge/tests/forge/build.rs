@@ -13,18 +13,25 @@ use forge::{Built, Error, Forge, Options, Package, Request, Result, hash_file};
 
 use crate::fixture::{Config, FILES, PATCH, Place};
 
-/// Builds with what a test is about.
-fn build(forge: &Forge, place: &Place, config: &'static str, package: Option<Package>) -> Result<Built> {
-    forge.build(&Request {
+/// What the tests build, but for what they are about.
+fn request(out: &Path, package: Option<Package>) -> Request<'_> {
+    Request {
         series: "7.3",
         name: "test",
-        out: &place.out(),
+        out,
         tree: None,
-        configuration: &Config(config),
+        configuration: &Config("A=1"),
         jobs: Some(2),
         package,
         prelude: true,
-    })
+        patched: true,
+        profile: false,
+    }
+}
+
+/// Builds with a configuration and perhaps a package.
+fn build(forge: &Forge, place: &Place, config: &'static str, package: Option<Package>) -> Result<Built> {
+    forge.build(&Request { configuration: &Config(config), ..request(&place.out, package) })
 }
 
 /// The log of the only build directory.
@@ -110,6 +117,42 @@ fn an_unchanged_build_does_not_start_make_and_a_changed_one_makes_what_changed()
     // The configuration is everybody's prerequisite in this tree.
     build(&place.forge(), &place, "A=2", None).unwrap();
     assert_eq!(compiled(&place).len(), 2);
+}
+
+#[test]
+fn a_profile_tells_what_was_made_and_leaves_the_same_kernel() {
+    let place = Place::new();
+    let build = |name, profile| {
+        let request = Request { name, profile, ..request(&place.out, None) };
+        place.forge().build(&request).unwrap()
+    };
+    let (plain, profiled) = (build("plain", false), build("profiled", true));
+    assert_eq!(plain.profile, []);
+    let mut steps: Vec<_> =
+        profiled.profile.iter().map(|step| (step.tool.as_str(), step.target.as_str())).collect();
+    steps.sort_unstable();
+    assert_eq!(steps, [("CC", "init/main.o"), ("CC", "lib/sum.o"), ("LD", "vmlinux")]);
+    assert!(profiled.profile.iter().all(|step| step.seconds > 0.0), "{:?}", profiled.profile);
+    assert_eq!(plain.manifest.files["vmlinux"], profiled.manifest.files["vmlinux"]);
+    // Nothing was made, so nothing cost anything.
+    let again = build("profiled", true);
+    assert!(again.up_to_date && again.profile.is_empty());
+}
+
+#[test]
+fn a_source_as_it_was_released_has_no_patches_and_leaves_the_patched_one_alone() {
+    let place = Place::new();
+    place.patch("0001-sum-subtract.patch", PATCH);
+    let build = |name, patched| {
+        let request = Request { name, patched, ..request(&place.out, None) };
+        place.forge().build(&request).unwrap().manifest
+    };
+    let (ours, released) = (build("ours", true), build("released", false));
+    assert_eq!((ours.patches.len(), released.patches.len()), (1, 0));
+    assert_eq!(released.source, ours.source);
+    assert_ne!(released.files["vmlinux"], ours.files["vmlinux"]);
+    assert_eq!(place.cached("trees").len(), 2);
+    assert!(place.forge().build(&Request { name: "ours", ..request(&place.out, None) }).unwrap().up_to_date);
 }
 
 #[test]

@@ -35,13 +35,10 @@ all: $(O)/arch/x86/boot/bzImage $(O)/System.map $(O)/include/config/kernel.relea
 
 $(O)/%.o: %.c $(O)/.config
 	@mkdir -p $(@D)
-	@echo '# CC      $*.o'
-	@echo '  $(cc) -c -o $@ $<'
-	@$(cc) -c -o $@ $<
+	@echo '# CC      $*.o'; echo '  $(cc) -c -o $@ $<'; $(cc) -c -o $@ $<
 
 $(O)/vmlinux: $(addprefix $(O)/,$(objects))
-	@echo '# LD      vmlinux'
-	@ld -r -o $@ $^
+	@echo '# LD      vmlinux'; ld -r -o $@ $^
 
 $(O)/System.map: $(O)/vmlinux
 	@nm $< > $@
