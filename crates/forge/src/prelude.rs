@@ -1,11 +1,12 @@
 //! Headers that most C files of a kernel include, parsed once and not for every file.
 //!
 //! Two thirds of the time that gcc spends on a small kernel goes into headers, and nearly all of its files begin with
-//! the same ones. The kernel's make is given a compiler, `cc.sh`, that has `prelude.h` included before everything else
-//! and precompiles it when the first file comes. A file is left alone if its flags are not the usual ones, if it
-//! defines a macro before its last `#include`, or if it does not compile with the prelude; that depends on the source
-//! and the configuration only, and whether the prelude was precompiled or read as a text makes no difference to the
-//! code. So two builds are the same bit for bit still.
+//! the same ones. The kernel's make is given a compiler, `cc.sh`, that has `prelude.h` included before everything else,
+//! or `net.h`, which has more, in the network's files, and precompiles it when the first file comes. A file is left
+//! alone if its flags are not the usual ones, if it defines a macro before its last `#include`, or if it does not
+//! compile with the prelude; that depends on the source and the configuration only, and whether the prelude was
+//! precompiled or read as a text makes no difference to the code. So two builds are the same bit for bit still.
+//! No header of a prelude may need the name of the file that is compiled (`KBUILD_MODNAME`), as <net/tcp.h> does.
 //!
 //! make learns of every header behind the prelude (`-fpch-deps`). A precompiled header that is older than what it was
 //! made from would go unnoticed by gcc: it is thrown away before each run of make.
@@ -17,26 +18,29 @@ use crate::{
     error::{Error, Result},
 };
 
-const HEADER: &str = include_str!("prelude/prelude.h");
+const HEADERS: [(&str, &str); 2] =
+    [("prelude.h", include_str!("prelude/prelude.h")), ("net.h", include_str!("prelude/net.h"))];
 const COMPILER: &str = include_str!("prelude/cc.sh");
 
 /// What decides how it compiles, for the hash over a build's inputs.
-pub(crate) const IDENTITY: [&str; 2] = [HEADER, COMPILER];
+pub(crate) const IDENTITY: [&str; 3] = [HEADERS[0].1, HEADERS[1].1, COMPILER];
 
 /// Puts the prelude and its compiler into the directory of a build, and gives make's `CC`.
 ///
 /// `compiler` is the compiler as make would be told it; through ccache, a precompiled header is of no use.
 pub(crate) fn install(build: &Path, compiler: &str) -> Result<String> {
-    for variant in ["kernel", "module"] {
-        remove_dir(&build.join(format!("prelude.{variant}")))?;
-    }
-    let parsed = build.join("prelude.h.gch");
-    remove_dir(&parsed)?;
-    fs::create_dir_all(&parsed).map_err(|e| Error::io("create", &parsed, e))?;
-    // Written only if it changes: every object depends on it.
-    let header = build.join("prelude.h");
-    if fs::read_to_string(&header).ok().as_deref() != Some(HEADER) {
-        write_atomically(&header, HEADER.as_bytes())?;
+    for (name, text) in HEADERS {
+        for variant in ["kernel", "module"] {
+            remove_dir(&build.join(format!("{name}.{variant}")))?;
+        }
+        let parsed = build.join(format!("{name}.gch"));
+        remove_dir(&parsed)?;
+        fs::create_dir_all(&parsed).map_err(|e| Error::io("create", &parsed, e))?;
+        // Written only if it changes: every object depends on it.
+        let header = build.join(name);
+        if fs::read_to_string(&header).ok().as_deref() != Some(text) {
+            write_atomically(&header, text.as_bytes())?;
+        }
     }
     let precompile = if compiler.starts_with("ccache ") { "no" } else { "yes" };
     let place = build.display().to_string();
@@ -67,7 +71,8 @@ mod tests {
     impl Tree {
         fn new() -> Self {
             let tree = Self(tempfile::tempdir().unwrap());
-            for header in HEADER.lines().filter_map(|line| line.strip_prefix("#include <")) {
+            let lines = HEADERS.iter().flat_map(|(_, text)| text.lines());
+            for header in lines.filter_map(|line| line.strip_prefix("#include <")) {
                 tree.write(&format!("include/{}", header.trim_end_matches('>')), "");
             }
             tree.write(
@@ -147,7 +152,7 @@ mod tests {
             let cc = tree.install("gcc");
             if !parsed {
                 // As while another compilation parses it, and through ccache.
-                fs::create_dir(tree.path("build/prelude.kernel")).unwrap();
+                fs::create_dir(tree.path("build/prelude.h.kernel")).unwrap();
             }
             succeeded(&tree.compile(&cc, WITH, &["-g0"]));
             assert_eq!(tree.parsed("kernel"), parsed);
@@ -166,6 +171,22 @@ mod tests {
     }
 
     #[test]
+    fn the_network_has_a_prelude_of_its_own() {
+        let tree = Tree::new();
+        tree.write("include/net/sock.h", "#define NET 1\n");
+        let cc = tree.install("gcc");
+        let with_net = WITH.replace("PRELUDE", "NET");
+        for (file, source) in
+            [("net/ipv4/tcp", with_net.as_str()), ("drivers/net/virtio_net", &with_net), ("fs/net", WITH)]
+        {
+            let name = format!("-DKBUILD_MODFILE=\"{file}\"");
+            succeeded(&tree.compile(&cc, source, &[&name, "-Winvalid-pch", "-Werror"]));
+            assert_eq!(tree.parsed("kernel"), file == "fs/net");
+        }
+        assert!(tree.path("build/net.h.gch/kernel").is_file());
+    }
+
+    #[test]
     fn unusual_files_are_compiled_as_they_are() {
         let tree = Tree::new();
         let cc = tree.install("gcc");
@@ -180,7 +201,7 @@ mod tests {
         fs::set_permissions(tree.path("boot"), fs::Permissions::from_mode(0o755)).unwrap();
         succeeded(&tree.compile(&tree.path("boot"), unusual, &[]));
         succeeded(&tree.compile(&cc, "int nothing;\n", &[]));
-        assert!(!tree.path("build/prelude.kernel").exists());
+        assert!(!tree.path("build/prelude.h.kernel").exists());
     }
 
     #[test]
@@ -226,7 +247,7 @@ mod tests {
         tree.write("include/linux/fs.h", "#error not for you\n");
         let cc = tree.install("gcc");
         succeeded(&tree.compile(&cc, WITHOUT.trim_start_matches("#define X 1\n"), &[]));
-        assert!(tree.path("build/prelude.kernel/failed").exists());
+        assert!(tree.path("build/prelude.h.kernel/failed").exists());
     }
 
     #[test]

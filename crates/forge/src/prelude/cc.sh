@@ -1,13 +1,15 @@
-# The kernel's C compiler, with a prelude: $place/prelude.h, parsed once into a precompiled header.
+# The kernel's C compiler, with a prelude, parsed once into a precompiled header: $place/prelude.h, or $place/net.h for what
+# belongs to the network.
 #
 # $compiler is the compiler itself, $precompile whether it can use a precompiled header (not through ccache).
 
-compile= kernel= odd= source= dependencies= variant=kernel
+compile= kernel= odd= source= dependencies= prelude=prelude.h variant=kernel
 for argument; do
 	case $argument in
 	-c) compile=yes ;;
 	-mcmodel=kernel) kernel=yes ;;
 	-DMODULE) variant=module ;;
+	-DKBUILD_MODFILE=\"net/* | -DKBUILD_MODFILE=\"drivers/net/*) prelude=net.h ;;
 	-D__KERNEL__ | -DKBUILD_* | -D__KBUILD_* | -DCC_USING_*) ;;
 	# Other macros may change what headers mean.
 	-D* | -U* | -x*) odd=yes ;;
@@ -57,11 +59,11 @@ with_prelude() {
 	done
 	printf %s "$text" >"$macros" || return
 	# shellcheck disable=SC2086 # may be two words
-	exec $compiler -include "$place/prelude.h" -include "$macros" -fpch-deps "$@"
+	exec $compiler -include "$place/$prelude" -include "$macros" -fpch-deps "$@"
 }
 
 # Parses the prelude with the arguments of a compilation that is to use it. Nothing but what is complete may lie in
-# prelude.h.gch: the compiler looks at all that is there.
+# *.gch: the compiler looks at all that is there.
 parse_prelude() {
 	count=$#
 	while [ "$count" -gt 0 ]; do
@@ -79,13 +81,13 @@ parse_prelude() {
 	done
 	# The headers that it depends on are in it only if they are asked for.
 	if [ "$precompile" = yes ]; then
-		set -- "$@" -MMD -MF "$place/prelude.$variant/dependencies" -o "$place/prelude.$variant/parsed"
+		set -- "$@" -MMD -MF "$place/$prelude.$variant/dependencies" -o "$place/$prelude.$variant/parsed"
 	else
 		set -- "$@" -fsyntax-only
 	fi
 	# shellcheck disable=SC2086 # may be two words
-	$compiler "$@" -x c-header "$place/prelude.h" >"$place/prelude.$variant/log" 2>&1 || return
-	[ "$precompile" != yes ] || mv "$place/prelude.$variant/parsed" "$place/prelude.h.gch/$variant"
+	$compiler "$@" -x c-header "$place/$prelude" >"$place/$prelude.$variant/log" 2>&1 || return
+	[ "$precompile" != yes ] || mv "$place/$prelude.$variant/parsed" "$place/$prelude.gch/$variant"
 }
 
 use=no forget=
@@ -99,10 +101,10 @@ if [ "$compile,$kernel,$odd" = yes,yes, ] && [ -n "$source" ] && [ -n "$dependen
 fi
 if [ $use = yes ]; then
 	# The first to come parses it; until it is there, or if it cannot be, others do without.
-	if mkdir "$place/prelude.$variant" 2>/dev/null; then
-		parse_prelude "$@" || : >"$place/prelude.$variant/failed"
+	if mkdir "$place/$prelude.$variant" 2>/dev/null; then
+		parse_prelude "$@" || : >"$place/$prelude.$variant/failed"
 	fi
-	if ! [ -e "$place/prelude.$variant/failed" ]; then
+	if ! [ -e "$place/$prelude.$variant/failed" ]; then
 		# What fails with the prelude, by a name that both have, does not without.
 		said=$(with_prelude "${dependencies%.d}.macros.h" "$forget" "$@" 2>&1) && {
 			[ -z "$said" ] || printf '%s\n' "$said" >&2
