@@ -10,7 +10,9 @@ use guest_tests::{
 };
 
 /// What our configuration is without, or has built in.
-const SYMBOLS: [(&str, &str); 10] = [
+const SYMBOLS: [(&str, &str); 12] = [
+    ("MODULES", "y"),
+    ("MODULE_UNLOAD", "y"),
     ("OPENBSD_VMMCI", "m"),
     ("KUNIT", "y"),
     ("OPENBSD_VMMCI_KUNIT_TEST", "y"),
