@@ -213,7 +213,7 @@ impl Configuration for Foreign {
             let of = self.0.set();
             let names = differing.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(" ");
             let more = if differing.len() > 8 { " …" } else { "" };
-            eprintln!("of {of} symbols {} came out otherwise: {names}{more}", differing.len());
+            stdio::note!("of {of} symbols {} came out otherwise: {names}{more}", differing.len());
         }
         Ok(())
     }
