@@ -56,7 +56,10 @@ use std::{
 };
 
 use control_device::{Bar, FUNCTIONS, Function};
-use guest_tests::driver::{DRIVER, driven, shown};
+use guest_tests::{
+    driver::{DRIVER, driven, shown},
+    init::mount_usual,
+};
 use rustix::{
     io::Errno,
     mount::{MountFlags, mount},
@@ -102,9 +105,7 @@ fn end(how: RebootCommand) {
 }
 
 fn run() -> io::Result<()> {
-    for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
-        mount(kind, target, kind, MountFlags::empty(), None)?;
-    }
+    mount_usual()?;
     let mut modules: Vec<_> =
         fs::read_dir("/modules")?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     modules.sort();

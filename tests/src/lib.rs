@@ -4,6 +4,7 @@ pub mod chrony;
 pub mod daemon;
 pub mod driver;
 pub mod fidelity;
+pub mod init;
 pub mod initramfs;
 pub mod kernels;
 pub mod marks;

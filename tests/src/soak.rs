@@ -18,9 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guest_tests::driver::{driven, shown};
+use guest_tests::{
+    driver::{driven, shown},
+    init::mount_usual,
+};
 use rustix::{
-    mount::{MountFlags, mount},
     system::{RebootCommand, reboot},
     termios::tcdrain,
     time::{ClockId, clock_gettime},
@@ -65,9 +67,7 @@ impl Work {
 }
 
 fn run() -> io::Result<()> {
-    for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
-        mount(kind, target, kind, MountFlags::empty(), None)?;
-    }
+    mount_usual()?;
     let (here, there) = UnixStream::pair()?;
     let (work, disk) = (&Work::default(), disk()?);
     thread::scope(|scope| {
