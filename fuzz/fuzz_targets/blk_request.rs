@@ -4,7 +4,7 @@
 
 use devices::virtio::blk::Blk;
 use libfuzzer_sys::fuzz_target;
-use vmd::Generation;
+use vmd_release::Generation;
 use vmmlinux_fuzz::virtio::{BUFFERS, Entry, Machine, MemoryDisk};
 
 fuzz_target!(|input: (u8, u8, [Entry; 8], [bool; 8], Vec<u16>)| {

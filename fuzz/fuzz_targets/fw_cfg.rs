@@ -12,7 +12,7 @@ use devices::{
 };
 use libfuzzer_sys::fuzz_target;
 use vm_memory::{Bytes, GuestAddress};
-use vmd::Generation;
+use vmd_release::Generation;
 use vmmlinux_fuzz::{NoLines, Step};
 
 fuzz_target!(|input: (Vec<[u8; 16]>, Vec<Step>)| {

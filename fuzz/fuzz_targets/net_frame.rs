@@ -9,7 +9,7 @@ use devices::{
     virtio::net::{Gateway, LocalLink, LocalPrefix, MacAddr, Net, NetOptions},
 };
 use libfuzzer_sys::fuzz_target;
-use vmd::Generation;
+use vmd_release::Generation;
 use vmmlinux_fuzz::virtio::{BUFFERS, Machine};
 
 const MAC: MacAddr = MacAddr([0xfe, 0xe1, 0xbb, 0xd1, 0, 0]);

@@ -8,7 +8,7 @@ use devices::{
     pci::{CONFIG_ADDRESS, Identity, OPENBSD, PciBus, PciFunction},
 };
 use libfuzzer_sys::fuzz_target;
-use vmd::Generation;
+use vmd_release::Generation;
 use vmmlinux_fuzz::{NoLines, Step};
 
 struct Function;

@@ -4,7 +4,7 @@
 
 use devices::virtio::scsi::Scsi;
 use libfuzzer_sys::fuzz_target;
-use vmd::Generation;
+use vmd_release::Generation;
 use vmmlinux_fuzz::virtio::{BUFFERS, Entry, Machine, MemoryDisk};
 
 fuzz_target!(|input: (bool, Vec<([u8; 51], bool, u8, Option<(u8, Entry)>)>)| {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vmd::Generation;
+use vmd_release::Generation;
 use vmmlinux_fuzz::virtio::{Step, run_any};
 
 fuzz_target!(|input: (u8, u8, Vec<Step>)| {

@@ -9,7 +9,7 @@ use devices::{
     vmmci::{ACK_TIMEOUT, FINISH_TIMEOUT, Vmmci},
 };
 use libfuzzer_sys::fuzz_target;
-use vmd::Generation;
+use vmd_release::Generation;
 use vmmlinux_fuzz::{Step, clock, line};
 
 const OFFSETS: [u16; 14] = [0, 4, 8, 12, 14, 16, 18, 19, 20, 24, 28, 32, 36, 0xfff];

@@ -9,7 +9,7 @@ use devices::{
     virtio::{Attachment, FaultSlot, GuestRam, Model, VirtioPci, disk::Disk},
 };
 use vm_memory::{Bytes, GuestAddress};
-use vmd::Generation;
+use vmd_release::Generation;
 
 use crate::{AnyWidth, line};
 

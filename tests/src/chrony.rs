@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use forge::{Cache, Debian, Quiet};
+use kernel_builder::{Cache, Debian, Quiet};
 
 /// The packages whose libraries chronyd and chronyc are linked to, directly or not.
 const LIBRARIES: [&str; 16] = [

@@ -13,9 +13,9 @@ use std::{
     time::Duration,
 };
 
-use control_device::{Bar, FUNCTIONS, Function, realtime};
 use guest_tests::driver::{driven, shown};
 use rustix::time::{ClockId, clock_gettime};
+use vmmci_sysfs::{Bar, FUNCTIONS, Function, realtime};
 
 /// What counts as right, in nanoseconds.
 const RIGHT: i64 = 50_000_000;

@@ -6,9 +6,9 @@ use std::{
 };
 
 use devices::bus::{Direction, PortAccess, Width};
-use forge::{Cache, Debian, DebianKernel, Quiet};
-use machine::trace::{self, Record};
-use vmmci::register;
+use kernel_builder::{Cache, Debian, DebianKernel, Quiet};
+use vmm::trace::{self, Record};
+use vmmci_protocol::register;
 
 use crate::{
     initramfs::Initramfs,
@@ -135,7 +135,8 @@ impl SystemdGuest {
             .output()
             .expect("vmmlinux starts");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let packages = forge::package_daemon(&program("vmmcid"), 0, guest.dir.path()).expect("packages");
+        let packages =
+            kernel_builder::package_daemon(&program("vmmcid"), 0, guest.dir.path()).expect("packages");
         let mut archive = Initramfs::create(&guest.path("initrd"), &["bin"]).expect("an initrd");
         archive.copy("bin/busybox", busybox).expect("an initrd");
         archive.copy("init", &scripts().join("systemd-init")).expect("an initrd");

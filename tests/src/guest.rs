@@ -55,7 +55,6 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use control_device::{Bar, FUNCTIONS, Function};
 use guest_tests::{
     driver::{DRIVER, driven, shown},
     init::mount_usual,
@@ -71,7 +70,8 @@ use rustix::{
         clock_gettime, clock_gettime_dynamic, timerfd_create, timerfd_settime,
     },
 };
-use vmmci::{Action, Driver};
+use vmmci_protocol::{Action, Driver};
+use vmmci_sysfs::{Bar, FUNCTIONS, Function};
 
 /// What is written to the disk.
 const TEXT: &[u8] = b"written by the guest";

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use nested::Archive;
+use helper_vm::Archive;
 
 /// An archive being written.
 #[derive(Debug)]

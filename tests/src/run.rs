@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use nested::Kernel;
+use helper_vm::Kernel;
 
 use crate::{initramfs::Initramfs, probes};
 
@@ -73,7 +73,7 @@ pub struct Guest {
 impl Guest {
     /// Packs a guest with the kernel that the helper VM has. `init` is the program of `src/guest.rs`.
     pub fn new(init: &Path) -> Self {
-        let kernel = Kernel::get(&|what| stdio::note!("{what}")).expect("Debian's cloud kernel can be had");
+        let kernel = Kernel::get(&|what| support::note!("{what}")).expect("Debian's cloud kernel can be had");
         let virtio = kernel.modules.into_iter().filter(|path| path.to_string_lossy().contains("virtio"));
         Self::with_kernel(init, kernel.vmlinuz, &virtio.collect::<Vec<_>>())
     }

@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use forge::{Cache, Debian, Quiet};
 use guest_tests::{
     chrony,
     daemon::{DaemonGuest, busybox},
     run::{build, number},
 };
+use kernel_builder::{Cache, Debian, Quiet};
 
 /// What the manuals, vmmci(4) and vmmcid(8), tell to write into chrony.conf.
 const PHC: &str = "refclock PHC /dev/ptp0 poll 3";

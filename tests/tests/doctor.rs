@@ -4,8 +4,8 @@
 
 use std::{fs, path::Path};
 
-use forge::{Cache, Debian, Quiet};
 use guest_tests::run::{Guest, build, stripped};
+use kernel_builder::{Cache, Debian, Quiet};
 use serde_json::Value;
 
 /// What the doctor said in a guest.

@@ -7,7 +7,7 @@ use guest_tests::{
     marks::Marks,
     run::{Guest, number},
 };
-use stdio::note;
+use support::note;
 
 /// Where the guest writes its marks: its work begins at the even ones.
 const COMPUTING: usize = 0;

@@ -3,8 +3,8 @@
 use std::{env, path::Path, process::Command};
 
 use bench::Baseline;
-use forge::{Cache, Quiet};
 use guest_tests::run::{Guest, Run, build, vmmlinux};
+use kernel_builder::{Cache, Quiet};
 
 /// What the shell of an image's guest is told: it writes to the disk and reads that back from there, talks to the
 /// host's end of vmd's local interface (`golden/pci/k612.net.txt`) once it has an address, and says what it found out in

@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use forge::Cache;
 use guest_tests::{kernels, run::Guest};
+use kernel_builder::Cache;
 
 /// `vmmlinux build` of the core workload, with its cache and its output below `root`.
 fn build(root: &Path, more: &[&str]) -> PathBuf {

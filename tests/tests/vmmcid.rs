@@ -4,12 +4,12 @@
 
 use std::path::Path;
 
-use forge::{Cache, Debian, Quiet};
 use guest_tests::{
     daemon::{DaemonGuest, SystemdGuest, Trace, busybox},
     storm,
 };
-use vmmci::register;
+use kernel_builder::{Cache, Debian, Quiet};
+use vmmci_protocol::register;
 
 /// Debian's stock kernels, by suite, and what each needs on its command line.
 const STOCK: [(&str, &str); 3] = [
@@ -35,7 +35,7 @@ fn guest(suite: &str) -> DaemonGuest {
 fn clock_parameters(host: &str) -> String {
     match host {
         "7.7" => {
-            let hz = machine::host_tsc_hz().expect("the TSC of this host is invariant");
+            let hz = vmm::host_tsc_hz().expect("the TSC of this host is invariant");
             format!("clocksource=tsc tsc=reliable tsc_early_khz={}", hz.get() / 1000)
         }
         _ => String::new(),

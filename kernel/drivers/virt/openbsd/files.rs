@@ -15,7 +15,7 @@ use kernel::{
 
 use crate::{
     bar,
-    control::Control, //
+    vmm_control::Control, //
 };
 
 /// A file and its number.

@@ -1,0 +1,33 @@
+//! The kernel configuration as data with reasons.
+//!
+//! [`Fragments`] are the TOML files of `kernel/config/`: every requested symbol with its value, why it is
+//! wanted, and for which kernel series, host generations and workloads. [`resolve`] lets the kernel's own
+//! `make` turn a [`Selection`] of them into a `.config` and then verifies that every request came true.
+//! [`Given`] has it complete a configuration of somebody else's, for comparison.
+//! [`Tree`] reads a kernel's Kconfig files to say *why* a symbol has the value it has; it evaluates
+//! expressions over values that the kernel's `conf` has computed, and never solves anything itself.
+
+mod audit;
+mod conf;
+mod dotconfig;
+mod explain;
+mod expr;
+mod fragments;
+mod given;
+mod reader;
+mod resolve;
+mod selection;
+mod tree;
+mod value;
+
+pub use audit::{Audit, Class, Finding, Rules, RulesError, Severity};
+pub use dotconfig::{DotConfig, DotConfigError};
+pub use explain::{Explanation, Follows, explain};
+pub use expr::{Expr, Operator, Tristate};
+pub use fragments::{FragmentError, Fragments, Origin, Place, Request, Requests};
+pub use given::{BASES, Completed, Given, GivenError};
+pub use resolve::{Mismatch, Resolve, ResolveError, Resolved, resolve, unknown, verify};
+pub use selection::{Selection, UnknownWorkload, Workload};
+pub use tree::{Definition, Kind, Location, Symbol, Tree, TreeError};
+pub use value::Value;
+pub use vmd_release::Generation as Host;

@@ -1,0 +1,152 @@
+//! A release: the program with its manual pages and completions, the guests' daemon, kernels, images, bills of
+//! materials (CycloneDX), and checksums over all of them.
+//!
+//! [`assemble`] makes the same bytes of the same inputs, whenever, wherever and by whom it is run.
+
+mod error;
+mod program;
+mod sbom;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use kernel_builder::{Manifest, hash_file};
+
+pub use error::{Error, Result};
+pub use program::manuals;
+
+/// What a release is made of.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// The program, linked statically.
+    pub program: &'a Path,
+    /// Programs that it needs beside it.
+    pub companions: &'a [PathBuf],
+    /// The command line of the program, for manual pages and completions.
+    pub command: clap::Command,
+    /// The guests' daemon, linked statically.
+    pub daemon: &'a Path,
+    /// Output directories of kernel builds: their packages and qcow2 images are taken.
+    pub kernels: &'a [PathBuf],
+    /// The checkout: dependencies and licences.
+    pub checkout: &'a Path,
+    /// The time that everything bears, in seconds since 1970.
+    pub epoch: u64,
+}
+
+/// The file with the checksums.
+pub const SUMS: &str = "SHA256SUMS";
+
+/// Makes a release in the directory `to`, which it replaces if it holds an older one. Gives the names of the files.
+pub fn assemble(inputs: &Inputs<'_>, to: &Path, step: &dyn Fn(&str)) -> Result<Vec<String>> {
+    let parent = match to.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if to.exists() && !to.join(SUMS).is_file() {
+        return Err(Error::NotARelease { path: to.to_owned() });
+    }
+    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    let scratch = tempfile::Builder::new()
+        .prefix(".release-")
+        .tempdir_in(parent)
+        .map_err(Error::io("create a directory in", parent))?;
+    let made = scratch.path().join("release");
+    fs::create_dir(&made).map_err(Error::io("create", &made))?;
+
+    step("vmmlinux");
+    let version = program::pack(inputs, scratch.path(), &made)?;
+    step("vmmcid");
+    kernel_builder::package_daemon(inputs.daemon, inputs.epoch, &made)?;
+    step("bills of materials");
+    for package in ["vmmlinux", "vmmcid"] {
+        let bom = sbom::of_package(inputs.checkout, package)?;
+        write(&made.join(format!("{package}-{version}.cdx.json")), &bom)?;
+    }
+    let mut kernels: BTreeMap<String, Manifest> = BTreeMap::new();
+    for kernel in inputs.kernels {
+        step(&format!("kernel {}", kernel.display()));
+        let manifest = take_kernel(kernel, &made)?;
+        match kernels.get_mut(&manifest.release) {
+            // The same kernel with packages of another kind: a build has one.
+            Some(known) => known.files.extend(manifest.files),
+            None => _ = kernels.insert(manifest.release.clone(), manifest),
+        }
+    }
+    for (release, manifest) in &kernels {
+        write(&made.join(format!("linux-{release}.cdx.json")), &sbom::of_kernel(manifest)?)?;
+    }
+
+    step("checksums");
+    let names = names(&made)?;
+    let mut sums = String::new();
+    for name in &names {
+        let _ = writeln!(sums, "{}  {name}", hash_file(&made.join(name))?);
+    }
+    write(&made.join(SUMS), sums.as_bytes())?;
+    if to.exists() {
+        let old = scratch.path().join("old");
+        fs::rename(to, &old).map_err(Error::io("move away the old", to))?;
+    }
+    fs::rename(&made, to).map_err(Error::io("create", to))?;
+    Ok(names.into_iter().chain([SUMS.to_owned()]).collect())
+}
+
+/// Takes a kernel's packages, its images and its configuration.
+fn take_kernel(dir: &Path, to: &Path) -> Result<Manifest> {
+    let manifest = Manifest::load(dir)?;
+    let release = &manifest.release;
+    for (name, record) in &manifest.files {
+        let is_package = !name.contains('/') && [".deb", ".tar.xz"].iter().any(|end| name.ends_with(end));
+        let target = match name.as_str() {
+            "config" => format!("linux-{release}.config"),
+            name if is_package => name.to_owned(),
+            _ => continue,
+        };
+        let path = dir.join(name);
+        if hash_file(&path)? != record.sha256 {
+            return Err(Error::Changed { path });
+        }
+        copy(&path, &to.join(target))?;
+    }
+    for name in names(dir)? {
+        if let Some(stem) = name.strip_suffix(".qcow2") {
+            copy(&dir.join(&name), &to.join(format!("{stem}-{release}.qcow2")))?;
+        }
+    }
+    Ok(manifest)
+}
+
+/// The names of the files in a directory, in order.
+fn names(dir: &Path) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let entry = entry.map_err(Error::io("read", dir))?;
+        if entry.path().is_file() {
+            names.insert(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        let same = hash_file(from)? == hash_file(to)?;
+        return if same { Ok(()) } else { Err(Error::Twice { path: from.to_owned() }) };
+    }
+    fs::copy(from, to).map_err(Error::io("copy", from))?;
+    Ok(())
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    }
+    fs::write(path, content).map_err(Error::io("write", path))
+}

@@ -1,0 +1,162 @@
+//! How things are, for `vmmcid status`: the worker tells everybody who connects to its socket.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    time::Duration,
+};
+
+use rustix::net::{SocketFlags, accept_with};
+use serde::{Deserialize, Serialize};
+use vmmci_sysfs::{Offset, offset_in_words, show};
+
+use crate::watch::{Counts, Step};
+
+/// The daemon's directory.
+pub const DIRECTORY: &str = "/run/vmmcid";
+/// Where it is asked. Everybody may.
+pub const SOCKET: &str = "/run/vmmcid/socket";
+
+/// How long the daemon may take to answer; it looks at the device in between.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How things are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// The worker's process.
+    pub pid: u32,
+    /// Feature bits that both sides have.
+    pub features: u32,
+    /// For how many seconds the worker has run.
+    pub uptime: f64,
+    /// How often the device is looked at, in seconds.
+    pub poll_interval: f64,
+    /// How often things have happened.
+    pub counts: Counts,
+    /// The last step of the clock.
+    pub last_step: Option<Step>,
+    /// How far the guest's clock is from the host's; none if the host does not tell the time.
+    pub offset: Option<Offset>,
+    /// How many samples chrony has taken; none if it gets none.
+    pub chrony_samples: Option<u64>,
+    /// What the kernel did not have for locking the worker in.
+    pub not_confined: Vec<String>,
+}
+
+/// Answers one who has connected, if there is one, and never waits for him.
+pub fn answer(listener: &UnixListener, status: impl FnOnce() -> Status) -> io::Result<()> {
+    let stream = accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    UnixStream::from(stream).write_all(&serde_json::to_vec(&status())?)
+}
+
+/// Asks the daemon; `None` if there is none.
+pub fn ask(socket: &Path) -> io::Result<Option<Status>> {
+    let mut stream = match UnixStream::connect(socket) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text)?;
+    Ok(Some(serde_json::from_slice(&text)?))
+}
+
+impl Status {
+    /// For people.
+    pub fn in_words(&self) -> String {
+        let Counts { polls, shutdowns, reboots, clock_syncs, unknown } = self.counts;
+        let features: Vec<_> = [(1, "time"), (2, "acknowledge"), (4, "clock sync")]
+            .into_iter()
+            .filter(|(bit, _)| self.features & bit != 0)
+            .map(|(_, name)| name)
+            .collect();
+        let step = self.last_step.map_or_else(
+            || "never set".to_owned(),
+            |step| {
+                let at = jiff::Timestamp::from_nanosecond(step.at.into())
+                    .map_or_else(|_| "?".to_owned(), |at| format!("{at:.0}"));
+                format!("set by {} at {at}", show(step.nanos))
+            },
+        );
+        let mut lines = vec![
+            ("daemon", format!("vmmcid {}, process {}, up {:.0} s", self.version, self.pid, self.uptime)),
+            (
+                "device",
+                format!(
+                    "{}; looked at every {:.1} s, {polls} times",
+                    features.join(", "),
+                    self.poll_interval
+                ),
+            ),
+            (
+                "commands",
+                format!(
+                    "{shutdowns} shutdown, {reboots} stop or reboot, {clock_syncs} clock sync, {unknown} unknown"
+                ),
+            ),
+            (
+                "clock",
+                self.offset.as_ref().map_or_else(|| "the host tells no time".to_owned(), offset_in_words),
+            ),
+            ("last step", step),
+        ];
+        if let Some(samples) = self.chrony_samples {
+            lines.push(("chrony", format!("{samples} samples taken")));
+        }
+        lines.extend(self.not_confined.iter().map(|what| ("missing", what.clone())));
+        lines.iter().fold(String::new(), |all, (name, text)| format!("{all}{name:<10}{text}\n"))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::thread;
+
+    use super::*;
+
+    pub(crate) fn status() -> Status {
+        Status {
+            version: "1.2.3".into(),
+            pid: 77,
+            features: 7,
+            uptime: 12.3,
+            poll_interval: 0.6,
+            counts: Counts { polls: 20, clock_syncs: 1, ..Counts::default() },
+            last_step: Some(Step { nanos: 10_800_000_000_000, at: 1_795_348_512_000_000_000 }),
+            offset: Some(Offset { nanos: -42_000, uncertainty: 9_000, at: 1_795_348_512_000_000_000 }),
+            chrony_samples: None,
+            not_confined: vec!["the kernel has no Landlock".into()],
+        }
+    }
+
+    #[test]
+    fn whoever_connects_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        assert_eq!(ask(&path).unwrap(), None);
+        let listener = UnixListener::bind(&path).unwrap();
+        let asking = thread::spawn(move || ask(&path));
+        answer(&listener, status).unwrap();
+        assert_eq!(asking.join().unwrap().unwrap(), Some(status()));
+    }
+
+    #[test]
+    fn people_get_words() {
+        let words = status().in_words();
+        for expected in [
+            "clock     42.0 µs ahead of the host, to 9.0 µs\n",
+            "last step set by +10800.000 s at 2026-11-22T11:55:12Z\n",
+            "commands  0 shutdown, 0 stop or reboot, 1 clock sync, 0 unknown\n",
+            "missing   the kernel has no Landlock\n",
+        ] {
+            assert!(words.contains(expected), "{words}");
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! What is done with the device: commands are acknowledged and passed on, the clock is set, nothing else is believed.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vmmci_protocol::{Action, Driver, Features, ProbeError, Registers};
+use vmmci_sysfs::{Offset, measure, show};
+
+use crate::{
+    clock::{self, Clock},
+    config::Config,
+    log::Level,
+    seldom::Seldom,
+};
+
+/// How often the clocks are compared before the guest's is set.
+const COMPARISONS: usize = 3;
+/// How often it is set again because it is not right yet: the scheduler was in the way.
+const ATTEMPTS: usize = 3;
+/// For so long a comparison is told again instead of made again, however often somebody asks: each costs accesses.
+const OFFSET_AGE: Duration = Duration::from_secs(30);
+
+/// The host's command to go down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// SHUTDOWN.
+    Shutdown,
+    /// REBOOT.
+    Reboot,
+}
+
+/// Something that others have to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// For the log.
+    Say(Level, String),
+    /// The host wants the guest to go down, and has its answer.
+    GoDown(Order),
+    /// The clock was set by so many nanoseconds, because the host wanted it.
+    ClockSet(i64),
+}
+
+/// How often things have happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Counts {
+    /// The command register was looked at.
+    pub polls: u64,
+    /// SHUTDOWN was acknowledged.
+    pub shutdowns: u64,
+    /// REBOOT was acknowledged.
+    pub reboots: u64,
+    /// SYNCRTC was acknowledged.
+    pub clock_syncs: u64,
+    /// There was something else in the command register.
+    pub unknown: u64,
+}
+
+/// A step of the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// By how many nanoseconds it was set forward.
+    pub nanos: i64,
+    /// When: nanoseconds since 1970, by the clock after it.
+    pub at: i64,
+}
+
+/// The device being watched.
+#[derive(Debug)]
+pub struct Watch<R: Registers, C> {
+    device: Driver<R>,
+    clock: C,
+    set_clock: bool,
+    smallest_step: i64,
+    counts: Counts,
+    step: Option<Step>,
+    /// The last comparison for people, and when it was made.
+    offset: Option<(Duration, Offset)>,
+    said: Said,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    unknown: Seldom,
+    no_time: Seldom,
+    clock: Seldom,
+    failure: Seldom,
+    shutdown: Seldom,
+    reboot: Seldom,
+}
+
+impl<R: Registers, C: Clock> Watch<R, C> {
+    /// Agrees with the device, which then has commands to give.
+    pub fn new(registers: R, clock: C, config: &Config) -> Result<Self, ProbeError> {
+        Ok(Self {
+            device: Driver::probe(registers)?,
+            clock,
+            set_clock: config.set_clock,
+            smallest_step: i64::try_from(config.smallest_step.as_nanos()).unwrap_or(i64::MAX),
+            counts: Counts::default(),
+            step: None,
+            offset: None,
+            said: Said::default(),
+        })
+    }
+
+    /// The features that both sides have.
+    pub fn features(&self) -> Features {
+        self.device.features()
+    }
+
+    /// How often things have happened.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The last step of the clock.
+    pub fn last_step(&self) -> Option<Step> {
+        self.step
+    }
+
+    /// Looks for a command and obeys it. Without one that is a single access to the device.
+    pub fn poll(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.counts.polls += 1;
+        let action = self.device.poll(false);
+        let now = self.clock.monotonic();
+        if let Some(value) = self.device.unknown() {
+            self.counts.unknown += 1;
+            let text = || format!("the device shows the command {value:#x}, which there is not: ignored");
+            events.extend(self.said.unknown.say(now, text).map(|text| Event::Say(Level::Warning, text)));
+        }
+        let Some(action) = action else { return events };
+        match action {
+            Action::PowerOff => {
+                self.counts.shutdowns += 1;
+                let text = || "the host wants the guest to power off (SHUTDOWN): acknowledged".to_owned();
+                let said = self.said.shutdown.say(now, text);
+                events.extend(said.map(|text| Event::Say(Level::Notice, text)));
+                events.push(Event::GoDown(Order::Shutdown));
+            }
+            Action::Reboot => {
+                self.counts.reboots += 1;
+                let text = || "the host wants the guest to stop or reboot (REBOOT): acknowledged".to_owned();
+                let said = self.said.reboot.say(now, text);
+                events.extend(said.map(|text| Event::Say(Level::Notice, text)));
+                events.push(Event::GoDown(Order::Reboot));
+            }
+            Action::SetClock => {
+                self.counts.clock_syncs += 1;
+                self.sync(now, &mut events);
+                // Also if nothing came of it: unanswered, the host would not ask again.
+                self.device.clock_is_set();
+            }
+        }
+        // Nobody else reads what lowers the line, which may be one that others share.
+        self.device.interrupt();
+        events
+    }
+
+    fn sync(&mut self, now: Duration, events: &mut Vec<Event>) {
+        let Some(first) = self.compare(COMPARISONS) else {
+            let text = || "the host wants the clock to be set but tells no time that could be".to_owned();
+            events.extend(self.said.no_time.say(now, text).map(|text| Event::Say(Level::Warning, text)));
+            return;
+        };
+        self.offset = Some((now, first));
+        if first.nanos.abs() <= self.smallest_step.max(first.uncertainty) || !self.set_clock {
+            let why = if self.set_clock { "left alone" } else { "set-clock is off" };
+            let text =
+                || format!("the host's clock has jumped; ours is off by {}: {why}", show(-first.nanos));
+            events.extend(self.said.clock.say(now, text).map(|text| Event::Say(Level::Notice, text)));
+            return;
+        }
+        let mut left = first;
+        for _ in 0..ATTEMPTS {
+            match clock::step(&self.clock, left.nanos) {
+                Ok(at) => self.step = Some(Step { nanos: first.nanos, at }),
+                Err(error) => {
+                    let text = || format!("the clock cannot be set by {}: {error}", show(first.nanos));
+                    let said = self.said.failure.say(now, text);
+                    events.extend(said.map(|text| Event::Say(Level::Error, text)));
+                    return;
+                }
+            }
+            match self.compare(1) {
+                Some(offset) => left = offset,
+                None => break,
+            }
+            if left.nanos.abs() <= self.smallest_step.max(left.uncertainty) {
+                break;
+            }
+        }
+        self.offset = Some((now, left));
+        let text = || {
+            let sure = left.nanos.abs() + left.uncertainty;
+            format!("the clock was set by {}; it is the host's to {}", show(first.nanos), &show(sure)[1..])
+        };
+        events.extend(self.said.clock.say(now, text).map(|text| Event::Say(Level::Notice, text)));
+        events.push(Event::ClockSet(first.nanos));
+    }
+
+    fn compare(&self, times: usize) -> Option<Offset> {
+        measure(|| self.device.host_time_between(|| self.clock.realtime()), times)
+    }
+
+    /// Compares the clocks once.
+    pub fn sample(&self) -> Option<Offset> {
+        self.compare(1)
+    }
+
+    /// Compares the clocks for people, unless that was done a moment ago.
+    pub fn offset(&mut self) -> Option<Offset> {
+        let now = self.clock.monotonic();
+        if self.offset.is_none_or(|(then, _)| now.saturating_sub(then) >= OFFSET_AGE) {
+            self.offset = Some((now, self.compare(COMPARISONS)?));
+        }
+        self.offset.map(|(_, offset)| offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::{Cell, RefCell},
+        io,
+    };
+
+    use proptest::prelude::*;
+    use vmmci_protocol::register;
+
+    use super::*;
+
+    const HOST: i64 = 1_795_348_512_000_000_000;
+
+    /// A device and a clock that run on together, each access taking 20 µs.
+    #[derive(Default)]
+    struct World {
+        now: Cell<i64>,
+        /// What the guest's clock is set to, less what has passed.
+        guest: Cell<i64>,
+        command: Cell<u32>,
+        features: Cell<u32>,
+        status: Cell<u32>,
+        latched: Cell<i64>,
+        broken: Cell<Option<u32>>,
+        answers: RefCell<Vec<u32>>,
+        accesses: Cell<usize>,
+        may_set: Cell<bool>,
+        /// By how much the clock is set wrong the next time.
+        late: Cell<i64>,
+    }
+
+    impl World {
+        fn new(behind: i64) -> Self {
+            let world = Self::default();
+            world.guest.set(HOST - behind);
+            world.may_set.set(true);
+            world
+        }
+
+        fn pass(&self, nanos: i64) {
+            self.now.set(self.now.get() + nanos);
+        }
+
+        fn watch(&self) -> Watch<&Self, &Self> {
+            Watch::new(self, self, &Config::default()).unwrap()
+        }
+
+        fn behind(&self) -> i64 {
+            HOST - self.guest.get()
+        }
+    }
+
+    impl Registers for World {
+        fn read(&self, offset: u16) -> u32 {
+            self.accesses.set(self.accesses.get() + 1);
+            self.pass(10_000);
+            let value = match offset {
+                _ if self.broken.get().is_some() => self.broken.get().unwrap(),
+                register::DEVICE_FEATURES => 7,
+                register::GUEST_FEATURES => self.features.get(),
+                register::DEVICE_STATUS => self.status.get(),
+                register::COMMAND => self.command.get(),
+                register::SECONDS => {
+                    self.latched.set(HOST + self.now.get());
+                    u32::try_from(self.latched.get() / 1_000_000_000).unwrap()
+                }
+                register::MICROS => u32::try_from(self.latched.get() % 1_000_000_000 / 1000).unwrap(),
+                _ => 0,
+            };
+            self.pass(10_000);
+            value
+        }
+
+        fn write(&self, offset: u16, value: u32) {
+            match offset {
+                register::GUEST_FEATURES => self.features.set(value),
+                register::DEVICE_STATUS => self.status.set(value),
+                register::COMMAND => {
+                    self.answers.borrow_mut().push(value);
+                    if value == 3 {
+                        self.command.set(0);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    impl Clock for &World {
+        fn realtime(&self) -> i64 {
+            self.guest.get() + self.now.get()
+        }
+
+        fn set_realtime(&self, nanos: i64) -> io::Result<()> {
+            if !self.may_set.get() {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            self.guest.set(nanos - self.now.get() - self.late.take());
+            Ok(())
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_nanos(self.now.get().unsigned_abs())
+        }
+    }
+
+    fn texts(events: &[Event]) -> Vec<&str> {
+        events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Say(_, text) => Some(text.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn nothing_to_do_is_one_access() {
+        let world = World::new(0);
+        let mut watch = world.watch();
+        world.accesses.set(0);
+        for _ in 0..100 {
+            assert_eq!(watch.poll(), []);
+        }
+        assert_eq!(world.accesses.get(), 100);
+    }
+
+    #[test]
+    fn orders_are_acknowledged_as_read_and_passed_on_once() {
+        for (command, order) in [(1, Order::Shutdown), (2, Order::Reboot)] {
+            let world = World::new(0);
+            let mut watch = world.watch();
+            world.command.set(command);
+            let events = watch.poll();
+            assert_eq!(events.last(), Some(&Event::GoDown(order)));
+            assert!(texts(&events)[0].contains("acknowledged"));
+            assert_eq!(*world.answers.borrow(), [command]);
+            assert_eq!(watch.poll(), []);
+        }
+    }
+
+    #[test]
+    fn after_a_suspend_the_clock_is_right_and_the_log_has_the_step() {
+        let world = World::new(10_800_000_000_000);
+        let mut watch = world.watch();
+        world.command.set(3);
+        let events = watch.poll();
+        assert!(world.behind().abs() <= 1_000, "{}", world.behind());
+        assert!(texts(&events)[0].contains("set by +10800.000 s"), "{events:?}");
+        let Some(Event::ClockSet(step)) = events.last() else { panic!("{events:?}") };
+        assert!((step - 10_800_000_000_000).abs() < 20_000);
+        assert_eq!(*world.answers.borrow(), [3]);
+        assert_eq!(watch.last_step().unwrap().nanos, *step);
+    }
+
+    #[test]
+    fn a_step_that_was_held_up_is_mended() {
+        let world = World::new(5_000_000_000);
+        let mut watch = world.watch();
+        world.command.set(3);
+        world.late.set(80_000_000);
+        watch.poll();
+        assert!(world.behind().abs() <= 1_000, "{}", world.behind());
+    }
+
+    #[test]
+    fn a_clock_that_is_right_or_may_not_be_set_is_left_alone_and_the_host_answered() {
+        let world = World::new(300_000);
+        let mut watch = world.watch();
+        world.command.set(3);
+        assert!(texts(&watch.poll())[0].contains("left alone"));
+        assert_eq!(world.behind(), 300_000);
+
+        let world = World::new(5_000_000_000);
+        let mut watch =
+            Watch::new(&world, &world, &Config { set_clock: false, ..Config::default() }).unwrap();
+        world.command.set(3);
+        assert!(texts(&watch.poll())[0].contains("set-clock is off"));
+
+        let mut watch = world.watch();
+        world.command.set(3);
+        world.may_set.set(false);
+        assert!(texts(&watch.poll())[0].contains("cannot be set"));
+        assert_eq!((world.behind(), world.answers.borrow().len()), (5_000_000_000, 2));
+    }
+
+    #[test]
+    fn all_ones_are_said_once_and_cost_no_more_than_anything_else() {
+        let world = World::new(0);
+        let mut watch = world.watch();
+        world.broken.set(Some(u32::MAX));
+        world.accesses.set(0);
+        assert_eq!(texts(&watch.poll()).len(), 1);
+        for _ in 0..1000 {
+            assert_eq!(watch.poll(), []);
+        }
+        assert_eq!((world.accesses.get(), watch.counts().unknown), (1001, 1001));
+        assert_eq!(watch.offset(), None);
+        world.broken.set(None);
+        world.command.set(2);
+        assert_eq!(watch.poll().last(), Some(&Event::GoDown(Order::Reboot)), "it carries on");
+        assert!(world.answers.borrow().iter().all(|answer| *answer == 2));
+    }
+
+    #[test]
+    fn asking_for_the_offset_again_and_again_costs_nothing() {
+        let world = World::new(70_000_000);
+        let mut watch = world.watch();
+        world.accesses.set(0);
+        let offset = watch.offset().unwrap();
+        assert!((offset.nanos - 70_000_000).abs() <= offset.uncertainty, "{offset:?}");
+        for _ in 0..100 {
+            assert_eq!(watch.offset(), Some(offset));
+        }
+        assert_eq!(world.accesses.get(), 2 * COMPARISONS);
+        world.pass(30_000_000_000);
+        assert_ne!(watch.offset(), Some(offset));
+    }
+
+    proptest! {
+        /// A storm of commands and rubbish: few words, bounded accesses, only what was read is answered, and the clock
+        /// ends up right.
+        #[test]
+        fn a_storm_is_weathered(commands in proptest::collection::vec(prop_oneof![0u32..5, any::<u32>()], 1..400)) {
+            let world = World::new(5_000_000_000);
+            let mut watch = world.watch();
+            world.accesses.set(0);
+            let mut words = 0;
+            for &command in &commands {
+                world.command.set(command);
+                let before = world.answers.borrow().len();
+                let events = watch.poll();
+                words += texts(&events).len();
+                for answer in &world.answers.borrow()[before..] {
+                    prop_assert_eq!(*answer, command);
+                }
+                let goes = events.iter().any(|event| matches!(event, Event::GoDown(_)));
+                prop_assert!(!goes || matches!(command, 1 | 2));
+            }
+            let most = 1 + 2 * COMPARISONS + 2 * ATTEMPTS + 2;
+            prop_assert!(world.accesses.get() <= most * commands.len());
+            prop_assert!(words <= 6, "{} words", words);
+            if commands.contains(&3) {
+                prop_assert!(world.behind().abs() <= 1_000_000);
+            }
+        }
+    }
+}

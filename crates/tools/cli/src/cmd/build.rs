@@ -1,0 +1,249 @@
+//! `vmmlinux build`: from a series to a kernel in `out/`.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::ValueEnum;
+use kconfig::{Fragments, Given, Host, Resolve, Selection, Workload};
+use kernel_builder::{BoxedDiagnostic, Configuration, Error, Request};
+use miette::{Context, IntoDiagnostic};
+
+use crate::forging::ForgeArgs;
+
+/// Arguments of `vmmlinux build`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    forging: ForgeArgs,
+    /// Kernel series [default: the one kernel/series.toml says]
+    #[arg(long)]
+    series: Option<String>,
+    /// Name of the directory in --out [default: the series, and the workloads and hosts if they are chosen]
+    #[arg(long)]
+    name: Option<String>,
+    /// What the guest is for: core, systemd, containers, vpn, filesystems, debug
+    #[arg(long, value_name = "WORKLOAD", value_delimiter = ',', default_values_t = [Workload::Core, Workload::Systemd, Workload::Containers])]
+    workload: Vec<Workload>,
+    /// OpenBSD releases whose vmd it must run on [default: all]
+    #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
+    host: Vec<Host>,
+    /// Take a given configuration instead of ours: files, of which later ones win, after one of the kernel's own
+    /// (tinyconfig, allnoconfig, defconfig) or by themselves; the kernel's make completes it
+    #[arg(long, value_name = "FILE", value_delimiter = ',', conflicts_with_all = ["workload", "host"])]
+    config: Vec<PathBuf>,
+    /// Build the source as it was released, without our patches and drivers
+    #[arg(long)]
+    no_patches: bool,
+    /// Build this tree instead of the series' release; it is not modified
+    #[arg(long, value_name = "DIR")]
+    tree: Option<PathBuf>,
+    /// Commands to run at a time [default: one for each CPU]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Make a package of it, too
+    #[arg(long, value_enum)]
+    package: Option<Package>,
+    /// Compile each file by itself, as the kernel's make does alone; common headers are otherwise parsed once
+    #[arg(long)]
+    no_prelude: bool,
+    /// Write what each step cost to a file, in the order of their ends: CPU seconds, what made it, what was made
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// Where output directories are
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
+}
+
+/// Package formats.
+#[derive(Clone, Copy, ValueEnum)]
+enum Package {
+    /// Debian packages
+    Deb,
+    /// A tar archive
+    Tar,
+}
+
+impl Args {
+    /// Builds and says what came out.
+    pub(crate) fn run(self) -> miette::Result<ExitCode> {
+        let out = std::path::absolute(&self.out).into_diagnostic().wrap_err("--out is no path")?;
+        let forge = self.forging.forge()?;
+        let series = self.series.clone().unwrap_or_else(|| forge.series().default.clone());
+        let mut selection = Selection::new(&series);
+        let usual = selection.clone();
+        selection.workloads = self.workload.iter().copied().collect();
+        if !self.host.is_empty() {
+            selection.hosts = self.host.iter().copied().collect();
+        }
+        let given = (!self.config.is_empty()).then(|| Given::read(&self.config)).transpose()?;
+        let name = self.name.clone().unwrap_or_else(|| match &given {
+            Some(given) => format!("{}-{}", self.source_name(&series), given.name()),
+            None => self.default_name(&selection, &usual),
+        });
+        let configuration: Box<dyn Configuration> = if let Some(given) = given {
+            Box::new(Foreign(given))
+        } else {
+            let fragments = Fragments::load(&forge.kernel_dir().join("config"))?;
+            Box::new(Curated { fragments, selection })
+        };
+        let request = Request {
+            series: &series,
+            name: &name,
+            out: &out,
+            tree: self.tree.as_deref(),
+            configuration: &*configuration,
+            jobs: self.jobs.map(usize::from),
+            package: self.package.map(|package| match package {
+                Package::Deb => kernel_builder::Package::Deb,
+                Package::Tar => kernel_builder::Package::Tar,
+            }),
+            prelude: !self.no_prelude,
+            patched: !self.no_patches,
+            profile: self.profile.is_some(),
+        };
+        let built = match forge.build(&request) {
+            Err(stopped @ Error::Interrupted { .. }) => {
+                support::note!("{:?}", miette::Report::from(stopped));
+                // As a shell reports a program that SIGINT ended.
+                return Ok(ExitCode::from(130));
+            }
+            other => other?,
+        };
+        // The progress display goes before the summary.
+        drop(forge);
+        if let Some(path) = &self.profile {
+            let lines: Vec<String> = built.profile.iter().map(ToString::to_string).collect();
+            kernel_builder::write_atomically(path, (lines.join("\n") + "\n").as_bytes())?;
+        }
+        let dir = self.out.join(&name);
+        if built.up_to_date {
+            support::note!("{}: Linux {} is up to date", dir.display(), built.manifest.release);
+        } else {
+            let image = built.manifest.files.get("bzImage").map_or(0, |file| file.size);
+            support::note!(
+                "{}: Linux {}, bzImage {} KiB, compiled in {:.0} s",
+                dir.display(),
+                built.manifest.release,
+                image.div_ceil(1024),
+                built.manifest.times.compile_seconds
+            );
+        }
+        support::print(&format!("{}\n", dir.display()))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn source_name(&self, series: &str) -> String {
+        match &self.tree {
+            Some(tree) => tree.file_name().unwrap_or("tree".as_ref()).to_string_lossy().into_owned(),
+            None => series.to_owned(),
+        }
+    }
+
+    fn default_name(&self, selection: &Selection, usual: &Selection) -> String {
+        let mut name = self.source_name(&selection.series);
+        let mut add = |words: Vec<String>| {
+            for word in words {
+                name.push('-');
+                name.push_str(&word);
+            }
+        };
+        if selection.workloads != usual.workloads {
+            let beyond_core: BTreeSet<_> =
+                selection.workloads.iter().filter(|w| **w != Workload::Core).collect();
+            if beyond_core.is_empty() {
+                add(vec![Workload::Core.to_string()]);
+            } else {
+                add(beyond_core.into_iter().map(ToString::to_string).collect());
+            }
+        }
+        if selection.hosts != usual.hosts {
+            add(selection.hosts.iter().map(ToString::to_string).collect());
+        }
+        name
+    }
+}
+
+/// The curated configuration of `kernel/config/`.
+struct Curated {
+    fragments: Fragments,
+    selection: Selection,
+}
+
+impl Configuration for Curated {
+    /// What is requested; the reasons may change without a build.
+    fn identity(&self) -> Result<String, BoxedDiagnostic> {
+        Ok(self.fragments.requests(&self.selection).to_config())
+    }
+
+    fn configure(
+        &self,
+        tree: &Path,
+        build_dir: &Path,
+        make_vars: &[(String, String)],
+    ) -> Result<(), BoxedDiagnostic> {
+        let job =
+            Resolve { tree, build_dir, make_vars, fragments: &self.fragments, selection: &self.selection };
+        match kconfig::resolve(&job) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Box::new(error)),
+        }
+    }
+}
+
+/// A configuration that the user gave.
+struct Foreign(Given);
+
+impl Configuration for Foreign {
+    fn identity(&self) -> Result<String, BoxedDiagnostic> {
+        Ok(self.0.identity())
+    }
+
+    fn configure(
+        &self,
+        tree: &Path,
+        build_dir: &Path,
+        make_vars: &[(String, String)],
+    ) -> Result<(), BoxedDiagnostic> {
+        let completed = self.0.complete(tree, build_dir, make_vars)?;
+        let differing = completed.differing;
+        if !differing.is_empty() {
+            let of = self.0.set();
+            let names = differing.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(" ");
+            let more = if differing.len() > 8 { " …" } else { "" };
+            support::note!("of {of} symbols {} came out otherwise: {names}{more}", differing.len());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(line: &str) -> String {
+        let args: Args = super::super::parse(&format!("build {line}")).unwrap();
+        let usual = Selection::new("7.3");
+        let mut selection = usual.clone();
+        selection.workloads = args.workload.iter().copied().collect();
+        args.default_name(&selection, &usual)
+    }
+
+    #[test]
+    fn a_build_is_named_after_what_is_unusual() {
+        assert_eq!(name(""), "7.3");
+        assert_eq!(name("--workload core"), "7.3-core");
+        assert_eq!(name("--tree ../linux --workload core,vpn"), "linux-vpn");
+    }
+
+    #[test]
+    fn a_given_configuration_is_whole() {
+        let args: Args = super::super::parse("build --config tinyconfig,a.config --no-patches").unwrap();
+        assert_eq!(args.config, [PathBuf::from("tinyconfig"), PathBuf::from("a.config")]);
+        for ours in ["--workload core", "--host 7.8"] {
+            assert!(super::super::parse::<Args>(&format!("build --config a {ours}")).is_err(), "{ours}");
+        }
+    }
+}

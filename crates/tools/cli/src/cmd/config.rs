@@ -1,0 +1,585 @@
+//! `vmmlinux config`: the curated kernel configuration, its reasons, and audits of other kernels' configurations.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Subcommand, ValueEnum};
+use comfy_table::{ContentArrangement, Table, presets};
+use kconfig::{
+    Audit, DotConfig, Fragments, Host, Origin, Resolve, Resolved, Rules, Selection, Severity, Tree, Value,
+    Workload,
+};
+use kernel_builder::PreparedTree;
+use miette::{Context, IntoDiagnostic};
+use tempfile::TempDir;
+
+use crate::forging::ForgeArgs;
+
+/// Exit status of an audit whose worst finding is harm, and of one that is fatal; 1 is a failure to audit.
+const EXIT_HARM: u8 = 2;
+const EXIT_FATAL: u8 = 3;
+
+/// Arguments of `vmmlinux config`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the configuration of a selection
+    Show {
+        #[command(flatten)]
+        selection: SelectionArgs,
+        /// Let the kernel's make complete it and print every symbol that is set, not only those requested
+        #[arg(long)]
+        resolved: bool,
+        #[command(flatten)]
+        tree: TreeArgs,
+    },
+    /// Say why a symbol has the value it has
+    Explain {
+        /// The symbols, with or without CONFIG_
+        #[arg(required = true)]
+        symbols: Vec<String>,
+        #[command(flatten)]
+        selection: SelectionArgs,
+        #[command(flatten)]
+        tree: TreeArgs,
+    },
+    /// Compare two configurations: files, build or output directories, or selections as 7.3:7.8,7.9:core,vpn
+    Diff {
+        /// From
+        a: String,
+        /// To
+        b: String,
+    },
+    /// List every entry of the fragments
+    List {
+        /// With the reasons
+        #[arg(long)]
+        why: bool,
+        /// As the book's configuration reference: with the reasons, in Markdown
+        #[arg(long)]
+        markdown: bool,
+        /// Only this workload's
+        #[arg(long)]
+        only: Option<Workload>,
+    },
+    /// Resolve every selection and verify that each request comes true
+    Check {
+        /// Only this series [default: every tracked one, or 7.3 with --tree]
+        #[arg(long)]
+        series: Option<String>,
+        #[command(flatten)]
+        tree: TreeArgs,
+    },
+    /// Judge a kernel's configuration as that of a vmd guest
+    ///
+    /// Reads a .config, a /boot/config-* or a /proc/config.gz. The exit status is 0 if nothing worse than a note was
+    /// found, 2 if something does not work or works badly, 3 if the guest does not boot or dies.
+    Audit {
+        /// The configuration
+        file: PathBuf,
+        /// The host generations to judge for [default: all]
+        #[arg(long, value_delimiter = ',', value_name = "HOST")]
+        host: Vec<Host>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Leave findings out that are less than this
+        #[arg(long, value_enum, default_value = "note")]
+        min: Min,
+    },
+}
+
+/// The least severity to print.
+#[derive(Clone, Copy, ValueEnum)]
+enum Min {
+    /// All
+    Note,
+    /// What does not work, and worse
+    Harm,
+    /// What keeps the guest from running
+    Fatal,
+}
+
+impl From<Min> for Severity {
+    fn from(min: Min) -> Self {
+        match min {
+            Min::Note => Self::Note,
+            Min::Harm => Self::Harm,
+            Min::Fatal => Self::Fatal,
+        }
+    }
+}
+
+/// What a kernel is configured for.
+#[derive(clap::Args)]
+pub(crate) struct SelectionArgs {
+    /// Kernel series
+    #[arg(long, default_value = "7.3")]
+    series: String,
+    /// Host generations, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "HOST")]
+    host: Vec<Host>,
+    /// Workloads, separated by commas; core is always part of it [default: core,systemd,containers]
+    #[arg(long, value_delimiter = ',', value_name = "WORKLOAD")]
+    workload: Vec<Workload>,
+}
+
+impl SelectionArgs {
+    /// The selection, with defaults filled in.
+    pub(crate) fn selection(&self) -> Selection {
+        let mut selection = Selection::new(&self.series);
+        if !self.host.is_empty() {
+            selection.hosts = self.host.iter().copied().collect();
+        }
+        if !self.workload.is_empty() {
+            selection.workloads = self.workload.iter().copied().collect();
+        }
+        selection
+    }
+}
+
+/// Where the kernel source is.
+#[derive(clap::Args)]
+struct TreeArgs {
+    /// Take this kernel source tree; it is not written to [default: the series' prepared source]
+    #[arg(long, value_name = "DIR")]
+    tree: Option<PathBuf>,
+    /// Variable for the kernel's make, as CC=gcc-14
+    #[arg(long = "make-var", value_name = "NAME=VALUE", value_parser = make_var)]
+    make_vars: Vec<(String, String)>,
+    #[command(flatten)]
+    forging: ForgeArgs,
+}
+
+fn make_var(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A source tree, kept locked as long as it is used if it is the forge's.
+enum Source {
+    User(PathBuf),
+    Prepared(Box<PreparedTree>),
+}
+
+impl Source {
+    fn path(&self) -> &Path {
+        match self {
+            Self::User(path) => path,
+            Self::Prepared(tree) => &tree.path,
+        }
+    }
+}
+
+impl TreeArgs {
+    fn source(&self, series: &str) -> miette::Result<Source> {
+        match &self.tree {
+            Some(dir) => {
+                Ok(Source::User(std::path::absolute(dir).into_diagnostic().wrap_err("--tree is no path")?))
+            }
+            None => Ok(Source::Prepared(Box::new(self.forging.forge()?.prepare(series)?))),
+        }
+    }
+
+    /// Resolves selections of one series in a temporary directory, which is kept for as long as they come.
+    fn resolver<'a>(
+        &self,
+        source: &'a Source,
+        series: &str,
+        fragments: &'a Fragments,
+    ) -> miette::Result<Resolver<'a>> {
+        let build_dir = tempfile::Builder::new()
+            .prefix("vmmlinux-config-")
+            .tempdir()
+            .into_diagnostic()
+            .wrap_err("cannot make a temporary directory to configure in")?;
+        // The toolchain decides symbols (CONFIG_RUST above all); a directory of the user's may do without ours.
+        let mut make_vars = match (self.forging.forge()?.toolchain(series, false), &self.tree) {
+            (Ok(toolchain), _) => toolchain.make_vars,
+            (Err(error), None) => return Err(error.into()),
+            (Err(error), Some(_)) => {
+                tracing::warn!("{error}");
+                Vec::new()
+            }
+        };
+        make_vars.extend(self.make_vars.iter().cloned());
+        Ok(Resolver { source, build_dir, make_vars, fragments })
+    }
+
+    /// The fragments beside the forge's series file where there is one, else those built in.
+    fn fragments(&self) -> miette::Result<Fragments> {
+        match self.forging.kernel_dir() {
+            Ok(dir) if dir.join("config").is_dir() => Ok(Fragments::load(&dir.join("config"))?),
+            _ => Ok(Fragments::builtin()?),
+        }
+    }
+}
+
+/// Resolves selections of one series.
+struct Resolver<'a> {
+    source: &'a Source,
+    build_dir: TempDir,
+    make_vars: Vec<(String, String)>,
+    fragments: &'a Fragments,
+}
+
+impl Resolver<'_> {
+    fn resolve(&self, selection: &Selection) -> miette::Result<Resolved> {
+        let job = Resolve {
+            tree: self.source.path(),
+            build_dir: self.build_dir.path(),
+            make_vars: &self.make_vars,
+            fragments: self.fragments,
+            selection,
+        };
+        let resolved = kconfig::resolve(&job).wrap_err_with(|| format!("cannot configure {selection}"))?;
+        for mismatch in &resolved.tolerated {
+            tracing::warn!("{mismatch}");
+        }
+        Ok(resolved)
+    }
+}
+
+impl Args {
+    /// Does what the subcommand says.
+    pub(crate) fn run(self) -> miette::Result<ExitCode> {
+        let mut out = Vec::new();
+        let code = match self.command {
+            Command::Show { selection, resolved, tree } => {
+                show(&mut out, &selection.selection(), resolved, &tree)
+            }
+            Command::Explain { symbols, selection, tree } => {
+                explain(&mut out, &symbols, &selection.selection(), &tree)
+            }
+            Command::Diff { a, b } => diff(&mut out, &a, &b),
+            Command::List { markdown: true, only, .. } => list_markdown(&mut out, only),
+            Command::List { why, only, .. } => list(&mut out, why, only),
+            Command::Check { series, tree } => check(&mut out, series, &tree),
+            Command::Audit { file, host, json, min } => audit(&mut out, &file, host, json, min.into()),
+        }?;
+        support::write(&mut io::stdout(), &out)?;
+        Ok(code)
+    }
+}
+
+fn show(
+    out: &mut Vec<u8>,
+    selection: &Selection,
+    resolved: bool,
+    tree: &TreeArgs,
+) -> miette::Result<ExitCode> {
+    let fragments = tree.fragments()?;
+    if resolved {
+        let source = tree.source(&selection.series)?;
+        let resolved = tree.resolver(&source, &selection.series, &fragments)?.resolve(selection)?;
+        for (symbol, value) in resolved.config.set() {
+            writeln!(out, "{}", value.line(symbol)).into_diagnostic()?;
+        }
+    } else {
+        out.extend(fragments.requests(selection).to_config().into_bytes());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain(
+    out: &mut Vec<u8>,
+    symbols: &[String],
+    selection: &Selection,
+    tree: &TreeArgs,
+) -> miette::Result<ExitCode> {
+    let fragments = tree.fragments()?;
+    let source = tree.source(&selection.series)?;
+    let config = tree.resolver(&source, &selection.series, &fragments)?.resolve(selection)?.config;
+    let kconfig = Tree::load(source.path())?;
+    writeln!(out, "{selection}").into_diagnostic()?;
+    for symbol in symbols {
+        let explanation = kconfig::explain(symbol, &config, &kconfig, &fragments, selection);
+        write!(out, "{explanation}").into_diagnostic()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One side of a comparison.
+struct Side {
+    values: BTreeMap<String, Value>,
+    /// Whether symbols that are not mentioned are not set; a selection says nothing of them.
+    whole: bool,
+}
+
+impl Side {
+    fn read(operand: &str) -> miette::Result<Self> {
+        let path = Path::new(operand);
+        let inside =
+            ["config", ".config"].into_iter().map(|name| path.join(name)).find(|file| file.is_file());
+        if let Some(file) = inside.or_else(|| path.is_file().then(|| path.to_owned())) {
+            let config = DotConfig::load(&file)?;
+            let values = config.iter().map(|(symbol, value)| (symbol.to_owned(), value.clone())).collect();
+            return Ok(Self { values, whole: true });
+        }
+        let selection = parse_selection(operand).wrap_err_with(|| {
+            format!("`{operand}` is neither a configuration, nor a directory with one, nor a selection as 7.3:7.8,7.9:core,vpn")
+        })?;
+        let fragments = Fragments::builtin()?;
+        let requests = fragments.requests(&selection);
+        let values =
+            requests.iter().map(|(symbol, request)| (symbol.to_owned(), request.value.clone())).collect();
+        Ok(Self { values, whole: false })
+    }
+
+    fn value(&self, symbol: &str) -> Option<&Value> {
+        self.values.get(symbol).or(self.whole.then_some(&Value::No))
+    }
+}
+
+/// `SERIES[:HOSTS[:WORKLOADS]]`
+fn parse_selection(text: &str) -> miette::Result<Selection> {
+    let mut parts = text.split(':');
+    let series = parts.next().unwrap_or_default();
+    if !series.split('.').all(|number| number.parse::<u32>().is_ok()) {
+        miette::bail!("`{series}` is not a kernel series");
+    }
+    let mut selection = Selection::new(series);
+    if let Some(hosts) = parts.next().filter(|hosts| !hosts.is_empty()) {
+        selection.hosts = hosts.split(',').map(str::parse).collect::<Result<_, _>>().into_diagnostic()?;
+    }
+    if let Some(workloads) = parts.next() {
+        selection.workloads =
+            workloads.split(',').map(str::parse).collect::<Result<_, _>>().into_diagnostic()?;
+    }
+    Ok(selection)
+}
+
+fn diff(out: &mut Vec<u8>, a: &str, b: &str) -> miette::Result<ExitCode> {
+    let (a, b) = (Side::read(a)?, Side::read(b)?);
+    // Two selections are compared as what they request; a selection and a file only in what the selection names.
+    let both_partial = !a.whole && !b.whole;
+    let symbols: BTreeSet<_> = a.values.keys().chain(b.values.keys()).collect();
+    for symbol in symbols {
+        let of = |side: &Side| match side.value(symbol) {
+            None if both_partial => Some(Value::No),
+            value => value.cloned(),
+        };
+        if let (Some(from), Some(to)) = (of(&a), of(&b))
+            && from != to
+        {
+            writeln!(out, "{symbol}: {from} -> {to}").into_diagnostic()?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The entries of one workload or all, in the order of the workloads.
+fn entries(fragments: &Fragments, only: Option<Workload>) -> Vec<&Origin> {
+    let mut entries: Vec<_> =
+        fragments.entries().iter().filter(|origin| only.is_none_or(|w| origin.workload == w)).collect();
+    entries.sort_by_key(|origin| origin.workload);
+    entries
+}
+
+fn list(out: &mut Vec<u8>, why: bool, only: Option<Workload>) -> miette::Result<ExitCode> {
+    let fragments = Fragments::builtin()?;
+    for origin in entries(&fragments, only) {
+        if why {
+            writeln!(out, "{origin}")
+        } else {
+            writeln!(out, "{}={} ({})", origin.symbol, origin.value, origin.workload)
+        }
+        .into_diagnostic()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A page with a table for each workload.
+fn list_markdown(out: &mut Vec<u8>, only: Option<Workload>) -> miette::Result<ExitCode> {
+    let fragments = Fragments::builtin()?;
+    writeln!(
+        out,
+        "# Configuration reference\n\nEvery symbol that a kernel of vmmlinux asks for, with the reason; what follows \
+         from these, Kconfig decides. Made from `kernel/config` by `vmmlinux config list --markdown`."
+    )
+    .into_diagnostic()?;
+    // What would end a cell or begin a tag.
+    let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;").replace('\n', " ");
+    let mut workload = None;
+    for origin in entries(&fragments, only) {
+        if workload != Some(origin.workload) {
+            workload = Some(origin.workload);
+            writeln!(
+                out,
+                "\n## {}\n\n| symbol | value | only for | why |\n|---|---|---|---|",
+                origin.workload
+            )
+            .into_diagnostic()?;
+        }
+        let mut only_for: Vec<_> =
+            origin.series.iter().flatten().map(|series| format!("Linux {series}")).collect();
+        only_for.extend(origin.hosts.iter().flatten().map(|host| format!("OpenBSD {host}")));
+        let (value, why) = (cell(&origin.value.to_string()), cell(&origin.why));
+        writeln!(out, "| `{}` | `{value}` | {} | {why} |", origin.symbol, only_for.join(", "))
+            .into_diagnostic()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(out: &mut Vec<u8>, series: Option<String>, tree: &TreeArgs) -> miette::Result<ExitCode> {
+    let fragments = tree.fragments()?;
+    let all: Vec<String> = match (series, &tree.tree) {
+        (Some(series), _) => vec![series],
+        (None, Some(_)) => vec!["7.3".to_owned()],
+        (None, None) => tree.forging.forge()?.series().series.keys().cloned().collect(),
+    };
+    for series in all {
+        let source = tree.source(&series)?;
+        let resolver = tree.resolver(&source, &series, &fragments)?;
+        let kconfig = Tree::load(source.path())?;
+        for selection in fragments.selections(&series) {
+            let requests = fragments.requests(&selection);
+            let unknown = kconfig::unknown(&requests, &kconfig);
+            if !unknown.is_empty() {
+                miette::bail!(
+                    help = "correct the name, or limit the entry to the series that have the symbol",
+                    "{selection}: Linux {series} does not know {}",
+                    unknown.join(", ")
+                );
+            }
+            let made = resolver.resolve(&selection)?;
+            let (requested, set) = (made.requests.len(), made.config.set().count());
+            writeln!(out, "{selection}: {requested} requested, {set} set").into_diagnostic()?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn audit(
+    out: &mut Vec<u8>,
+    file: &Path,
+    hosts: Vec<Host>,
+    json: bool,
+    min: Severity,
+) -> miette::Result<ExitCode> {
+    let config = DotConfig::load(file)?;
+    let hosts: BTreeSet<Host> = if hosts.is_empty() { Host::ALL.into() } else { hosts.into_iter().collect() };
+    let mut audit = Rules::builtin()?.audit(&config, &hosts);
+    let worst = hosts.iter().filter_map(|host| audit.worst(*host)).max();
+    if json {
+        audit.findings.retain(|finding| finding.severity >= min);
+        serde_json::to_writer_pretty(&mut *out, &audit).into_diagnostic()?;
+        out.push(b'\n');
+    } else {
+        print_audit(out, file, &audit, min).into_diagnostic()?;
+    }
+    Ok(match worst {
+        Some(Severity::Fatal) => EXIT_FATAL.into(),
+        Some(Severity::Harm) => EXIT_HARM.into(),
+        Some(Severity::Note) | None => ExitCode::SUCCESS,
+    })
+}
+
+fn print_audit(out: &mut Vec<u8>, file: &Path, audit: &Audit, min: Severity) -> io::Result<()> {
+    let version =
+        audit.kernel.as_deref().unwrap_or("of unknown version (the header of the file does not say)");
+    writeln!(out, "{}: Linux {version}", file.display())?;
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    if !table.is_tty() {
+        table.set_width(100);
+    }
+    table.set_header(["", "", "hosts", "finding"]);
+    for finding in audit.findings.iter().filter(|finding| finding.severity >= min) {
+        let hosts: Vec<_> = finding.hosts.iter().map(|host| host.as_str()).collect();
+        let symbols: Vec<_> = finding.symbols.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut text = format!("{} ({}). {}", finding.what, symbols.join(", "), finding.why);
+        if let Some(remedy) = &finding.remedy {
+            text = format!("{text}\n-> {remedy}");
+        }
+        let hosts = if finding.hosts == audit.hosts { "all".to_owned() } else { hosts.join("\n") };
+        table.add_row([finding.severity.as_str().to_owned(), finding.class.as_str().to_owned(), hosts, text]);
+    }
+    writeln!(out, "{table}\n")?;
+    for host in &audit.hosts {
+        let verdict = match audit.worst(*host) {
+            Some(Severity::Fatal) => "does not run as it is",
+            Some(Severity::Harm) => "runs, with harm",
+            Some(Severity::Note) | None => "runs well",
+        };
+        let count = |severity| audit.count(*host, severity);
+        writeln!(
+            out,
+            "vmd {host}: {verdict} ({} fatal, {} harm, {} notes)",
+            count(Severity::Fatal),
+            count(Severity::Harm),
+            count(Severity::Note)
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_has_a_row_for_each_entry() {
+        let mut page = Vec::new();
+        list_markdown(&mut page, None).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        let rows = page.lines().filter(|line| line.starts_with("| `")).collect::<Vec<_>>();
+        assert_eq!(rows.len(), Fragments::builtin().unwrap().entries().len());
+        // Four cells, whatever is in them.
+        assert!(rows.iter().all(|row| row.replace("\\|", "").matches('|').count() == 5));
+        assert!(page.contains("\n## core\n"));
+    }
+
+    #[test]
+    fn selections_are_parsed_with_their_defaults() {
+        let selection = parse_selection("6.12:7.8,7.9:core,vpn").unwrap();
+        assert_eq!(selection.series, "6.12");
+        assert_eq!(selection.hosts, [Host::V7_8, Host::V7_9].into());
+        assert_eq!(selection.workloads, [Workload::Core, Workload::Vpn].into());
+        assert_eq!(parse_selection("7.3").unwrap(), Selection::new("7.3"));
+        for wrong in ["nonsense", "7.3:6.0", "7.3:7.8:games"] {
+            assert!(parse_selection(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_selection_is_compared_with_a_file_in_what_it_names() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "CONFIG_VIRTIO_BLK=m\nCONFIG_SOUND=y\n").unwrap();
+        let mut out = Vec::new();
+        diff(&mut out, file.path().to_str().unwrap(), "7.3:7.8:core").unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("VIRTIO_BLK: m -> y\n"), "{text}");
+        assert!(!text.contains("SOUND"), "{text}");
+        let mut out = Vec::new();
+        diff(&mut out, "7.3:7.9:core", "7.3:8.0:core").unwrap();
+        assert!(String::from_utf8(out).unwrap().contains("ACPI: n -> y\n"));
+    }
+
+    #[test]
+    fn an_audit_ends_with_the_worst_finding() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(
+            file.path(),
+            Fragments::builtin().unwrap().requests(&Selection::new("6.12")).to_config(),
+        )
+        .unwrap();
+        let mut out = Vec::new();
+        let code = audit(&mut out, file.path(), vec![Host::V7_8], false, Severity::Note).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(!text.contains("fatal  "), "{text}");
+        assert_eq!(code, ExitCode::SUCCESS, "{text}");
+        std::fs::write(file.path(), "CONFIG_PTP_1588_CLOCK_KVM=y\n").unwrap();
+        let code = audit(&mut Vec::new(), file.path(), vec![Host::V7_8], true, Severity::Note).unwrap();
+        assert_eq!(code, EXIT_FATAL.into());
+    }
+}

@@ -1,0 +1,270 @@
+//! `vmmlinux run`: run a guest on vmd's hardware.
+
+use std::{
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use miette::miette;
+use vmd_release::Generation;
+use vmm::{Boot, BootDevice, Config, Disk, OnReset, Vendor};
+use vmm_control::place::check_name;
+
+use crate::{
+    beginning::Beginning,
+    vm::{self, Accel, DiskArgument, EXIT_STATUS, Network, Plan, Session, size},
+};
+
+/// Where SeaBIOS is found if nobody says otherwise: Debian's packages seabios and qemu-system-data.
+const FIRMWARE: [&str; 3] =
+    ["/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin", "/usr/share/qemu/bios.bin"];
+
+/// Arguments of `vmmlinux run`.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
+#[derive(clap::Args)]
+#[command(after_long_help = EXIT_STATUS)]
+pub(crate) struct Args {
+    /// The disk image to boot from, through the firmware; may begin with raw: or qcow2:
+    image: Option<DiskArgument>,
+    /// Boot this bzImage or vmlinux directly, without firmware and boot loader
+    #[arg(short = 'b', long, value_name = "BZIMAGE")]
+    kernel: Option<PathBuf>,
+    /// The initial RAM disk for --kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// The kernel's command line for --kernel
+    #[arg(long, value_name = "CMDLINE", requires = "kernel", default_value = "console=ttyS0,115200")]
+    append: String,
+    /// Which vmd to be: 7.7 (and all before it), 7.8, 7.9 or 8.0
+    #[arg(long, value_name = "RELEASE", default_value = "7.8")]
+    host: Generation,
+    /// Memory, as in 512M or 2G
+    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = size)]
+    memory: u64,
+    /// Virtual processors: up to 64 with --host 8.0, and one with any before
+    #[arg(long, value_name = "COUNT", default_value = "1")]
+    cpus: u8,
+    /// A further disk image; may begin with raw: or qcow2:
+    #[arg(short, long, value_name = "DISK")]
+    disk: Vec<DiskArgument>,
+    /// A network interface: `local` has DHCP and a gateway but nothing behind it, `user` reaches the host's network
+    /// through NAT, `tap:INTERFACE` is a tap interface, `socket:PATH` a Unix socket as passt(1) has it
+    #[arg(
+        short = 'i',
+        long = "interface",
+        value_name = "NETWORK",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "local"
+    )]
+    interfaces: Vec<Network>,
+    /// An ISO image in the CD-ROM drive
+    #[arg(short = 'r', long, value_name = "ISO")]
+    cdrom: Option<PathBuf>,
+    /// What the firmware boots from: disk, cdrom or net
+    #[arg(short = 'B', long, value_name = "DEVICE", conflicts_with = "kernel", value_parser = boot_device)]
+    boot_device: Option<BootDevice>,
+    /// A firmware image (default: SeaBIOS as Debian installs it)
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    firmware: Option<PathBuf>,
+    /// Where the virtual processor comes from
+    #[arg(long, value_enum, default_value = "auto")]
+    accel: Accel,
+    /// The machine's name for `vmmlinux ctl` (default: vm and the process id)
+    #[arg(long)]
+    name: Option<String>,
+    /// Rate of the host's clock in Hz, to which vmd's timers are rounded
+    #[arg(long, value_name = "HZ", default_value = "100")]
+    host_hz: NonZeroU32,
+    /// Whose processor the guest is to find, in CPUID and MSRs: amd or intel [default: the host's]
+    #[arg(long, value_name = "VENDOR", value_parser = vendor)]
+    cpu_vendor: Option<Vendor>,
+    /// As if the host's TSC were not invariant: OpenBSD does not tell guests its rate then
+    #[arg(long)]
+    variable_tsc: bool,
+    /// End when the guest resets itself, instead of starting it again
+    #[arg(long)]
+    no_reboot: bool,
+    /// Record every port access in FILE
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Write statistics when the guest has ended: a table if FILE ends in .txt, a plot if it ends in .svg, otherwise
+    /// JSON; - is JSON on standard error
+    #[arg(long, value_name = "FILE")]
+    stats: Option<PathBuf>,
+    /// The kernel's System.map or vmlinux, for names in diagnoses
+    #[arg(long, value_name = "FILE")]
+    system_map: Option<PathBuf>,
+    /// Text on the console that tells that the guest is ready; its time is in the statistics
+    #[arg(long, value_name = "STRING")]
+    ready: Option<String>,
+    /// Note in the statistics what was counted when the guest writes a record separator (0x1e) on the console
+    #[arg(long)]
+    marks: bool,
+    /// End the guest by force after so long, as in 90s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Return as soon as the guest runs; `vmmlinux ctl NAME console` reaches its console
+    #[arg(long)]
+    detach: bool,
+}
+
+/// A duration as in 90s, 5m or 1h 30m.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("{e}; a duration is written as in 90s, 5m or 3h"))
+}
+
+fn vendor(text: &str) -> Result<Vendor, String> {
+    match text {
+        "amd" => Ok(Vendor::Amd),
+        "intel" => Ok(Vendor::Intel),
+        _ => Err("there are amd and intel".to_owned()),
+    }
+}
+
+fn boot_device(text: &str) -> Result<BootDevice, String> {
+    match text {
+        "disk" => Ok(BootDevice::Disk),
+        "cdrom" => Ok(BootDevice::Cdrom),
+        "net" => Ok(BootDevice::Net),
+        _ => Err("there are disk, cdrom and net".to_owned()),
+    }
+}
+
+impl Args {
+    /// Runs the guest to its end.
+    pub(crate) fn run(self, log: String) -> miette::Result<ExitCode> {
+        let name = self.name.or_else(vm::detached).unwrap_or_else(|| format!("vm{}", std::process::id()));
+        check_name(&name)?;
+        if self.detach && vm::detached().is_none() {
+            return vm::detach(&name);
+        }
+        if self.image.is_none() && self.kernel.is_none() && self.cdrom.is_none() && self.disk.is_empty() {
+            return Err(nothing_to_boot());
+        }
+        if let (Some(image), None) = (&self.image, self.boot_device) {
+            warn_of_no_boot_sector(image);
+        }
+        let boot = match self.kernel {
+            Some(kernel) => Boot::Direct { kernel, initrd: self.initrd, command_line: self.append },
+            None => Boot::Firmware { image: firmware(self.firmware)?, device: self.boot_device },
+        };
+        let mut config = Config::new(name, boot);
+        config.generation = self.host;
+        config.memory = self.memory;
+        config.cpus = self.cpus;
+        // Here, for it may be run elsewhere.
+        config.check()?;
+        if let Boot::Direct { kernel, .. } = &config.boot {
+            check_kernel(kernel)?;
+        }
+        config.disks = self
+            .image
+            .into_iter()
+            .chain(self.disk)
+            .map(|disk| Disk { path: disk.path, format: disk.format })
+            .collect();
+        config.cdrom = self.cdrom;
+        config.host_hz = self.host_hz;
+        config.vendor = self.cpu_vendor;
+        config.variable_tsc = self.variable_tsc;
+        if self.no_reboot {
+            config.on_reset = OnReset::End;
+        }
+        config.ready = self.ready;
+        config.marks = self.marks;
+        config.trace = self.trace;
+        config.symbols = self.system_map;
+        vm::run(Session {
+            plan: Plan { config, networks: self.interfaces, accel: self.accel, log },
+            statistics: self.stats,
+            timeout: self.timeout,
+            detached: vm::detached().is_some(),
+        })
+    }
+}
+
+/// Names what there is, as far as it can be seen from here.
+fn nothing_to_boot() -> miette::Report {
+    let (kernels, images) = crate::welcome::built(Path::new("out"));
+    let help = match (images.first(), kernels.first()) {
+        (Some(image), _) => format!("name a disk image, such as {}", image.display()),
+        (None, Some(kernel)) => format!("make a disk image first: vmmlinux image {}", kernel.display()),
+        (None, None) => {
+            "name a disk image, as `vmmlinux image` makes them; or --kernel, or --cdrom".to_owned()
+        }
+    };
+    miette!(help = help, "there is nothing to boot")
+}
+
+/// Looks at a kernel here, under the name that the user knows: the machine may run elsewhere.
+fn check_kernel(path: &Path) -> miette::Result<()> {
+    let help = "--kernel takes a bzImage, as in out/7.3/bzImage or /boot/vmlinuz-*, or an ELF vmlinux";
+    let start = Beginning::read(path)
+        .map_err(|error| miette!(help = help, "cannot read the kernel {}: {error}", path.display()))?;
+    if start.is_bzimage() || start.is_elf() {
+        return Ok(());
+    }
+    Err(miette!(help = help, "{} is no kernel that can be booted", path.display()))
+}
+
+/// Says what SeaBIOS is about to find out. What cannot be read is complained of later.
+fn warn_of_no_boot_sector(image: &DiskArgument) {
+    if Beginning::read(&image.path).is_ok_and(|start| !start.is_boot_sector() && !start.is_qcow2()) {
+        let path = image.path.display();
+        support::note!("{path} has no boot sector: it will not boot. `vmmlinux image` makes disks that do");
+    }
+}
+
+/// The firmware image that the user named, or the system's SeaBIOS.
+fn firmware(named: Option<PathBuf>) -> miette::Result<PathBuf> {
+    named.or_else(|| FIRMWARE.iter().map(PathBuf::from).find(|path| path.is_file())).ok_or_else(|| {
+        miette!(
+            help = "install Debian's package seabios, name an image with --firmware, or boot directly with --kernel",
+            "there is no SeaBIOS in {}",
+            FIRMWARE.join(" or ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        super::super::parse(&format!("run {line}"))
+    }
+
+    #[test]
+    fn the_forms_of_the_manual() {
+        let disk = parse("disk.img -m 1G -d raw:more.img --host 7.7 -i -i=user -i=tap:tap3").unwrap();
+        assert_eq!((disk.memory, disk.host), (1 << 30, Generation::V7_7));
+        assert_eq!(disk.interfaces, [Network::Local, Network::User, Network::Tap("tap3".into())]);
+        assert_eq!(disk.disk.len(), 1);
+        assert_eq!((disk.cpus, parse("disk.img --host 8.0 --cpus 4").unwrap().cpus), (1, 4));
+        let direct = parse("-i --kernel bzImage --initrd initrd --timeout 90s").unwrap();
+        assert_eq!(direct.timeout, Some(Duration::from_secs(90)));
+        assert_eq!(direct.interfaces, [Network::Local]);
+        assert!(parse("--cdrom install.iso").is_ok());
+    }
+
+    #[test]
+    fn what_cannot_boot_is_known_by_the_name_that_was_given() {
+        let error = parse("").unwrap().run("warn".to_owned()).unwrap_err();
+        assert!(error.to_string().contains("nothing to boot") && error.help().is_some());
+        let error = check_kernel(Path::new("Cargo.toml")).unwrap_err();
+        assert!(error.to_string().starts_with("Cargo.toml is no kernel"), "{error}");
+        assert!(check_kernel(Path::new("no such file")).unwrap_err().to_string().contains("no such file"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in
+            ["--initrd x a.img", "a.img --host 6.6", "a.img -m 512", "a.img -i=wifi", "a.img --host-hz 0"]
+        {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

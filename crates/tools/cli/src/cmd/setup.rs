@@ -1,0 +1,111 @@
+//! `vmmlinux setup`: installs what building kernels and images needs and this machine lacks.
+
+use std::{fmt::Write as _, process::ExitCode};
+
+use clap::ValueEnum;
+use kernel_builder::{Cache, Forge, Plan, Purpose};
+
+use crate::forging::{Bar, ForgeArgs};
+
+/// Arguments of `vmmlinux setup`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    forging: ForgeArgs,
+    /// Only what this needs (may be repeated) [default: build, image, machine; outside of a checkout the latter two]
+    #[arg(long = "for", value_enum, value_name = "PURPOSE")]
+    purposes: Vec<What>,
+    /// Only say what is missing; the exit status is 1 if something is
+    #[arg(long)]
+    list: bool,
+}
+
+/// What to be ready for.
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    /// Building kernels
+    Build,
+    /// Building kernel packages (`vmmlinux build --package deb`)
+    Package,
+    /// Making disk images
+    Image,
+    /// Booting them
+    Machine,
+}
+
+impl Args {
+    /// Says what is missing and installs it.
+    pub(crate) fn run(self) -> miette::Result<ExitCode> {
+        let in_checkout = self.forging.in_checkout();
+        let mut purposes = Vec::new();
+        for what in if self.purposes.is_empty() {
+            if in_checkout {
+                &[What::Build, What::Image, What::Machine][..]
+            } else {
+                &[What::Image, What::Machine]
+            }
+        } else {
+            &self.purposes
+        } {
+            match what {
+                What::Build => purposes.extend([Purpose::Build, Purpose::Rust]),
+                What::Package => purposes.extend([Purpose::Build, Purpose::Rust, Purpose::Package]),
+                What::Image => purposes.push(Purpose::Image),
+                What::Machine => purposes.push(Purpose::Machine),
+            }
+        }
+        let forge = if in_checkout {
+            self.forging.forge()?
+        } else {
+            Forge::for_tools(Cache::user()?, Box::new(Bar::new()))
+        };
+        let plan = forge.plan(&purposes)?;
+        if plan.is_empty() {
+            support::print("nothing is missing\n")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        support::print(&described(&plan))?;
+        if self.list || !plan.debian {
+            return Ok(ExitCode::FAILURE);
+        }
+        forge.install(&plan)?;
+        let left = forge.plan(&purposes)?;
+        if left.is_empty() {
+            support::print("nothing is missing any more\n")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        support::print(&format!("\nstill {}", described(&left)))?;
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+fn described(plan: &Plan) -> String {
+    let mut text = "missing:\n".to_owned();
+    for tool in &plan.missing {
+        let min = tool.min.map(|min| format!(" {min} or newer")).unwrap_or_default();
+        let _ = writeln!(text, "  {:<28} {}", format!("{}{min}", tool.name), tool.why);
+    }
+    let mut tell = |what: &str| text.extend([what, "\n"]);
+    if !plan.debian {
+        tell(
+            "\nPlease install these with your distribution's tools; only Debian's packages are installed from here.",
+        );
+        return text;
+    }
+    let list = |names: &std::collections::BTreeSet<&str>| names.iter().copied().collect::<Vec<_>>().join(" ");
+    if !plan.packages.is_empty() {
+        tell(&format!("to install: {}", list(&plan.packages)));
+    }
+    if !plan.backports.is_empty() {
+        tell(&format!("to install from backports: {}", list(&plan.backports)));
+    }
+    if plan.bindgen {
+        tell("to build with cargo, into the cache: bindgen-cli");
+    }
+    if plan.rust_src {
+        tell(
+            "to fetch for the installed rustc: rust-src (rustup's component, else Debian's package, into the cache)",
+        );
+    }
+    text
+}

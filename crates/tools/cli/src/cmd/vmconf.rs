@@ -1,0 +1,330 @@
+//! `vmmlinux vmconf`: what to write into vm.conf(5) for an image, and what is wrong with one that exists.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Subcommand, ValueEnum};
+use miette::miette;
+use serde_json::json;
+use vmconf::{Check, DiskFormat, Network, Owner, Proposal, Severity};
+use vmd_release::Generation;
+
+use crate::{
+    beginning::Beginning,
+    vm::{DiskArgument, size},
+};
+
+/// Exit status of a check that found something that vmd refuses; 1 is a failure to check.
+const EXIT_REFUSED: u8 = 2;
+
+/// Arguments of `vmmlinux vmconf`.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    write: WriteArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say what vmd refuses in a vm.conf, and what a Linux guest would suffer from
+    ///
+    /// Reads the file and what it includes as vmd(8) of 7.8 does. The exit status is 0 if vmd takes it, 2 if it does not.
+    Check {
+        /// The file
+        file: PathBuf,
+        /// OpenBSD releases that it is for, separated by commas
+        #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
+        host: Vec<Generation>,
+        /// Look at the images, too: below this directory, as / is on the host itself
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Leave out what is less than this
+        #[arg(long, value_enum, default_value = "note")]
+        min: Min,
+    },
+    /// Say what differs between OpenBSD releases
+    Releases,
+}
+
+/// The least severity to print.
+#[derive(Clone, Copy, ValueEnum)]
+enum Min {
+    /// All
+    Note,
+    /// What hurts
+    Warning,
+    /// What vmd refuses
+    Error,
+}
+
+impl From<Min> for Severity {
+    fn from(min: Min) -> Self {
+        match min {
+            Min::Note => Self::Note,
+            Min::Warning => Self::Warning,
+            Min::Error => Self::Error,
+        }
+    }
+}
+
+#[derive(clap::Args)]
+struct WriteArgs {
+    /// The disk image; may begin with raw: or qcow2:
+    #[arg(required = true)]
+    image: Option<DiskArgument>,
+    /// Name of the VM
+    #[arg(long, default_value = "linux")]
+    name: String,
+    /// Memory, as in 512M or 2G
+    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = size)]
+    memory: u64,
+    /// Format that the image shall have on the host, raw or qcow2 [default: the one it has]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Add an empty second disk of this size
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    data: Option<u64>,
+    /// Add an ISO image
+    #[arg(short = 'r', long, value_name = "ISO")]
+    cdrom: Option<String>,
+    /// The network: `local` (DHCP from vmd), `none`, or a switch as NAME, or NAME=veb0 to declare it, too
+    #[arg(short = 'i', long = "interface", value_name = "NETWORK", default_value = "local")]
+    network: String,
+    /// Who may start and stop it and use its console: USER, USER:GROUP or :GROUP
+    #[arg(long, value_name = "OWNER")]
+    owner: Option<String>,
+    /// Let vmd start it by itself
+    #[arg(long)]
+    autostart: bool,
+    /// Directory for images on the host
+    #[arg(long, value_name = "DIR", default_value = "/var/vmm")]
+    home: String,
+    /// Public keys to let in as root by SSH
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Option<PathBuf>,
+    /// Tell what is peculiar to these OpenBSD releases, separated by commas
+    #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
+    host: Vec<Generation>,
+}
+
+/// Formats of disk images.
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// The disk's bytes
+    Raw,
+    /// Grows with its contents
+    Qcow2,
+}
+
+impl Args {
+    /// Writes or checks.
+    pub(crate) fn run(self) -> miette::Result<ExitCode> {
+        match self.command {
+            Some(Command::Check { file, host, root, json, min }) => {
+                check(&file, &Check { hosts: host, root }, json, min.into())
+            }
+            Some(Command::Releases) => {
+                support::print(&Generation::ALL.map(release).concat())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            None => {
+                support::print(&self.write.proposal()?.text())?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+/// What is peculiar to a release.
+fn release(host: Generation) -> String {
+    let older = if host == Generation::V7_7 { " and older" } else { "" };
+    format!("OpenBSD {host}{older}:\n- {}\n\n", vmconf::notes(host).join("\n- "))
+}
+
+impl WriteArgs {
+    fn proposal(self) -> miette::Result<Proposal> {
+        let image = self.image.ok_or_else(|| miette!("no image was named"))?;
+        let format = match image.format {
+            Some(vmm::DiskFormat::Raw) => DiskFormat::Raw,
+            Some(vmm::DiskFormat::Qcow2) => DiskFormat::Qcow2,
+            None => found_format(&image.path)?,
+        };
+        let on_host = match self.format {
+            Some(Format::Raw) => DiskFormat::Raw,
+            Some(Format::Qcow2) => DiskFormat::Qcow2,
+            None => format,
+        };
+        let network = match self.network.split_once('=') {
+            None if self.network == "local" => Network::Local,
+            None if self.network == "none" => Network::None,
+            None => Network::Switch { name: self.network, interface: None },
+            Some((name, interface)) => {
+                Network::Switch { name: name.to_owned(), interface: Some(interface.to_owned()) }
+            }
+        };
+        let path = image.path.display().to_string();
+        let disk = vmconf::Disk { path, format, on_host };
+        let ssh_keys = self.ssh_key.as_deref().map(image::SshKeys::read).transpose()?;
+        let proposal = Proposal {
+            memory: self.memory.cast_signed(),
+            data: self.data.map(u64::cast_signed),
+            cdrom: self.cdrom,
+            network,
+            owner: self.owner.as_deref().map(Owner::parse),
+            autostart: self.autostart,
+            home: self.home.trim_end_matches('/').to_owned(),
+            ssh_keys: ssh_keys.map(|keys| keys.as_str().to_owned()),
+            hosts: self.host,
+            ..Proposal::new(self.name, disk)
+        };
+        // What the user has said must be something that vmd takes.
+        let text: String = proposal.statements().iter().map(ToString::to_string).collect();
+        let config = vmconf::read_text("the stanza", &text, &|_| Err(std::io::ErrorKind::NotFound.into()));
+        let check = Check { hosts: proposal.hosts.clone(), root: None };
+        for finding in vmconf::check(&config, &check) {
+            match finding.severity {
+                Severity::Error => return Err(miette::Report::new(finding.located(&config))),
+                // A switch that is not declared here is in the file already.
+                Severity::Warning if !finding.message.starts_with("there is no switch") => {
+                    support::note!("{:?}", miette::Report::new(finding.located(&config)));
+                }
+                _ => {}
+            }
+        }
+        Ok(proposal)
+    }
+}
+
+/// What an image is by its first bytes. What is no disk is told apart, with the way to one.
+fn found_format(path: &Path) -> miette::Result<DiskFormat> {
+    if path.join("bzImage").is_file() {
+        let path = path.display();
+        let help = format!(
+            "make a disk of it: vmmlinux image {path}; for a guest that exists: vmmlinux build --package deb"
+        );
+        return Err(miette!(help = help, "{path} is a kernel, and vmd boots Linux from disks"));
+    }
+    let start = Beginning::read(path).map_err(|error| {
+        let help = "name an image that `vmmlinux image` has made; with raw: or qcow2: before its name it need not be here";
+        miette!(help = help, "cannot read {}: {error}", path.display())
+    })?;
+    if start.is_bzimage() {
+        return Err(miette!(
+            help = format!("make a disk of it: vmmlinux image --kernel {}", path.display()),
+            "{} is a Linux kernel, and vmd boots Linux from disks",
+            path.display()
+        ));
+    }
+    Ok(if start.is_qcow2() { DiskFormat::Qcow2 } else { DiskFormat::Raw })
+}
+
+fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Result<ExitCode> {
+    let config = vmconf::read(file).map_err(|error| {
+        let help = "name a copy of the host's /etc/vm.conf; `vmmlinux vmconf IMAGE` writes what to put into a new one";
+        miette!(help = help, "cannot read {}: {error}", file.display())
+    })?;
+    let mut findings = vmconf::check(&config, options);
+    findings.retain(|finding| finding.severity >= min);
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let errors = count(Severity::Error);
+    let text = if json {
+        let list: Vec<_> = findings
+            .iter()
+            .map(|finding| {
+                json!({
+                    "severity": finding.severity,
+                    "place": finding.place(&config),
+                    "message": finding.message,
+                    "label": finding.label,
+                    "help": finding.help,
+                })
+            })
+            .collect();
+        format!("{:#}\n", json!({ "file": file, "grammar": vmconf::NEWEST_GRAMMAR, "findings": list }))
+    } else {
+        let mut text = String::new();
+        for finding in &findings {
+            let _ = writeln!(text, "{:?}", miette::Report::new(finding.located(&config)));
+        }
+        let counted = |count: usize, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let _ = writeln!(
+            text,
+            "{}: {}, {}, {}, {}",
+            file.display(),
+            counted(config.vms().count(), "VM"),
+            counted(errors, "error"),
+            counted(count(Severity::Warning), "warning"),
+            counted(count(Severity::Note), "note")
+        );
+        if options.hosts.iter().any(|host| *host > vmconf::NEWEST_GRAMMAR) {
+            let _ = writeln!(
+                text,
+                "judged by the vm.conf(5) of {}, the newest that is known here: what a later one adds is taken for an error; \
+                 ask `vmd -n` there",
+                vmconf::NEWEST_GRAMMAR
+            );
+        }
+        text
+    };
+    support::print(&text)?;
+    Ok(if errors > 0 { ExitCode::from(EXIT_REFUSED) } else { ExitCode::SUCCESS })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Args, clap::Error> {
+        Cli::try_parse_from(std::iter::once(&"vmconf").chain(arguments)).map(|cli| cli.args)
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+        assert!(parse(&[]).is_err());
+        assert!(matches!(parse(&["check", "x"]).unwrap().command, Some(Command::Check { .. })));
+        assert!(parse(&["a.img", "-m", "lots"]).is_err());
+    }
+
+    #[test]
+    fn an_image_is_told_by_its_contents() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("disk.qcow2");
+        std::fs::write(&image, b"QFI\xfb\0\0\0\x03").unwrap();
+        let path = image.to_str().unwrap();
+        let text = |arguments: &[&str]| {
+            parse(arguments).unwrap().write.proposal().map(|p| p.text()).map_err(|e| e.to_string())
+        };
+        let written = text(&[path, "--format", "raw", "-i", "up=veb0", "--owner", "joe"]).unwrap();
+        assert!(
+            written.contains("vmctl create -i qcow2:/var/vmm/disk.qcow2 raw:/var/vmm/disk.img"),
+            "{written}"
+        );
+        assert!(written.contains("switch \"up\" {\n\tinterface veb0\n}"), "{written}");
+        assert!(text(&[path, "--name", "_odd"]).is_err());
+        assert!(text(&[path, "-i", "up=em0"]).unwrap_err().contains("cannot be a switch"));
+        let mut kernel = vec![0; 0x300];
+        kernel[0x202..0x206].copy_from_slice(b"HdrS");
+        std::fs::write(dir.path().join("bzImage"), kernel).unwrap();
+        for path in [dir.path(), &dir.path().join("bzImage")] {
+            assert!(text(&[path.to_str().unwrap()]).unwrap_err().contains("boots Linux from disks"));
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The `vmmlinux` command: one file per subcommand in `cmd/`.
+
+mod beginning;
+mod cmd;
+mod forging;
+mod vm;
+mod welcome;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+/// Linux as a first-class guest of OpenBSD's vmm(4)/vmd(8).
+///
+/// Without a subcommand it tells what it can do on this machine.
+#[derive(Parser)]
+#[command(name = "vmmlinux", version, propagate_version = true)]
+struct Cli {
+    /// Say more; twice for debugging (`RUST_LOG` overrides)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Option<cmd::Command>,
+}
+
+fn main() -> ExitCode {
+    if vm::in_helper_vm() {
+        vm::run_in_helper_vm();
+    }
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
+    cli.command.map_or_else(welcome::run, |command| command.run(level)).unwrap_or_else(|report| {
+        support::note!("{report:?}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_has_a_manual_page() {
+        let dir = tempfile::tempdir().unwrap();
+        packaging::manuals(Cli::command(), dir.path()).unwrap();
+        for subcommand in Cli::command().get_subcommands() {
+            let page = dir.path().join(format!("vmmlinux-{}.1", subcommand.get_name()));
+            assert!(page.is_file(), "{}", page.display());
+        }
+        let page = std::fs::read_to_string(dir.path().join("vmmlinux-run.1")).unwrap();
+        assert!(page.contains("Exit status:") && page.contains(".SH OPTIONS"), "{page}");
+    }
+}

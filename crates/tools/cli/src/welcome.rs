@@ -1,0 +1,182 @@
+//! `vmmlinux` alone: what it can do on this machine, and what to do next.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use kernel_builder::{Cache, Forge, Purpose};
+use vmm::probe;
+
+use crate::forging::Bar;
+
+/// What was found out about this machine.
+#[derive(Debug, Default)]
+struct Findings {
+    /// This is a guest of vmd.
+    guest: bool,
+    /// Why the host's KVM cannot be used.
+    no_kvm: Option<&'static str>,
+    /// There is a checkout around the current directory.
+    checkout: bool,
+    /// Tools that are missing for the virtual machine, and for building.
+    missing_machine: Vec<&'static str>,
+    missing_build: Vec<&'static str>,
+    /// Kernels that were built, and images that were made of them.
+    kernels: Vec<PathBuf>,
+    images: Vec<PathBuf>,
+}
+
+/// Looks around, says what it saw, and what to do next.
+pub(crate) fn run() -> miette::Result<ExitCode> {
+    support::print(&text(&look()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn look() -> Findings {
+    let mut findings = Findings {
+        guest: doctor::Host::recognise(&doctor::System::here()).is_vmd(),
+        no_kvm: probe::probe().err().map(|error| match error {
+            probe::Unusable::NoKvm { .. } => "there is no /dev/kvm to use",
+            _ => "this /dev/kvm cannot run ordinary kernels",
+        }),
+        ..Findings::default()
+    };
+    findings.checkout =
+        std::env::current_dir().is_ok_and(|here| kernel_builder::find_kernel_dir(&here).is_ok());
+    if let Ok(cache) = Cache::user() {
+        let forge = Forge::for_tools(cache, Box::new(Bar::new()));
+        let names = |purposes: &[Purpose]| forge.missing(purposes).iter().map(|tool| tool.name).collect();
+        findings.missing_machine = names(&[Purpose::Machine]);
+        findings.missing_build = names(&[Purpose::Build, Purpose::Rust, Purpose::Image]);
+    }
+    (findings.kernels, findings.images) = built(Path::new("out"));
+    findings
+}
+
+/// The kernels and images below the output directory.
+pub(crate) fn built(out: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let list = |dir: &Path| {
+        let mut paths: Vec<_> =
+            fs::read_dir(dir).into_iter().flatten().filter_map(|e| Some(e.ok()?.path())).collect();
+        paths.sort();
+        paths
+    };
+    let kernels: Vec<_> = list(out).into_iter().filter(|dir| dir.join("bzImage").is_file()).collect();
+    let is_image = |path: &PathBuf| path.extension().is_some_and(|e| e == "img" || e == "qcow2");
+    let images = kernels.iter().flat_map(|dir| list(dir)).filter(is_image).collect();
+    (kernels, images)
+}
+
+fn text(findings: &Findings) -> String {
+    let Findings { guest, no_kvm, checkout, missing_machine, missing_build, kernels, images } = findings;
+    let names =
+        |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ");
+    let mut lines = vec![
+        format!("vmmlinux {}: Linux as a guest of OpenBSD's vmm(4)/vmd(8)", env!("CARGO_PKG_VERSION")),
+        String::new(),
+        "This machine:".to_owned(),
+    ];
+    let mut next = Vec::new();
+    let mut tell = |what: &str, found: String| lines.push(format!("  {what:<9} {found}"));
+    if *guest {
+        tell("place", "is itself a guest of vmd".to_owned());
+        next.push(("vmmlinux doctor".to_owned(), "see how well this guest does"));
+    }
+    match no_kvm {
+        None => tell("guests", "run on /dev/kvm".to_owned()),
+        Some(why) => tell("guests", format!("run in a helper VM under QEMU, slower: {why}")),
+    }
+    let tools = match (missing_machine.as_slice(), missing_build.as_slice()) {
+        ([], []) => "nothing is missing".to_owned(),
+        ([], build) => format!("missing for kernels and images: {}", build.join(", ")),
+        (machine, []) => format!("missing for guests: {}", machine.join(", ")),
+        (machine, build) => {
+            format!(
+                "missing for guests: {}; for kernels and images: {}",
+                machine.join(", "),
+                build.join(", ")
+            )
+        }
+    };
+    tell("tools", tools);
+    if !missing_machine.is_empty() || !missing_build.is_empty() && *checkout {
+        next.push(("vmmlinux setup".to_owned(), "install what is missing, and say what that is first"));
+    }
+    match kernels.as_slice() {
+        [] => tell("kernels", "none in out/ yet".to_owned()),
+        some => tell("kernels", names(some)),
+    }
+    match (images.first(), kernels.first()) {
+        (Some(image), _) => {
+            tell("images", names(images));
+            next.push((format!("vmmlinux run -i {}", image.display()), "boot it here, as vmd would"));
+            next.push((format!("vmmlinux vmconf {}", image.display()), "what to do on the OpenBSD host"));
+        }
+        (None, Some(kernel)) => {
+            next.push((format!("vmmlinux image {}", kernel.display()), "make a disk image of it"));
+        }
+        (None, None) if *checkout => {
+            next.push(("vmmlinux build".to_owned(), "build a kernel: a few minutes, 250 MB to download"));
+        }
+        (None, None) => {
+            tell("source", "no checkout of vmmlinux here: kernels are built in one".to_owned());
+            next.push(("vmmlinux run DISK".to_owned(), "boot a disk image as vmd would"));
+            next.push((
+                "vmmlinux config audit FILE".to_owned(),
+                "judge a kernel's configuration as a guest's",
+            ));
+        }
+    }
+    next.push(("vmmlinux --help".to_owned(), "everything else"));
+    lines.extend([String::new(), "Next:".to_owned()]);
+    let width = next.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
+    lines.extend(next.iter().map(|(command, why)| format!("  {command:<width$}  {why}")));
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_step_follows_from_what_there_is() {
+        let fresh = Findings { checkout: true, missing_build: vec!["bison"], ..Findings::default() };
+        let said = text(&fresh);
+        assert!(
+            said.contains("missing for kernels and images: bison") && said.contains("vmmlinux setup"),
+            "{said}"
+        );
+        assert!(said.contains("vmmlinux build") && !said.contains("doctor"), "{said}");
+
+        let built = Findings { kernels: vec!["out/7.3".into()], checkout: true, ..Findings::default() };
+        assert!(text(&built).contains("vmmlinux image out/7.3 "));
+        let ready = Findings { images: vec!["out/7.3/minimal.img".into()], ..built };
+        let said = text(&ready);
+        assert!(
+            said.contains("vmmlinux run -i out/7.3/minimal.img") && said.contains("vmmlinux vmconf"),
+            "{said}"
+        );
+
+        let guest = Findings { guest: true, no_kvm: Some("no"), ..Findings::default() };
+        let said = text(&guest);
+        assert!(
+            said.contains("vmmlinux doctor") && said.contains("helper VM under QEMU, slower: no"),
+            "{said}"
+        );
+        assert!(said.contains("no checkout"), "{said}");
+    }
+
+    #[test]
+    fn what_was_built_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["a/bzImage", "a/minimal.img", "b/manifest.json"] {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let (kernels, images) = built(dir.path());
+        assert_eq!((kernels, images), (vec![dir.path().join("a")], vec![dir.path().join("a/minimal.img")]));
+    }
+}

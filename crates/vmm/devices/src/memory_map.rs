@@ -1,0 +1,253 @@
+//! How vmd(8) lays out a guest's memory, and what it tells the firmware about it (`create_memory_map`,
+//! `init_emulated_hw` in x86_vm.c and fw_cfg.c; PCI_MMIO_BAR_END in pci.h).
+
+use vmd_release::Generation;
+
+use crate::acpi;
+
+/// End of the DOS area: 640 KiB (`LOWMEM_KB`).
+pub const LOW_MEMORY_END: u64 = 640 * KIB;
+/// Start of the hole for memory-mapped BARs.
+pub const MMIO_START: u64 = 0xf000_0000;
+/// Most memory that a VM may have: 128 GiB.
+pub const MAX_MEMORY: u64 = 128 << 30;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const FOUR_GIB: u64 = 4 << 30;
+
+/// Room for the firmware below 4 GiB: 4 MiB, 2 MiB up to 7.7. It is also the largest image that vmd 7.8 loads; up to
+/// 7.7 that was 1 MiB.
+pub const fn firmware_room(generation: Generation) -> u64 {
+    match generation {
+        Generation::V7_7 => 2 * MIB,
+        Generation::V7_8 | Generation::V7_9 | Generation::V8_0 => 4 * MIB,
+    }
+}
+
+/// What a range is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// RAM that the guest may use.
+    Ram,
+    /// RAM that the firmware tells the guest to keep off: the ROM area below 1 MiB and the firmware below 4 GiB.
+    Reserved,
+    /// No memory at all.
+    Mmio,
+}
+
+/// A range of guest physical addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Where it starts.
+    pub start: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What it is.
+    pub kind: Kind,
+}
+
+impl Range {
+    /// The first address after it.
+    pub const fn end(&self) -> u64 {
+        self.start + self.size
+    }
+
+    /// Whether there is memory behind it.
+    pub const fn is_backed(&self) -> bool {
+        !matches!(self.kind, Kind::Mmio)
+    }
+}
+
+/// A memory size that vmd cannot give to a VM.
+#[derive(Debug, thiserror::Error, miette::Diagnostic, PartialEq, Eq)]
+#[error("a VM cannot have {size} bytes of memory")]
+#[diagnostic(
+    code(devices::memory_map::size),
+    help("vmd gives a VM between 1 MiB and 128 GiB; for Linux take 128M or more")
+)]
+pub struct BadMemorySize {
+    /// The size that was asked for, in bytes.
+    pub size: u64,
+}
+
+/// The guest's memory, range by range in ascending order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryMap {
+    ranges: Vec<Range>,
+}
+
+impl MemoryMap {
+    /// The map for `size` bytes of memory, 1 MiB to [`MAX_MEMORY`]. The ROM area's 384 KiB are part of them; the
+    /// [`firmware_room`] is not.
+    pub fn new(generation: Generation, size: u64) -> Result<Self, BadMemorySize> {
+        if !(MIB..=MAX_MEMORY).contains(&size) {
+            return Err(BadMemorySize { size });
+        }
+        let firmware_size = firmware_room(generation);
+        let firmware = FOUR_GIB - firmware_size;
+        let mut ranges = Vec::new();
+        let mut add = |start, end, kind| ranges.push(Range { start, size: end - start, kind });
+        add(0, LOW_MEMORY_END, Kind::Ram);
+        add(LOW_MEMORY_END, MIB, Kind::Reserved);
+        let rest = size - MIB;
+        // From 8.0 on the ACPI tables lie between RAM and the hole, in memory of their own.
+        let has_acpi = generation >= Generation::V8_0;
+        if rest <= firmware_size {
+            // A VM this small loses what it has above 1 MiB, and up to 7.9 its firmware starts one byte early.
+            if has_acpi {
+                add(acpi::AREA, MMIO_START, Kind::Reserved);
+                add(firmware, FOUR_GIB, Kind::Reserved);
+            } else {
+                add(firmware - 1, FOUR_GIB - 1, Kind::Reserved);
+            }
+            return Ok(Self { ranges });
+        }
+        let ram_end = if has_acpi { acpi::AREA } else { MMIO_START };
+        let below_mmio = rest.min(ram_end - MIB);
+        add(MIB, MIB + below_mmio, Kind::Ram);
+        if has_acpi {
+            add(acpi::AREA, MMIO_START, Kind::Reserved);
+        }
+        add(MMIO_START, firmware, Kind::Mmio);
+        add(firmware, FOUR_GIB, Kind::Reserved);
+        if rest > below_mmio {
+            add(FOUR_GIB, FOUR_GIB + rest - below_mmio, Kind::Ram);
+        }
+        Ok(Self { ranges })
+    }
+
+    /// All ranges, the MMIO hole among them.
+    pub fn ranges(&self) -> &[Range] {
+        &self.ranges
+    }
+
+    /// What the firmware reads as `etc/e820`: for each range its start and size, 64 bits each, and its type, 32 bits,
+    /// little-endian. The MMIO hole is told as reserved.
+    pub fn e820(&self) -> Vec<u8> {
+        const USABLE: u32 = 1;
+        const RESERVED: u32 = 2;
+        self.ranges
+            .iter()
+            .flat_map(|range| {
+                let kind = if range.kind == Kind::Ram { USABLE } else { RESERVED };
+                let mut entry = range.start.to_le_bytes().to_vec();
+                entry.extend(range.size.to_le_bytes());
+                entry.extend(kind.to_le_bytes());
+                entry
+            })
+            .collect()
+    }
+
+    /// The sizes that go into CMOS.
+    pub fn cmos(&self) -> CmosMemory {
+        let size_at = |start| {
+            self.ranges
+                .iter()
+                .find(|range| range.start == start && range.kind == Kind::Ram)
+                .map_or(0, |range| range.size)
+        };
+        CmosMemory { above_16_mib: size_at(MIB).saturating_sub(15 * MIB), above_4_gib: size_at(FOUR_GIB) }
+    }
+}
+
+/// Memory sizes as the CMOS has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CmosMemory {
+    /// Bytes between 16 MiB and the MMIO hole.
+    pub above_16_mib: u64,
+    /// Bytes above 4 GiB.
+    pub above_4_gib: u64,
+}
+
+impl CmosMemory {
+    /// The CMOS registers that hold them, in units of 64 KiB: 16 bits at 0x34 and 24 bits at 0x5b.
+    pub const fn registers(self) -> [(u8, u8); 5] {
+        let low = (self.above_16_mib / (64 * KIB)).to_le_bytes();
+        let high = (self.above_4_gib / (64 * KIB)).to_le_bytes();
+        [(0x34, low[0]), (0x35, low[1]), (0x5b, high[0]), (0x5c, high[1]), (0x5d, high[2])]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(size: u64) -> MemoryMap {
+        MemoryMap::new(Generation::V7_8, size).unwrap()
+    }
+
+    fn ram(map: &MemoryMap) -> Vec<(u64, u64)> {
+        map.ranges().iter().filter(|r| r.kind == Kind::Ram).map(|r| (r.start, r.end())).collect()
+    }
+
+    /// The end of RAM as `tests/golden/dmesg/k73.dmesg.txt` has it, and the CMOS of `tests/golden/pit_rtc/k73.pittest.txt`.
+    #[test]
+    fn of_512_mib() {
+        let map = map(512 * MIB);
+        assert_eq!(ram(&map), [(0, 0xa_0000), (0x10_0000, 0x2000_0000)]);
+        assert_eq!(map.ranges()[3], Range { start: MMIO_START, size: 0x0fc0_0000, kind: Kind::Mmio });
+        assert_eq!(map.cmos().registers(), [(0x34, 0), (0x35, 0x1f), (0x5b, 0), (0x5c, 0), (0x5d, 0)]);
+        assert_eq!(map.e820().len(), 5 * 20);
+        assert_eq!(
+            map.e820()[20..40],
+            [0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 2, 0, 0, 0],
+            "640 KiB to 1 MiB is reserved"
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_below_the_hole_goes_above_4_gib() {
+        let map = map(8 << 30);
+        assert_eq!(ram(&map)[1..], [(MIB, MMIO_START), (FOUR_GIB, (8 << 30) + (FOUR_GIB - MMIO_START))]);
+        assert_eq!(map.cmos().above_4_gib, (4 << 30) + (256 << 20));
+        assert_eq!(map.cmos().registers()[2..], [(0x5b, 0), (0x5c, 0x10), (0x5d, 0x01)]);
+    }
+
+    #[test]
+    fn the_hole_is_2_mib_longer_up_to_7_7() {
+        let map = MemoryMap::new(Generation::V7_7, 512 * MIB).unwrap();
+        assert_eq!(map.ranges()[3].end(), 0xffe0_0000);
+        assert_eq!(map.ranges()[4], Range { start: 0xffe0_0000, size: 2 * MIB, kind: Kind::Reserved });
+    }
+
+    #[test]
+    fn from_8_0_on_the_acpi_tables_end_where_the_hole_begins() {
+        for (size, ram_end) in [(512 * MIB, 512 * MIB), (8 << 30, acpi::AREA)] {
+            let map = MemoryMap::new(Generation::V8_0, size).unwrap();
+            assert_eq!(ram(&map)[1], (MIB, ram_end));
+            assert_eq!(map.ranges()[3], Range { start: acpi::AREA, size: 0x1_0000, kind: Kind::Reserved });
+            assert_eq!(map.ranges()[4].start, MMIO_START);
+        }
+        let tiny = MemoryMap::new(Generation::V8_0, 5 * MIB).unwrap();
+        assert_eq!(tiny.ranges()[3], Range { start: 0xffc0_0000, size: 4 * MIB, kind: Kind::Reserved });
+    }
+
+    #[test]
+    fn a_tiny_vm_loses_what_it_has_above_1_mib() {
+        let map = map(5 * MIB);
+        assert_eq!(ram(&map), [(0, 0xa_0000)]);
+        assert_eq!(map.ranges()[2], Range { start: 0xffbf_ffff, size: 4 * MIB, kind: Kind::Reserved });
+        assert_eq!(map.cmos(), CmosMemory::default());
+    }
+
+    #[test]
+    fn all_of_it_is_there_and_in_order_whatever_the_size() {
+        for generation in Generation::ALL {
+            for size in [6 * MIB, 16 * MIB, 17 * MIB, MMIO_START, MMIO_START + MIB, FOUR_GIB, MAX_MEMORY] {
+                let map = MemoryMap::new(generation, size).unwrap();
+                assert!(map.ranges().windows(2).all(|pair| pair[0].end() <= pair[1].start));
+                let backed: u64 = map.ranges().iter().filter(|r| r.is_backed()).map(|r| r.size).sum();
+                let tables = if generation == Generation::V8_0 { acpi::AREA_SIZE } else { 0 };
+                assert_eq!(backed, size + firmware_room(generation) + tables);
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_that_vmd_refuses() {
+        for size in [0, MIB - 1, MAX_MEMORY + 1, u64::MAX] {
+            assert_eq!(MemoryMap::new(Generation::V7_8, size), Err(BadMemorySize { size }));
+        }
+    }
+}

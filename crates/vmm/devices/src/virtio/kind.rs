@@ -1,0 +1,119 @@
+//! The devices by their numbers.
+
+use std::fmt;
+
+use virtio_bindings::virtio_ids;
+use vmd_release::Generation;
+
+use crate::pci::Identity;
+
+/// Red Hat (Qumranet), the vendor of all virtio devices.
+const VENDOR_QUMRANET: u16 = 0x1af4;
+/// OpenBSD, vmd's subsystem vendor.
+const VENDOR_OPENBSD: u16 = 0x0b5d;
+
+/// A virtio device of vmd (`virtio_init` in virtio.c; vmmci is no [`Kind`]: it has no queues).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Entropy (`viornd`).
+    Rng,
+    /// A network interface (`vionet`).
+    Net,
+    /// A disk (`vioblk`).
+    Blk,
+    /// The CD-ROM (`vioscsi`).
+    Scsi,
+}
+
+impl Kind {
+    /// virtio's number of the device, which is also vmd's PCI subsystem ID.
+    pub const fn virtio_id(self) -> u16 {
+        (match self {
+            Self::Rng => virtio_ids::VIRTIO_ID_RNG,
+            Self::Net => virtio_ids::VIRTIO_ID_NET,
+            Self::Blk => virtio_ids::VIRTIO_ID_BLOCK,
+            Self::Scsi => virtio_ids::VIRTIO_ID_SCSI,
+        }) as u16
+    }
+
+    /// The PCI device ID: transitional up to 7.7, 0x1040 + virtio's number from 7.8 on
+    /// (`golden/pci/k612.with-net.pci.txt`).
+    pub const fn pci_device(self, generation: Generation) -> u16 {
+        match (generation, self) {
+            (Generation::V7_7, Self::Net) => 0x1000,
+            (Generation::V7_7, Self::Blk) => 0x1001,
+            (Generation::V7_7, Self::Scsi) => 0x1004,
+            (Generation::V7_7, Self::Rng) => 0x1005,
+            _ => 0x1040 + self.virtio_id(),
+        }
+    }
+
+    /// What configuration space says. Class is mass storage (SCSI) for the disks and "other system peripheral" for
+    /// rng and, oddly, net; the revision is 1 from 7.8 on (`golden/pci`) and 0 before.
+    pub const fn identity(self, generation: Generation) -> Identity {
+        let (class, subclass) = match self {
+            Self::Rng | Self::Net => (0x08, 0x80),
+            Self::Blk | Self::Scsi => (0x01, 0x00),
+        };
+        Identity {
+            vendor: VENDOR_QUMRANET,
+            device: self.pci_device(generation),
+            revision: !matches!(generation, Generation::V7_7) as u8,
+            class,
+            subclass,
+            subsystem_vendor: VENDOR_OPENBSD,
+            subsystem: self.virtio_id(),
+        }
+    }
+
+    /// How many queues it has.
+    pub const fn queues(self) -> u16 {
+        match self {
+            Self::Rng | Self::Blk => 1,
+            Self::Net => 2,
+            Self::Scsi => 3,
+        }
+    }
+
+    /// How many entries each of its queues has (`VIO*_QUEUE_SIZE_DEFAULT` in virtio.h).
+    pub const fn queue_size(self) -> u16 {
+        match self {
+            Self::Rng => 64,
+            Self::Blk | Self::Scsi => 128,
+            Self::Net => 256,
+        }
+    }
+
+    /// The length of the device configuration that the capability announces from 7.8 on; `None` for no capability.
+    pub const fn config_length(self) -> Option<u32> {
+        match self {
+            Self::Rng => None,
+            Self::Net => Some(8),
+            Self::Blk => Some(24),
+            Self::Scsi => Some(36),
+        }
+    }
+
+    /// Whether it runs in vmd's VM process instead of a process of its own. The CD-ROM has one from 7.9 on.
+    ///
+    /// What a guest sees of that: a device with its own process answers every IN, because the VM process waits for a
+    /// reply and puts it into EAX (`virtio_pci_io` in virtio.c); one in the VM process may leave EAX alone.
+    pub fn in_vm_process(self, generation: Generation) -> bool {
+        match self {
+            Self::Rng => true,
+            Self::Scsi => generation < Generation::V7_9,
+            Self::Net | Self::Blk => false,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rng => "viornd",
+            Self::Net => "vionet",
+            Self::Blk => "vioblk",
+            Self::Scsi => "vioscsi",
+        })
+    }
+}

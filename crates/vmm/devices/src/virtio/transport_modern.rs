@@ -1,0 +1,381 @@
+//! virtio 1.x in an I/O BAR, as vmd has it from 7.8 on.
+//!
+//! | offset | |
+//! |---|---|
+//! | 0x000 | common configuration |
+//! | 0x100 | notify: the queue's number is written anywhere in here (multiplier 0) |
+//! | 0x200 | ISR: reading anywhere in here clears it and lowers the line |
+//! | 0x300 | device configuration |
+//!
+//! Registers are matched by their exact offset; what is asked for with too narrow or too wide an access is answered
+//! all the same, as 32 bits. Widths matter to some writes only: the feature registers and the queue addresses take
+//! 32-bit writes and the status takes 8-bit ones, all else of these is dropped; the remaining registers look at EAX
+//! and not at the width (`virtio_io_cfg` in virtio.c, `vionet_cfg_read` and `vionet_cfg_write` in vionet.c, 7.8).
+
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use vmd_release::Generation;
+
+use super::{Fault, Io, Kind, Model, ring::Queue};
+use crate::{
+    bus::{Direction, PortAccess, Width},
+    msi::NO_VECTOR,
+};
+
+/// The feature bit of virtio 1.x.
+pub(super) const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
+/// The largest queue, IOV_MAX on OpenBSD.
+const QUEUE_SIZE_MAX: u32 = 1024;
+/// Bytes that vmd keeps for each capability, and their distance in configuration space.
+const CAPABILITY_SLOT: usize = 24;
+
+/// Areas of the BAR, by the high byte of the offset.
+mod area {
+    pub(super) const COMMON: u16 = 0x000;
+    pub(super) const NOTIFY: u16 = 0x100;
+    pub(super) const ISR: u16 = 0x200;
+    pub(super) const DEVICE: u16 = 0x300;
+}
+
+/// Offsets in the common configuration (virtio 1.2, 4.1.4.3).
+mod reg {
+    pub(super) const DEVICE_FEATURE_SELECT: u8 = 0x00;
+    pub(super) const DEVICE_FEATURE: u8 = 0x04;
+    pub(super) const DRIVER_FEATURE_SELECT: u8 = 0x08;
+    pub(super) const DRIVER_FEATURE: u8 = 0x0c;
+    pub(super) const CONFIG_MSIX_VECTOR: u8 = 0x10;
+    pub(super) const NUM_QUEUES: u8 = 0x12;
+    pub(super) const DEVICE_STATUS: u8 = 0x14;
+    pub(super) const CONFIG_GENERATION: u8 = 0x15;
+    pub(super) const QUEUE_SELECT: u8 = 0x16;
+    pub(super) const QUEUE_SIZE: u8 = 0x18;
+    pub(super) const QUEUE_MSIX_VECTOR: u8 = 0x1a;
+    pub(super) const QUEUE_ENABLE: u8 = 0x1c;
+    pub(super) const QUEUE_NOTIFY_OFF: u8 = 0x1e;
+    pub(super) const QUEUE_DESC: u8 = 0x20;
+    pub(super) const QUEUE_DESC_HIGH: u8 = 0x24;
+    pub(super) const QUEUE_AVAIL: u8 = 0x28;
+    pub(super) const QUEUE_AVAIL_HIGH: u8 = 0x2c;
+    pub(super) const QUEUE_USED: u8 = 0x30;
+    pub(super) const QUEUE_USED_HIGH: u8 = 0x34;
+}
+
+/// The capability list of a device, as `virtio_pci_add_cap` in virtio.c builds it: common, device (where there is
+/// one), ISR, notify, each in 24 bytes of which 16 are announced (`golden/pci/k73.config.hex.txt`).
+pub(super) fn capabilities(kind: Kind) -> Vec<Vec<u8>> {
+    // What a capability is about (virtio 1.2, 4.1.4).
+    const COMMON_CFG: u8 = 1;
+    const NOTIFY_CFG: u8 = 2;
+    const ISR_CFG: u8 = 3;
+    const DEVICE_CFG: u8 = 4;
+    const VENDOR_SPECIFIC: u8 = 0x09;
+    const ANNOUNCED: u8 = 16;
+
+    let device = kind.config_length().map(|length| (DEVICE_CFG, area::DEVICE, length));
+    [
+        Some((COMMON_CFG, area::COMMON, 0x38)),
+        device,
+        Some((ISR_CFG, area::ISR, 1)),
+        Some((NOTIFY_CFG, area::NOTIFY, 2)),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|(what, offset, length)| {
+        let mut capability = vec![0; CAPABILITY_SLOT];
+        capability[0] = VENDOR_SPECIFIC;
+        capability[2] = ANNOUNCED;
+        capability[3] = what;
+        capability[8..12].copy_from_slice(&u32::from(offset).to_le_bytes());
+        capability[12..16].copy_from_slice(&length.to_le_bytes());
+        capability
+    })
+    .collect()
+}
+
+/// The registers that are the transport's own.
+///
+/// The queue registers are one set that a write to QUEUE_SELECT fills from the queue and any write to one of them
+/// copies back, all at once (`virtio_update_qs`, `virtio_update_qa`).
+#[derive(Debug, Default)]
+pub(super) struct Registers {
+    device_feature_select: u32,
+    driver_feature_select: u32,
+    queue_select: u16,
+    queue_size: u16,
+    queue_enable: u16,
+    queue_desc: u64,
+    queue_avail: u64,
+    queue_used: u64,
+    /// The 0.9 queue address that vmd keeps for a driver that has not accepted VERSION_1.
+    legacy_pfn: u32,
+    queue_vector: Option<u16>,
+}
+
+impl Registers {
+    pub(super) fn access<M: Model>(
+        &mut self,
+        io: &mut Io,
+        model: &mut M,
+        offset: u16,
+        access: &mut PortAccess,
+    ) -> Result<(), Fault> {
+        let register = offset as u8;
+        match (access.direction, offset & 0xff00) {
+            (Direction::In, area::COMMON) => access.answer_dword(self.read(io, register)),
+            (Direction::In, area::DEVICE) => {
+                if let Some(value) = model.read_config(register, access.width) {
+                    access.answer_dword(value);
+                } else if !io.in_vm_process() {
+                    access.answer_dword(u32::MAX);
+                }
+            }
+            (Direction::In, area::NOTIFY) => read_notify(io, access),
+            (Direction::In, area::ISR) => {
+                access.answer_dword(io.isr.into());
+                io.isr = 0;
+                io.irq.deassert();
+            }
+            (Direction::In, _) => access.answer_dword(u32::MAX),
+            (Direction::Out, area::COMMON) => {
+                return self.write(io, model, register, access.width, access.eax);
+            }
+            (Direction::Out, area::NOTIFY) => {
+                let queue = access.eax as u16;
+                if model.notify(queue, io)? {
+                    io.interrupt(queue);
+                }
+            }
+            // Neither the ISR nor any device configuration can be written.
+            (Direction::Out, _) => {}
+        }
+        Ok(())
+    }
+
+    fn read(&self, io: &Io, register: u8) -> u32 {
+        match register {
+            reg::DEVICE_FEATURE_SELECT => self.device_feature_select,
+            reg::DEVICE_FEATURE => features(io, io.device_features, self.device_feature_select),
+            reg::DRIVER_FEATURE_SELECT => self.driver_feature_select,
+            reg::DRIVER_FEATURE => features(io, io.driver_features, self.driver_feature_select),
+            reg::CONFIG_MSIX_VECTOR => io.config_vector.into(),
+            // From 8.0 on: the one written last, whichever queue is selected.
+            reg::QUEUE_MSIX_VECTOR => self.queue_vector.unwrap_or(NO_VECTOR).into(),
+            reg::NUM_QUEUES => io.queues.len() as u32,
+            reg::DEVICE_STATUS => io.status.into(),
+            // Configurations never change, and all queues are notified at the same place.
+            reg::CONFIG_GENERATION | reg::QUEUE_NOTIFY_OFF => 0,
+            reg::QUEUE_SELECT => self.queue_select.into(),
+            reg::QUEUE_SIZE => self.queue_size.into(),
+            reg::QUEUE_ENABLE => self.queue_enable.into(),
+            reg::QUEUE_DESC => self.queue_desc as u32,
+            reg::QUEUE_DESC_HIGH => (self.queue_desc >> 32) as u32,
+            reg::QUEUE_AVAIL => self.queue_avail as u32,
+            reg::QUEUE_AVAIL_HIGH => (self.queue_avail >> 32) as u32,
+            reg::QUEUE_USED => self.queue_used as u32,
+            reg::QUEUE_USED_HIGH => (self.queue_used >> 32) as u32,
+            _ => nothing_there(io),
+        }
+    }
+
+    fn write<M: Model>(
+        &mut self,
+        io: &mut Io,
+        model: &mut M,
+        register: u8,
+        width: Width,
+        eax: u32,
+    ) -> Result<(), Fault> {
+        let dword = width == Width::Dword;
+        match register {
+            reg::DEVICE_FEATURE_SELECT if dword => self.device_feature_select = eax,
+            reg::DRIVER_FEATURE_SELECT if dword => self.driver_feature_select = eax,
+            reg::DRIVER_FEATURE if dword => accept_features(io, self.driver_feature_select, eax),
+            reg::DEVICE_STATUS if width == Width::Byte => {
+                // vmd takes any status as it is: FEATURES_OK is never refused.
+                io.status = eax as u8;
+                if io.status == 0 {
+                    self.reset(io);
+                    model.reset();
+                }
+            }
+            reg::CONFIG_MSIX_VECTOR | reg::QUEUE_MSIX_VECTOR if io.vectors() > 0 && width == Width::Word => {
+                self.set_vector(io, register, eax as u16);
+            }
+            reg::QUEUE_SELECT => {
+                self.queue_select = eax as u16;
+                self.load_queue(io);
+            }
+            reg::QUEUE_SIZE => {
+                self.queue_size = eax.min(QUEUE_SIZE_MAX) as u16;
+                return self.store_queue(io);
+            }
+            reg::QUEUE_ENABLE => {
+                self.queue_enable = eax as u16;
+                return self.store_queue(io);
+            }
+            _ if dword => {
+                let (address, high) = match register {
+                    reg::QUEUE_DESC => (&mut self.queue_desc, false),
+                    reg::QUEUE_DESC_HIGH => (&mut self.queue_desc, true),
+                    reg::QUEUE_AVAIL => (&mut self.queue_avail, false),
+                    reg::QUEUE_AVAIL_HIGH => (&mut self.queue_avail, true),
+                    reg::QUEUE_USED => (&mut self.queue_used, false),
+                    reg::QUEUE_USED_HIGH => (&mut self.queue_used, true),
+                    _ => return Ok(()),
+                };
+                *address = if high {
+                    u64::from(eax) << 32 | u64::from(*address as u32)
+                } else {
+                    *address >> 32 << 32 | u64::from(eax)
+                };
+                return self.store_queue(io);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The driver chooses an MSI-X vector; one that does not exist is none.
+    fn set_vector(&mut self, io: &mut Io, register: u8, vector: u16) {
+        let vector = if vector < io.vectors() { vector } else { NO_VECTOR };
+        if register == reg::CONFIG_MSIX_VECTOR {
+            io.config_vector = vector;
+        } else if let Some(queue) = io.queue_vectors.get_mut(usize::from(self.queue_select)) {
+            *queue = vector;
+            self.queue_vector = Some(vector);
+        }
+    }
+
+    /// A reset by the driver. The feature selectors keep what they had, and up to 7.9 the queue registers and where
+    /// the queues were mapped, too; only a NIC lowers its line.
+    fn reset(&mut self, io: &mut Io) {
+        io.driver_features = 0;
+        io.isr = 0;
+        io.config_vector = NO_VECTOR;
+        io.queue_vectors.fill(NO_VECTOR);
+        self.queue_select = 0;
+        let forgets = has_split_rings(io);
+        if !forgets {
+            self.load_queue(io);
+        }
+        let size = io.kind.queue_size();
+        for queue in &mut io.queues {
+            *queue = Queue { mapped: queue.mapped.filter(|_| !forgets), ..Queue::modern(size) };
+        }
+        if forgets {
+            self.load_queue(io);
+        }
+        if io.kind == Kind::Net {
+            io.irq.deassert();
+        }
+    }
+
+    /// Fills the queue registers from the selected queue. A queue that does not exist shows size 0, disabled, and the
+    /// addresses of the one before. Up to 7.9 nothing changes at all before VERSION_1 is accepted.
+    fn load_queue(&mut self, io: &Io) {
+        if !is_modern(io) {
+            self.legacy_pfn = (io.queues[0].gpa >> 12) as u32;
+            return;
+        }
+        let Some(queue) = io.queues.get(usize::from(self.queue_select)) else {
+            self.queue_size = 0;
+            self.queue_enable = 0;
+            return;
+        };
+        let (avail, used) = if has_split_rings(io) {
+            queue.split.unwrap_or_default()
+        } else {
+            let ring = |offset: u32| queue.gpa.wrapping_add(offset.into());
+            (ring(queue.avail_offset), ring(queue.used_offset))
+        };
+        self.queue_size = queue.size as u16;
+        self.queue_desc = queue.gpa;
+        self.queue_avail = avail;
+        self.queue_used = used;
+        self.queue_enable = queue.enabled.into();
+    }
+
+    /// Copies the queue registers into the selected queue.
+    ///
+    /// Up to 7.9 sizes that are zero or odd disable the queue, that they be powers of two is not asked for, and a
+    /// table outside RAM ends the VM. 8.0 disables any queue that is not as it should be.
+    fn store_queue(&mut self, io: &mut Io) -> Result<(), Fault> {
+        let modern = is_modern(io);
+        let split = has_split_rings(io);
+        let index = if modern { self.queue_select } else { 0 };
+        let Some(queue) = io.queues.get_mut(usize::from(index)) else {
+            return Ok(());
+        };
+        if split {
+            queue.gpa = self.queue_desc;
+            queue.size = self.queue_size.into();
+            queue.split = Some((self.queue_avail, self.queue_used));
+            queue.map_split(&io.ram);
+            queue.enabled = queue.mapped.is_some() && self.queue_enable == 1;
+            return Ok(());
+        }
+        if modern {
+            queue.gpa = self.queue_desc;
+            queue.size = self.queue_size.into();
+            let usable = queue.size > 0 && queue.size % 2 == 0;
+            let offset = |ring: u64| if usable { ring.wrapping_sub(queue.gpa) as u32 } else { 0 };
+            queue.avail_offset = offset(self.queue_avail);
+            queue.used_offset = offset(self.queue_used);
+            queue.enabled = usable && self.queue_enable == 1;
+        } else {
+            queue.gpa = u64::from(self.legacy_pfn) << 12;
+            queue.lay_out_legacy();
+        }
+        if queue.gpa == 0 {
+            queue.mapped = None;
+            queue.last_avail = 0;
+            return Ok(());
+        }
+        queue.map(&io.ram, io.kind, index)
+    }
+}
+
+/// Whether the rings of a queue may be anywhere: up to 7.9 vmd keeps their distance from the table in 32 bits
+/// (`virtio_update_qa` in virtio.c).
+fn has_split_rings(io: &Io) -> bool {
+    io.generation >= Generation::V8_0
+}
+
+/// Whether the queue registers are virtio 1.x's. Up to 7.9 that depends on what the driver has accepted so far.
+fn is_modern(io: &Io) -> bool {
+    has_split_rings(io) || io.driver_features & VERSION_1 != 0
+}
+
+/// What a register that does not exist, or a feature word beyond the second, reads as: zero; all ones from a NIC of
+/// 7.8 (`golden/pci/k612.v1cfg.net.txt`), which makes Linux see features that are not there in words 2 and 3. 7.9
+/// answers zero.
+fn nothing_there(io: &Io) -> u32 {
+    if io.kind == Kind::Net && io.generation == Generation::V7_8 { u32::MAX } else { 0 }
+}
+
+fn features(io: &Io, features: u64, select: u32) -> u32 {
+    match select {
+        0 => features as u32,
+        1 => (features >> 32) as u32,
+        _ => nothing_there(io),
+    }
+}
+
+/// Features are accepted one by one: a write can add bits that the device offers, and only a reset takes them back.
+fn accept_features(io: &mut Io, select: u32, value: u32) {
+    let accepted = match select {
+        0 => u64::from(value),
+        1 => u64::from(value) << 32,
+        _ => return,
+    };
+    io.driver_features = (io.driver_features | accepted) & io.device_features;
+}
+
+/// Reading the notify area gives all ones, but a device in vmd's VM process first looks at EAX as if it were a
+/// notification, and where that names no queue it does not answer (`virtio_io_notify`; `golden/pci/k73.v1cfg.rng.txt`
+/// where the bytes shown for the device configuration are what EAX had).
+fn read_notify(io: &Io, access: &mut PortAccess) {
+    let names_a_queue = usize::from(access.eax as u16) < io.queues.len();
+    if names_a_queue || !io.in_vm_process() {
+        access.answer_dword(u32::MAX);
+    }
+}

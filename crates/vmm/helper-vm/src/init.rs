@@ -1,0 +1,255 @@
+//! The other side: the running program as process 1 of the helper VM.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{
+            fs::{OpenOptionsExt as _, symlink},
+            net::UnixListener,
+        },
+    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::OFlags,
+    mount::{MountFlags, mount},
+    system::{RebootCommand, finit_module, reboot},
+    time::{ClockId, Timespec, clock_settime},
+};
+
+use crate::{Error, GREETING, PORTS, PORTS_ARGUMENT, Result, Start};
+
+/// How long the ports may take to appear.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a job finds when it starts.
+#[derive(Debug)]
+pub struct Env {
+    /// The job's description, as [`crate::Launch::start`] got it.
+    pub job: serde_json::Value,
+    /// The console: bytes, as they are.
+    pub console: Port,
+    /// The wire to [`crate::L1::control`].
+    pub control: Port,
+}
+
+/// Whether this process is the init of a helper VM.
+pub fn is_init() -> bool {
+    rustix::process::getpid().is_init() && Path::new("/modules").is_dir() && Path::new("/job").is_dir()
+}
+
+/// Runs a job as the init of the helper VM, which is powered off when the job is done.
+///
+/// The helper VM's clock is the host's to within a few milliseconds when the job starts.
+pub fn run(job: impl FnOnce(Env)) -> ! {
+    if let Err(error) = prepare().map(|env| catch_unwind(AssertUnwindSafe(|| job(env)))) {
+        // Standard error is the log that the host shows when there is no answer.
+        support::note!("vmmlinux: {:?}", miette::Report::new(error));
+    }
+    rustix::fs::sync();
+    let Err(error) = reboot(RebootCommand::PowerOff) else { unreachable!("the power is off") };
+    support::note!("vmmlinux: cannot power off: {error}");
+    // The kernel panics when init exits, and that ends QEMU too.
+    std::process::exit(1)
+}
+
+fn prepare() -> Result<Env> {
+    for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
+        mount(kind, target, kind, MountFlags::empty(), None).map_err(|e| Error::io("mount", target, e))?;
+    }
+    for module in sorted(Path::new("/modules"))? {
+        let file = File::open(&module).map_err(|e| Error::io("open", &module, e))?;
+        // An emulated processor has better things to do than to poll for an interrupt.
+        let parameters = if module.to_string_lossy().ends_with("-kvm.ko") { c"halt_poll_ns=0" } else { c"" };
+        finit_module(&file, parameters, 0).map_err(|e| Error::io("load", &module, e))?;
+    }
+    name_ports()?;
+    // What a guest has written is soon on the host, even if nobody flushes and the host kills us.
+    for setting in ["dirty_writeback_centisecs", "dirty_expire_centisecs"] {
+        let path = Path::new("/proc/sys/vm").join(setting);
+        fs::write(&path, "100").map_err(|e| Error::io("write", &path, e))?;
+    }
+    for port in sorted(Path::new(PORTS))? {
+        let name = port.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("net") || name.starts_with("stream") {
+            listen(&name)?;
+        }
+    }
+
+    let mut control = Port::open("control")?;
+    let io = |e| Error::io("talk through", "the control port", e);
+    control.write_all(GREETING).map_err(io)?;
+    let mut length = [0; 4];
+    control.read_exact(&mut length).map_err(io)?;
+    let mut start = vec![0; u32::from_be_bytes(length) as usize];
+    control.read_exact(&mut start).map_err(io)?;
+    let Start { now, job } = serde_json::from_slice(&start).map_err(|e| io(e.into()))?;
+    let now = Timespec { tv_sec: now.as_secs().cast_signed(), tv_nsec: now.subsec_nanos().into() };
+    clock_settime(ClockId::Realtime, now).map_err(|e| Error::io("set", "the clock", e))?;
+    Ok(Env { job, console: Port::open("console")?, control })
+}
+
+fn sorted(dir: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let entries = fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// Links each port under its name in `/dev/virtio-ports`, as udev does elsewhere.
+///
+/// The driver learns of ports, and of their names, one by one and after it was loaded: the kernel's command line tells
+/// how many to wait for.
+fn name_ports() -> Result<()> {
+    fs::create_dir_all(PORTS).map_err(|e| Error::io("create", PORTS, e))?;
+    let cmdline = fs::read_to_string("/proc/cmdline").map_err(|e| Error::io("read", "/proc/cmdline", e))?;
+    let wanted = wanted_ports(&cmdline);
+    let class = Path::new("/sys/class/virtio-ports");
+    let begin = Instant::now();
+    loop {
+        let ports = if class.is_dir() { sorted(class)? } else { Vec::new() };
+        let named: Vec<_> = ports
+            .iter()
+            .filter_map(|port| Some((port, fs::read_to_string(port.join("name")).ok()?)))
+            .filter(|(_, name)| !name.trim().is_empty())
+            .collect();
+        if named.len() >= wanted {
+            for (port, name) in named {
+                let link = Path::new(PORTS).join(name.trim());
+                let device = Path::new("/dev").join(port.file_name().unwrap_or_default());
+                symlink(device, &link).map_err(|e| Error::io("create", &link, e))?;
+            }
+            return Ok(());
+        }
+        if begin.elapsed() > PATIENCE {
+            return Err(Error::io("find all ports in", class, io::Error::from(io::ErrorKind::TimedOut)));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// How many ports the kernel's command line promises.
+fn wanted_ports(cmdline: &str) -> usize {
+    let count = cmdline.split_whitespace().find_map(|word| word.strip_prefix(PORTS_ARGUMENT));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// Turns a port into a Unix stream socket at `/run/<name>`, for one connection.
+fn listen(name: &str) -> Result<()> {
+    let path = Path::new("/run").join(name);
+    let listener = UnixListener::bind(&path).map_err(|e| Error::io("create", &path, e))?;
+    let port = Port::open(name)?;
+    let accept = move || -> io::Result<()> {
+        let (socket, _) = listener.accept()?;
+        let (mut from_port, mut to_socket) = (port.try_clone()?, socket.try_clone()?);
+        thread::Builder::new()
+            .name("wire".to_owned())
+            .spawn(move || io::copy(&mut from_port, &mut to_socket))?;
+        io::copy(&mut { socket }, &mut { port })?;
+        Ok(())
+    };
+    let report = move || {
+        if let Err(error) = accept() {
+            support::note!("vmmlinux: {}: {error}", path.display());
+        }
+    };
+    thread::Builder::new()
+        .name("wire".to_owned())
+        .spawn(report)
+        .map_err(|e| Error::io("start", "a thread", e))?;
+    Ok(())
+}
+
+/// A wire to the host: a virtio-serial port.
+///
+/// Reads and writes wait by poll(2): a blocking write to such a port would spin with interrupts off until the host has
+/// taken the bytes.
+#[derive(Debug)]
+pub struct Port(File);
+
+impl Port {
+    fn open(name: &str) -> Result<Self> {
+        let path = Path::new(PORTS).join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        options.open(&path).map(Self).map_err(|e| Error::io("open", &path, e))
+    }
+
+    /// A second handle to the same wire.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Waits until the port is ready for what `flags` say. A host that has hung up takes nothing any more.
+    fn wait(&self, flags: PollFlags) -> io::Result<()> {
+        let mut ports = [PollFd::new(&self.0, flags)];
+        poll(&mut ports, None)?;
+        let found = ports[0].revents();
+        if found.contains(PollFlags::HUP) && !found.intersects(flags) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+}
+
+impl From<Port> for OwnedFd {
+    fn from(port: Port) -> Self {
+        port.0.into()
+    }
+}
+
+impl AsFd for Port {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Read for Port {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buf) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
+                result => return result,
+            }
+        }
+    }
+}
+
+impl Write for Port {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(buf) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
+                result => return result,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_tells_how_many_ports_there_are() {
+        assert_eq!(wanted_ports("quiet vmmlinux.ports=3 panic=-1\n"), 3);
+        assert_eq!(wanted_ports("quiet vmmlinux.ports=many"), 0);
+        assert_eq!(wanted_ports(""), 0);
+    }
+
+    #[test]
+    fn tests_do_not_run_in_a_helper_vm() {
+        assert!(!is_init());
+    }
+}

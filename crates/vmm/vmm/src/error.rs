@@ -1,0 +1,179 @@
+//! What keeps a machine from starting or running.
+
+use std::{io, path::PathBuf};
+
+use miette::Diagnostic;
+use thiserror::Error;
+use vmd_release::Generation;
+
+/// Why a machine could not be set up, or broke down. How a *guest* ends is [`crate::Ended`].
+#[derive(Debug, Error, Diagnostic)]
+#[non_exhaustive]
+pub enum Error {
+    /// A memory size that vmd cannot give.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    BadMemorySize(#[from] devices::memory_map::BadMemorySize),
+    /// A memory size that vmd takes and that no guest can start with, or not on KVM.
+    #[error("a guest cannot start with {size} bytes of memory")]
+    #[diagnostic(help("use whole MiB, 8 MiB at least; for Linux take 128M or more"))]
+    MemorySize {
+        /// What was asked for, in bytes.
+        size: u64,
+    },
+    /// A number of processors that vmd does not give.
+    #[error("a VM of vmd {generation} cannot have {cpus} processors")]
+    #[diagnostic(help("{}", cpus_help(*most)))]
+    Cpus {
+        /// How many were asked for.
+        cpus: u8,
+        /// Which vmd it is.
+        generation: Generation,
+        /// The most that it gives.
+        most: u8,
+    },
+    /// The host has too little memory.
+    #[error("cannot allocate the guest's memory")]
+    #[diagnostic(help("give the guest less memory (`-m`), or free some on the host"))]
+    AllocateMemory {
+        /// From the mapping.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file could not be read.
+    #[error("cannot read {what} from {}", path.display())]
+    #[diagnostic(help("check that the file is there and that you may read it"))]
+    Read {
+        /// What the file holds.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// From the system.
+        source: io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {what} to {}", path.display())]
+    #[diagnostic(help("check the directory, your rights in it, and the room on the file system"))]
+    Write {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// From the system.
+        source: io::Error,
+    },
+    /// A symbol file without symbols.
+    #[error("{} holds no kernel symbols", path.display())]
+    #[diagnostic(help(
+        "name the System.map that belongs to the kernel, or its vmlinux with a symbol table; for Debian's kernels both \
+         are in the package linux-image-…-dbg only"
+    ))]
+    NoSymbols {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A firmware image of a size that vmd refuses.
+    #[error("{} is {size} bytes long: not a firmware image that vmd would load", path.display())]
+    #[diagnostic(help(
+        "vmd loads flat images of 15 bytes to 4 MiB, such as bios-256k.bin of Debian's package seabios"
+    ))]
+    FirmwareSize {
+        /// The image.
+        path: PathBuf,
+        /// Its length.
+        size: u64,
+    },
+    /// A kernel that cannot be booted directly.
+    #[error("cannot boot the kernel {}: {reason}", path.display())]
+    #[diagnostic(help(
+        "direct boot takes an x86-64 bzImage (vmlinuz) or an ELF vmlinux that fits into the guest's memory; \
+         compressed vmlinux files must be unpacked first"
+    ))]
+    Kernel {
+        /// The kernel.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An initrd that does not fit.
+    #[error("the initrd {} ({size} bytes) does not fit into the guest's memory", path.display())]
+    #[diagnostic(help("give the guest more memory (`-m`)"))]
+    InitrdSize {
+        /// The initrd.
+        path: PathBuf,
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// A command line that is too long or has a NUL.
+    #[error(
+        "the kernel's command line is {length} bytes long or holds a NUL byte; the kernel takes up to {limit} bytes"
+    )]
+    #[diagnostic(help("shorten it, or build it into the kernel (CONFIG_CMDLINE)"))]
+    CommandLine {
+        /// Its length in bytes.
+        length: usize,
+        /// The longest that the kernel takes.
+        limit: usize,
+    },
+    /// A disk image could not be used.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Disk(devices::virtio::disk::DiskError),
+    /// There are more devices than interrupt lines.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    BusFull(#[from] devices::pci::BusFull),
+    /// A network interface could not be plugged in.
+    #[error("cannot set up {device}")]
+    #[diagnostic(help("{help}"))]
+    Device {
+        /// Which one.
+        device: String,
+        /// What to do.
+        help: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// KVM is not there or cannot run guests.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Unusable(#[from] crate::probe::Unusable),
+    /// KVM refused something that it must do.
+    #[error("KVM refused: {what}")]
+    #[diagnostic(help(
+        "the host's KVM lacks something that the machine needs (Linux 5.10 or later is asked for); \
+         `--accel nested` needs no KVM on the host"
+    ))]
+    Kvm {
+        /// What was asked of it.
+        what: &'static str,
+        /// From KVM.
+        source: io::Error,
+    },
+    /// The host refused something outside KVM.
+    #[error("cannot {what}")]
+    Host {
+        /// What was asked of it.
+        what: &'static str,
+        /// From the system.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Turns KVM's errno into an [`Error::Kvm`].
+    pub(crate) fn kvm(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
+        move |errno| Self::Kvm { what, source: io::Error::from_raw_os_error(errno.errno()) }
+    }
+
+    /// Turns an errno into an [`Error::Host`].
+    pub(crate) fn host<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
+        move |errno| Self::Host { what, source: errno.into() }
+    }
+}
+
+fn cpus_help(most: u8) -> String {
+    match most {
+        1 => "vmd gives a VM one processor up to 7.9: take `--host 8.0`, or one".to_owned(),
+        most => format!("give it 1 to {most}"),
+    }
+}

@@ -1,0 +1,127 @@
+//! The paravirtual clock: where the guest wants it, and writing it there.
+//!
+//! vmm writes the time before each entry that it makes into the guest; here that is each entry that this program
+//! makes. KVM enters the guest again by itself after exits that it handles alone (CPUID, faults in its page tables,
+//! the host's own interrupts), without the time being new.
+
+use std::num::NonZeroU64;
+
+use devices::pvclock::{HostTime, TimeInfo, WallClock, system_time_address, wall_clock_address};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vmd_release::Generation;
+
+pub(crate) struct PvClock<'a> {
+    generation: Generation,
+    tsc_hz: Option<NonZeroU64>,
+    now: &'a (dyn Fn() -> HostTime + Sync),
+    memory: GuestMemoryMmap,
+    address: Option<GuestAddress>,
+    entries: u32,
+}
+
+impl<'a> PvClock<'a> {
+    pub(crate) fn new(
+        generation: Generation,
+        tsc_hz: Option<NonZeroU64>,
+        now: &'a (dyn Fn() -> HostTime + Sync),
+        memory: GuestMemoryMmap,
+    ) -> Self {
+        Self { generation, tsc_hz, now, memory, address: None, entries: 0 }
+    }
+
+    fn is_ram(&self, address: u64, size: u64) -> bool {
+        self.memory.check_range(GuestAddress(address), size as usize)
+    }
+
+    /// The guest wrote the MSR that says where the time goes. False: it faults.
+    pub(crate) fn set_system_time(&mut self, value: u64) -> bool {
+        match system_time_address(value, |address, size| self.is_ram(address, size)) {
+            Some((address, enabled)) => {
+                self.address = enabled.then_some(GuestAddress(address));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The guest wrote the MSR that asks for the wall clock, which vmm has from 7.8 on. False: it faults.
+    pub(crate) fn set_wall_clock(&self, value: u64) -> bool {
+        if self.generation == Generation::V7_7 {
+            return true;
+        }
+        let Some(address) = wall_clock_address(value, |address, size| self.is_ram(address, size)) else {
+            return false;
+        };
+        let address = GuestAddress(address);
+        let Ok(version) = self.memory.read_obj(address) else { return false };
+        self.memory.write_slice(&WallClock::new(version, (self.now)()).to_bytes(), address).is_ok()
+    }
+
+    /// Writes the time, if the guest wants it, before an entry.
+    pub(crate) fn before_entry(&mut self) {
+        let Some(address) = self.address else { return };
+        self.entries = self.entries.wrapping_add(1);
+        let info = TimeInfo::new(self.generation, self.entries, (self.now)(), self.tsc_hz);
+        // The address was checked when it was set, and memory does not go away.
+        let _ = self.memory.write_slice(&info.to_bytes(), address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use devices::clock::{Clock, ManualClock, NANOS_PER_SEC};
+
+    use super::*;
+
+    fn time(clock: &ManualClock) -> HostTime {
+        HostTime { tsc: 0, monotonic: clock.monotonic(), realtime: clock.realtime() }
+    }
+
+    fn memory() -> GuestMemoryMmap {
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap()
+    }
+
+    #[test]
+    fn the_time_is_written_at_each_entry_once_it_is_wanted() {
+        let clock = ManualClock::new(5 * NANOS_PER_SEC, 1_700_000_000 * NANOS_PER_SEC);
+        let memory = memory();
+        let now = || time(&clock);
+        let mut pvclock =
+            PvClock::new(Generation::V7_8, NonZeroU64::new(2_000_000_000), &now, memory.clone());
+        pvclock.before_entry();
+        assert_eq!(memory.read_obj::<[u8; 32]>(GuestAddress(0x1000)).unwrap(), [0; 32]);
+        assert!(pvclock.set_system_time(0x1001));
+        pvclock.before_entry();
+        clock.advance(NANOS_PER_SEC);
+        pvclock.before_entry();
+        let page: [u8; 32] = memory.read_obj(GuestAddress(0x1000)).unwrap();
+        assert_eq!(u32::from_le_bytes(page[..4].try_into().unwrap()), 4);
+        assert_eq!(u64::from_le_bytes(page[16..24].try_into().unwrap()), 6 * NANOS_PER_SEC);
+        assert!(pvclock.set_system_time(0));
+        clock.advance(NANOS_PER_SEC);
+        pvclock.before_entry();
+        assert_eq!(memory.read_obj::<[u8; 32]>(GuestAddress(0x1000)).unwrap(), page);
+    }
+
+    #[test]
+    fn places_outside_memory_fault() {
+        let clock = ManualClock::default();
+        let now = || time(&clock);
+        let mut pvclock = PvClock::new(Generation::V7_8, None, &now, memory());
+        for value in [0x1_0001, 0xffe0_0001, u64::MAX, 0xff1] {
+            assert!(!pvclock.set_system_time(value), "{value:#x}");
+        }
+        assert!(!pvclock.set_wall_clock(0x1_0000));
+        assert!(pvclock.set_wall_clock(0x2000));
+    }
+
+    #[test]
+    fn there_is_no_wall_clock_up_to_7_7() {
+        let clock = ManualClock::new(0, NANOS_PER_SEC);
+        let memory = memory();
+        let now = || time(&clock);
+        let pvclock = PvClock::new(Generation::V7_7, None, &now, memory.clone());
+        assert!(pvclock.set_wall_clock(0x2000));
+        assert_eq!(memory.read_obj::<[u8; 12]>(GuestAddress(0x2000)).unwrap(), [0; 12]);
+    }
+}
