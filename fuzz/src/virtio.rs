@@ -6,7 +6,7 @@ use arbitrary::Arbitrary;
 use devices::{
     bus::{PortAccess, Width},
     pci::PciFunction,
-    virtio::{Attachment, FaultSlot, GuestRam, Model, VirtioPci, disk::Disk},
+    virtio::{VirtioResources, FaultSlot, GuestRam, VirtioDevice, VirtioPci, disk::Disk},
 };
 use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
@@ -126,12 +126,12 @@ pub struct Machine<M> {
     legacy: bool,
 }
 
-impl<M: Model> Machine<M> {
+impl<M: VirtioDevice> Machine<M> {
     /// A machine that was just switched on.
     pub fn new(generation: Generation, model: M) -> Self {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
         let faults = FaultSlot::default();
-        let attachment = Attachment { generation, ram: ram.clone(), irq: line(5), faults: faults.clone() };
+        let attachment = VirtioResources { generation, ram: ram.clone(), irq: line(5), faults: faults.clone() };
         let device = VirtioPci::new(model, attachment);
         Self { device, ram, faults, legacy: generation == Generation::V7_7 }
     }
@@ -279,7 +279,7 @@ pub fn run_any(generation: Generation, kind: u8, steps: &[Step]) {
     }
 }
 
-fn run<M: Model>(
+fn run<M: VirtioDevice>(
     generation: Generation,
     model: M,
     started: bool,

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     init::Init,
     log::{Level, Log},
-    program::{self, Failure},
+    process::{self, Failure},
 };
 
 /// When hooks are run; a directory for each.
@@ -121,11 +121,11 @@ pub fn run(
             continue;
         }
         let mut command = command(&path, moment, environment, left, init);
-        let result = match program::run(&mut command, left) {
+        let result = match process::run(&mut command, left) {
             // The daemon's own sandbox is tighter than what systemd-run gives, but better that than nothing.
             Err(Failure::NotStarted(_)) if *init == Init::Systemd => {
                 let mut command = plain(&path, moment, environment);
-                program::run(&mut command, end.saturating_duration_since(Instant::now()))
+                process::run(&mut command, end.saturating_duration_since(Instant::now()))
             }
             result => result,
         };
@@ -138,7 +138,7 @@ pub fn run(
 
 fn plain(path: &Path, moment: Moment, environment: &[(&str, String)]) -> Command {
     let mut command = Command::new(path);
-    command.env("VMMCID_EVENT", moment.name()).env("PATH", program::PATH);
+    command.env("VMMCID_EVENT", moment.name()).env("PATH", process::PATH);
     command.envs(environment.iter().map(|(name, value)| (*name, value)));
     command
 }
@@ -156,7 +156,7 @@ fn command(
     }
     let mut command = Command::new("systemd-run");
     command
-        .env("PATH", program::PATH)
+        .env("PATH", process::PATH)
         .args(["--quiet", "--wait", "--collect", "--service-type=oneshot"])
         .arg(format!("--property=TimeoutStartSec={}", limit.as_secs().max(1)))
         .arg(format!("--description=vmmcid {} hook {}", moment.name(), path.display()))
@@ -213,7 +213,7 @@ mod tests {
         let environment = [("VMMCID_STEP", "10800.0".to_owned())];
         let mut command =
             command(&path, Moment::AfterResume, &environment, Duration::from_secs(9), &Init::Busybox);
-        program::run(&mut command, Duration::from_secs(60)).unwrap();
+        process::run(&mut command, Duration::from_secs(60)).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "after-resume 10800.0\n");
     }
 

@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     config::{Config, Going},
-    program,
+    process,
 };
 
 /// How long a program may take to hand the wish on.
@@ -112,8 +112,8 @@ impl Way {
             Self::Run(words) => {
                 let (program, arguments) = words.split_first().ok_or("no program is named")?;
                 let mut command = Command::new(program);
-                command.args(arguments).env("PATH", program::PATH);
-                program::run(&mut command, LIMIT).map_err(|failure| failure.to_string())
+                command.args(arguments).env("PATH", process::PATH);
+                process::run(&mut command, LIMIT).map_err(|failure| failure.to_string())
             }
             Self::Signal(signal) => kill_process(Pid::INIT, *signal).map_err(|error| error.to_string()),
         }

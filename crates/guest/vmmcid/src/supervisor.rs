@@ -32,12 +32,11 @@ use vmmci_sysfs::{FUNCTIONS, Function, show};
 
 use crate::{
     config::{self, Config},
-    descent,
     hooks::{self, Moment},
     init::Init,
-    link::{self, Report, Reports},
+    ipc::{self, Report, Reports},
     log::{Level, Log},
-    sandbox, status,
+    sandbox, shutdown, status,
 };
 
 /// How often a device that has gone is looked for, which costs no access to it.
@@ -277,7 +276,7 @@ impl Supervisor<'_> {
             .stdout(Stdio::null())
             .spawn()
             .map_err(system("start the worker"))?;
-        link::start(&ours, &self.config, &device, &self.listener).map_err(system("talk to the worker"))?;
+        ipc::start(&ours, &self.config, &device, &self.listener).map_err(system("talk to the worker"))?;
         Ok((child, Reports::new(ours).map_err(system("talk to the worker"))?))
     }
 
@@ -350,7 +349,7 @@ impl Supervisor<'_> {
                     let (config, init, log) = (self.config.clone(), self.init.clone(), Arc::clone(&self.log));
                     let asked = Instant::now();
                     let _ = sd_notify::notify(&[NotifyState::Status("taking the system down")]);
-                    thread::spawn(move || descent::go_down(order, asked, &config, &init, &log));
+                    thread::spawn(move || shutdown::go_down(order, asked, &config, &init, &log));
                 }
             }
             Report::ClockSet(nanos) => {

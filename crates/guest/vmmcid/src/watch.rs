@@ -10,7 +10,7 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     log::Level,
-    seldom::Seldom,
+    rate_limit::Seldom,
 };
 
 /// How often the clocks are compared before the guest's is set.

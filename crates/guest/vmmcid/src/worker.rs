@@ -28,7 +28,7 @@ use crate::{
     chrony::Feed,
     clock::{Clock, System},
     config::Config,
-    link::{self, Report, Start},
+    ipc::{self, Report, Start},
     log::Level,
     sandbox,
     status::{self, Status},
@@ -63,9 +63,9 @@ fn work(link: &UnixStream) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         flag::register(signal, Arc::default())?;
     }
-    let Start { config, device, listener } = link::started(link)?;
+    let Start { config, device, listener } = ipc::started(link)?;
     listener.set_nonblocking(true)?;
-    let say = |level, text: String| link::report(link, &Report::Say(level, text));
+    let say = |level, text: String| ipc::report(link, &Report::Say(level, text));
     // A guest that is short of memory shall not keep it from answering.
     if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE) {
         say(Level::Info, format!("memory could not be locked: {error}"))?;
@@ -84,10 +84,10 @@ fn work(link: &UnixStream) -> io::Result<()> {
         Ok(watch) => watch,
         Err(error) => {
             let why = bar.failure().map_or_else(|| error.to_string(), |kind| format!("{error} ({kind})"));
-            return link::report(link, &Report::Lost(why));
+            return ipc::report(link, &Report::Lost(why));
         }
     };
-    link::report(link, &Report::Ready)?;
+    ipc::report(link, &Report::Ready)?;
 
     let started = Instant::now();
     let (mut next, mut alive) = (started, started);
@@ -96,13 +96,13 @@ fn work(link: &UnixStream) -> io::Result<()> {
         if now >= next {
             // Costs the host nothing, unlike a look at the device under a driver's feet.
             if let Some(driver) = driver_of(&device.directory) {
-                return link::report(link, &Report::Driven(driver));
+                return ipc::report(link, &Report::Driven(driver));
             }
             for event in watch.poll() {
-                link::report(link, &report_of(event))?;
+                ipc::report(link, &report_of(event))?;
             }
             if let Some(kind) = bar.failure() {
-                return link::report(link, &Report::Lost(kind.to_string()));
+                return ipc::report(link, &Report::Lost(kind.to_string()));
             }
             if let Some(feed) = feed.as_mut().filter(|feed| feed.due(now)) {
                 match feed.send(now, watch.sample()) {
@@ -112,7 +112,7 @@ fn work(link: &UnixStream) -> io::Result<()> {
                 }
             }
             if now >= alive {
-                link::report(link, &Report::Alive)?;
+                ipc::report(link, &Report::Alive)?;
                 alive = now + ALIVE;
             }
             next += config.poll_interval;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use vmd_release::Generation;
 
 use crate::{
-    Kernel, Lab, Machine, Report, Result, Table, Window,
+    Kernel, Machine, Report, Result, Runner, Table, Window,
     event::{Event, Memory},
     numbers::number,
     report::Plot,
@@ -34,7 +34,7 @@ struct Boot {
 }
 
 /// Boots each kernel `rounds` times.
-pub fn run(lab: &Lab, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
+pub fn run(lab: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
     let machine = Machine::new(host, "");
     let boots = Rounds::run(lab, kernels, rounds, &machine, |outcome| {
         Ok(Boot {

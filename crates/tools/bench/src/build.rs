@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command};
 use kernel_builder::{Cache, Step};
 use serde::Serialize;
 
-use crate::{Error, Lab, Report, Result, Table};
+use crate::{Error, Report, Result, Runner, Table};
 
 const HOW: [&str; 2] = [
     "A build under a name of its own, from a source that is fetched and unpacked already, without ccache. Processor \
@@ -50,7 +50,7 @@ struct Part {
 }
 
 /// Builds the subjects one after the other. With `profile`, what each step costs is told too, for some milliseconds a step.
-pub fn run(lab: &Lab, subjects: &[Subject], profile: bool) -> Result<Report> {
+pub fn run(lab: &Runner, subjects: &[Subject], profile: bool) -> Result<Report> {
     let costs: Vec<Cost> =
         subjects.iter().map(|subject| build(lab, subject, profile)).collect::<Result<_>>()?;
     let last = costs.last();
@@ -88,7 +88,7 @@ pub fn run(lab: &Lab, subjects: &[Subject], profile: bool) -> Result<Report> {
     Ok(report)
 }
 
-fn build(lab: &Lab, subject: &Subject, profile: bool) -> Result<Cost> {
+fn build(lab: &Runner, subject: &Subject, profile: bool) -> Result<Cost> {
     let name = format!("bench-cold-{}", std::process::id());
     let out = lab.scratch.path().join("built");
     let noted = lab.scratch.path().join("profile");

@@ -6,8 +6,8 @@ use serde::Serialize;
 use vmd_release::Generation;
 
 use crate::{
-    Kernel, Lab, Machine, Report, Result, Spread, Table, Window,
-    event::{Event, Ordeal, Reading},
+    Kernel, Machine, Report, Result, Runner, Spread, Table, Window,
+    event::{Disturbance, Event, Reading},
     numbers::{float, number as count, quantile, slope},
     report::Plot,
     run::Outcome,
@@ -79,11 +79,11 @@ struct Measured {
     /// Steps backwards by clock.
     backwards: BTreeMap<String, u64>,
     /// Nanoseconds that CLOCK_REALTIME is behind after each ordeal.
-    behind: BTreeMap<Ordeal, i64>,
+    behind: BTreeMap<Disturbance, i64>,
 }
 
 /// Measures clocks.
-pub fn run(lab: &Lab, options: &Options) -> Result<Report> {
+pub fn run(lab: &Runner, options: &Options) -> Result<Report> {
     let mut all = Vec::new();
     for &host in &options.generations {
         for kernel in &options.kernels {
@@ -105,7 +105,7 @@ pub fn run(lab: &Lab, options: &Options) -> Result<Report> {
 
 /// A kernel that dies is a result, too.
 fn measure(
-    lab: &Lab,
+    lab: &Runner,
     options: &Options,
     kernel: &Kernel,
     host: Generation,
@@ -322,7 +322,7 @@ fn ordeals(all: &[Measured]) -> Table {
                 .get(&ordeal)
                 .map_or_else(|| "–".to_owned(), |nanos| format!("{:.3}", count(*nanos) / unit))
         };
-        table.row([host, kernel, behind(Ordeal::Pause, 1e6), behind(Ordeal::Suspend, 1e9)]);
+        table.row([host, kernel, behind(Disturbance::Pause, 1e6), behind(Disturbance::Suspend, 1e9)]);
     }
     table
 }

@@ -39,11 +39,11 @@ pub enum Event {
     /// What its clocks and the host's showed at one moment.
     Reading(Reading),
     /// It waits for this to be done to it.
-    Await(Ordeal),
+    Await(Disturbance),
     /// It was done.
     Survived {
         /// What.
-        ordeal: Ordeal,
+        ordeal: Disturbance,
         /// Microseconds by which the host's clock jumped.
         host: i64,
         /// Nanoseconds by which CLOCK_MONOTONIC_RAW jumped.
@@ -104,7 +104,7 @@ pub struct Reading {
 /// What happens to a guest's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Ordeal {
+pub enum Disturbance {
     /// `vmctl pause` and `unpause`: the host's clocks go on.
     Pause,
     /// The host sleeps: its clocks jump and the TSC does not.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use vmd_release::Generation;
 
 use crate::{
-    Kernel, Lab, Machine, Report, Result, Table, Window, event::Event, numbers::number, report::Plot,
+    Kernel, Machine, Report, Result, Runner, Table, Window, event::Event, numbers::number, report::Plot,
     rounds::Rounds,
 };
 
@@ -35,7 +35,7 @@ pub struct Times {
 }
 
 /// Lets each kernel idle `rounds` times.
-pub fn run(lab: &Lab, kernels: &[Kernel], host: Generation, rounds: u32, times: Times) -> Result<Report> {
+pub fn run(lab: &Runner, kernels: &[Kernel], host: Generation, rounds: u32, times: Times) -> Result<Report> {
     let Times { settle, watch } = times;
     let mut machine = Machine::new(host, format!("settle={} idle={}", settle.as_secs(), watch.as_secs()));
     machine.patience += 6 * (settle + watch);

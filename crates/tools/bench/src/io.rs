@@ -4,7 +4,7 @@ use serde::Serialize;
 use vmd_release::Generation;
 
 use crate::{
-    Kernel, Lab, Machine, Report, Result, Table, Window, event::Event, numbers::number, report::Plot,
+    Kernel, Machine, Report, Result, Runner, Table, Window, event::Event, numbers::number, report::Plot,
     rounds::Rounds,
 };
 
@@ -35,20 +35,20 @@ impl Work {
 }
 
 /// Reads a disk.
-pub fn disk(lab: &Lab, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
+pub fn disk(lab: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
     let works = [("read-4k", "4 KiB random read"), ("read-1m", "1 MiB sequential read")];
     let machine = Machine { data: true, ..Machine::new(host, "disk=/dev/vdb") };
     run(lab, kernels, rounds, &machine, "disk", &works, &DISK)
 }
 
 /// Talks over TCP.
-pub fn net(lab: &Lab, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
+pub fn net(lab: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
     let machine = Machine { net: true, ..Machine::new(host, "net") };
     run(lab, kernels, rounds, &machine, "net", &[("tcp-rr", "TCP request and response")], &NET)
 }
 
 fn run(
-    lab: &Lab,
+    lab: &Runner,
     kernels: &[Kernel],
     rounds: u32,
     machine: &Machine,

@@ -2,7 +2,7 @@
 //!
 //! Exits to the host are the currency on vmd, and they can be counted exactly; times on a shared or emulated processor
 //! cannot be believed, so they are given as ratios of runs that took turns. Each bench is a function that runs guests
-//! through a [`Lab`] and returns a [`Report`]:
+//! through a [`Runner`] and returns a [`Report`]:
 //!
 //! - [`clock`]: clocks against the host's, sleeps, suspends;
 //! - [`boot`]: exits, time and memory until init runs and the guest is ready;
@@ -22,16 +22,16 @@ pub mod guest;
 pub mod idle;
 pub mod io;
 mod kernels;
-mod lab;
 mod numbers;
 mod report;
 mod rounds;
 mod run;
+mod runner;
 pub mod size;
 
 pub use error::{Error, Result};
 pub use kernels::{Baseline, Kernel};
-pub use lab::Lab;
 pub use numbers::Spread;
 pub use report::{Report, Table};
 pub use run::{Machine, Window};
+pub use runner::Runner;

@@ -1,6 +1,6 @@
 //! Kernels that take turns, so that whatever else the host does strikes all alike.
 
-use crate::{Kernel, Lab, Machine, Result, Spread, run::Outcome};
+use crate::{Kernel, Machine, Result, Runner, Spread, run::Outcome};
 
 /// What each kernel gave, in the order of the rounds.
 pub(crate) struct Rounds<T> {
@@ -12,7 +12,7 @@ pub(crate) struct Rounds<T> {
 impl<T> Rounds<T> {
     /// Runs each kernel's machine once a round.
     pub(crate) fn run(
-        lab: &Lab,
+        lab: &Runner,
         kernels: &[Kernel],
         rounds: u32,
         machine: &Machine,

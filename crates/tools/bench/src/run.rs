@@ -16,8 +16,8 @@ use vmm::Statistics;
 use vmm_control::Client;
 
 use crate::{
-    Error, Kernel, Lab, Result,
-    event::{Event, Ordeal},
+    Error, Kernel, Result, Runner,
+    event::{Disturbance, Event},
 };
 
 /// RAM of the guests in MiB.
@@ -175,7 +175,7 @@ impl Outcome {
     }
 }
 
-impl Lab {
+impl Runner {
     /// Runs a machine with this kernel to its guest's end.
     pub(crate) fn run(&self, kernel: &Kernel, machine: &Machine) -> Result<Outcome> {
         let guest = format!("{} on {}", kernel.name, machine.generation);
@@ -270,15 +270,15 @@ fn attend(name: &str, stdout: ChildStdout) -> (Vec<Event>, Vec<String>, Option<E
     (events, console, refused)
 }
 
-fn inflict(name: &str, ordeal: Ordeal) -> Result<()> {
+fn inflict(name: &str, ordeal: Disturbance) -> Result<()> {
     let mut client = Client::connect(name)?;
     match ordeal {
-        Ordeal::Pause => {
+        Disturbance::Pause => {
             client.call(vmm_control::Command::Pause)?;
             thread::sleep(PAUSE);
             client.call(vmm_control::Command::Unpause)?;
         }
-        Ordeal::Suspend => {
+        Disturbance::Suspend => {
             drop(client.call(vmm_control::Command::Suspend { length: NAP, tsc: SleepingTsc::Stands })?);
         }
     }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
-use crate::{Error, Kernel, Lab, Report, Result, Table, numbers::number, report::Plot};
+use crate::{Error, Kernel, Report, Result, Runner, Table, numbers::number, report::Plot};
 
 const HOW: [&str; 1] = [
     "Bytes of the files: the bzImage, and the modules that come with it (Debian's without compression would be larger \
@@ -21,7 +21,7 @@ struct Sizes {
 }
 
 /// Weighs kernels.
-pub fn run(lab: &Lab, kernels: &[Kernel]) -> Result<Report> {
+pub fn run(lab: &Runner, kernels: &[Kernel]) -> Result<Report> {
     let sizes: Vec<Sizes> = kernels.iter().map(weigh).collect::<Result<_>>()?;
     let last = sizes.last().map_or(1, |sizes| sizes.image.max(1));
     let reference = format!("of {}", sizes.last().map_or("", |sizes| &sizes.kernel));

@@ -1,7 +1,7 @@
 //! The `vmmlinux` command: one file per subcommand in `cmd/`.
 
-mod beginning;
 mod cmd;
+mod file_magic;
 mod forging;
 mod vm;
 mod welcome;

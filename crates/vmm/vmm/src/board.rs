@@ -21,7 +21,7 @@ use devices::{
     ns8250::{self, Input, Uart},
     pci::PciBus,
     virtio::{
-        Attachment, Fault, FaultSlot, GuestRam, Model, VirtioPci,
+        Fault, FaultSlot, GuestRam, VirtioDevice, VirtioPci, VirtioResources,
         blk::Blk,
         disk::{self, Disk},
         net::Net,
@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// What a board is made from.
-pub(crate) struct Parts<'a> {
+pub(crate) struct BoardConfig<'a> {
     pub(crate) config: &'a Config,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) interrupts: Interrupts,
@@ -83,8 +83,8 @@ fn lock<T: ?Sized>(device: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Board {
     /// A board that was just switched on.
-    pub(crate) fn new(parts: Parts<'_>) -> Result<Self, Error> {
-        let Parts {
+    pub(crate) fn new(parts: BoardConfig<'_>) -> Result<Self, Error> {
+        let BoardConfig {
             config,
             clock,
             interrupts,
@@ -333,11 +333,11 @@ struct Slots {
 }
 
 impl Slots {
-    fn add<M: Model + 'static>(&mut self, model: M) -> Result<Arc<Mutex<VirtioPci<M>>>, Error> {
+    fn add<M: VirtioDevice + 'static>(&mut self, model: M) -> Result<Arc<Mutex<VirtioPci<M>>>, Error> {
         let Self { pci, generation, ram, faults } = self;
         Ok(pci.add(|irq| {
             let attachment =
-                Attachment { generation: *generation, ram: ram.clone(), irq, faults: faults.clone() };
+                VirtioResources { generation: *generation, ram: ram.clone(), irq, faults: faults.clone() };
             VirtioPci::new(model, attachment)
         })?)
     }

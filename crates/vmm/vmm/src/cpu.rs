@@ -152,21 +152,21 @@ pub fn host_tsc_hz() -> Option<NonZeroU64> {
     {
         return Some(hz);
     }
-    let start = Moment::now_both();
+    let start = TscReading::now_both();
     std::thread::sleep(Duration::from_millis(50));
-    let hz = Moment::now_both().rate_since(&start);
+    let hz = TscReading::now_both().rate_since(&start);
     // The guest is told this rate and the machine's clocks count with it, so that they agree whatever it is.
     tracing::debug!(hz, "CPUID does not tell the TSC's rate: it was measured, to within a few ppm");
     NonZeroU64::new(hz)
 }
 
 /// TSC and clock at the same time.
-struct Moment {
+struct TscReading {
     tsc: u64,
     nanos: u64,
 }
 
-impl Moment {
+impl TscReading {
     /// The best of some readings: the one in which the least time passed between TSC, clock and TSC.
     fn now_both() -> Self {
         let readings = (0..16).map(|_| {
@@ -207,8 +207,8 @@ mod tests {
 
     #[test]
     fn a_rate_is_ticks_per_second() {
-        let start = Moment { tsc: u64::MAX - 999, nanos: 1_000 };
-        let end = Moment { tsc: 99_999_000, nanos: 50_001_000 };
+        let start = TscReading { tsc: u64::MAX - 999, nanos: 1_000 };
+        let end = TscReading { tsc: 99_999_000, nanos: 50_001_000 };
         assert_eq!(end.rate_since(&start), 2_000_000_000);
     }
 

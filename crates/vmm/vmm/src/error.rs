@@ -6,7 +6,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 use vmd_release::Generation;
 
-/// Why a machine could not be set up, or broke down. How a *guest* ends is [`crate::Ended`].
+/// Why a machine could not be set up, or broke down. How a *guest* ends is [`crate::ExitReason`].
 #[derive(Debug, Error, Diagnostic)]
 #[non_exhaustive]
 pub enum Error {

@@ -12,10 +12,10 @@ use vmd_release::{Generation, SleepingTsc};
 use crate::{
     board::Board,
     clock::SystemClock,
-    end::Ended,
-    gate::Gate,
+    event_loop::EventLoop,
+    exit_reason::ExitReason,
+    run_control::VcpuRunControl,
     statistics::{Counters, Statistics},
-    works::Works,
 };
 
 /// What the machine's threads and its control side share.
@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     pub(crate) memory: u64,
     pub(crate) cpus: u8,
     pub(crate) clock: Arc<SystemClock>,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) run_control: Arc<VcpuRunControl>,
     pub(crate) counters: Arc<Mutex<Counters>>,
     pub(crate) control: Mutex<Control>,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Shared {
 /// What there is to control: a guest while it runs.
 #[derive(Default)]
 pub(crate) struct Control {
-    works: Option<Arc<Works>>,
+    event_loop: Option<Arc<EventLoop>>,
 }
 
 impl Shared {
@@ -41,8 +41,8 @@ impl Shared {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn set_works(&self, works: Option<Arc<Works>>) {
-        self.control().works = works;
+    pub(crate) fn set_works(&self, event_loop: Option<Arc<EventLoop>>) {
+        self.control().event_loop = event_loop;
     }
 }
 
@@ -66,7 +66,7 @@ pub enum Refused {
 /// What became of an order to go down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Asked {
+pub enum ShutdownOutcome {
     /// The guest was asked. It has 3 s to acknowledge that and 120 s from then to go down, or is ended.
     Guest,
     /// The guest is asked already.
@@ -75,7 +75,7 @@ pub enum Asked {
     NoDriver,
 }
 
-impl From<Delivery> for Asked {
+impl From<Delivery> for ShutdownOutcome {
     fn from(delivery: Delivery) -> Self {
         match delivery {
             Delivery::Sent => Self::Guest,
@@ -118,72 +118,72 @@ pub struct Status {
 
 impl Handle {
     /// Asks the guest to go down for good: `vmctl stop`. vmd really asks it to reboot, and does not start it again.
-    pub fn stop(&self) -> Result<Asked, Refused> {
-        let works = self.works().ok_or(Refused::NotRunning)?;
-        let delivery = works.with(|board| board.vmmci().stop()).map_err(|_| Refused::AlreadyStopping)?;
+    pub fn stop(&self) -> Result<ShutdownOutcome, Refused> {
+        let event_loop = self.event_loop().ok_or(Refused::NotRunning)?;
+        let delivery = event_loop.with(|board| board.vmmci().stop()).map_err(|_| Refused::AlreadyStopping)?;
         Ok(delivery.into())
     }
 
     /// Asks the guest to reboot. vmctl has no word for this; vmd ends a guest that does not do it in time, or that
     /// has no driver.
-    pub fn reboot(&self) -> Result<Asked, Refused> {
-        let works = self.works().ok_or(Refused::NotRunning)?;
-        Ok(works.with(|board| board.vmmci().reboot()).into())
+    pub fn reboot(&self) -> Result<ShutdownOutcome, Refused> {
+        let event_loop = self.event_loop().ok_or(Refused::NotRunning)?;
+        Ok(event_loop.with(|board| board.vmmci().reboot()).into())
     }
 
     /// Has the control device show a value in its command register and raise its line so many times: for tests of
     /// drivers; see [`devices::vmmci::Vmmci::show`]. Does nothing if the machine does not run.
     pub fn show_command(&self, value: u32, interrupts: u8) {
-        if let Some(works) = self.works() {
-            works.with(|board| board.vmmci().show(value, interrupts));
+        if let Some(event_loop) = self.event_loop() {
+            event_loop.with(|board| board.vmmci().show(value, interrupts));
         }
     }
 
     /// Ends the guest at once: `vmctl stop -f`.
     pub fn kill(&self) {
-        self.0.gate.end(Ended::Killed);
+        self.0.run_control.end(ExitReason::Killed);
     }
 
     /// Stops the virtual CPUs and the timers: `vmctl pause`. Returns when both stand. Does nothing if they do already.
     pub fn pause(&self) {
-        if self.0.gate.pause()
-            && let Some(works) = self.works()
+        if self.0.run_control.pause()
+            && let Some(event_loop) = self.event_loop()
         {
-            works.with(Board::pause);
+            event_loop.with(Board::pause);
         }
     }
 
     /// Lets virtual CPUs and timers go on: `vmctl unpause`. Does nothing if they run.
     pub fn unpause(&self) {
-        if !self.0.gate.is_paused() {
+        if !self.0.run_control.is_paused() {
             return;
         }
-        if let Some(works) = self.works() {
-            works.with(Board::unpause);
+        if let Some(event_loop) = self.event_loop() {
+            event_loop.with(Board::unpause);
         }
-        self.0.gate.unpause();
+        self.0.run_control.unpause();
     }
 
     /// Closes the lid of the host for `nap`: the virtual CPUs stop, and when they go on, at once, the host's clocks
     /// are later by that much, and its TSC is what `tsc` says. vmd's own rules follow (timers that are overdue fire,
     /// the RTC notices the jump and sends SYNCRTC). A paused guest stays paused.
     pub fn suspend(&self, nap: Duration, tsc: SleepingTsc) {
-        let was_running = self.0.gate.pause();
+        let was_running = self.0.run_control.pause();
         self.0.clock.nap(u64::try_from(nap.as_nanos()).unwrap_or(u64::MAX / 4), tsc);
-        if let Some(works) = self.works() {
-            works.clock_jumped();
+        if let Some(event_loop) = self.event_loop() {
+            event_loop.clock_jumped();
         }
         if was_running {
-            self.0.gate.unpause();
+            self.0.run_control.unpause();
         }
     }
 
     /// What the machine is doing.
     pub fn status(&self) -> Status {
-        let state = match self.works() {
+        let state = match self.event_loop() {
             None => State::Stopped,
-            Some(_) if self.0.gate.is_paused() => State::Paused,
-            Some(works) if works.with(|board| board.vmmci().stopping()) => State::Stopping,
+            Some(_) if self.0.run_control.is_paused() => State::Paused,
+            Some(event_loop) if event_loop.with(|board| board.vmmci().stopping()) => State::Stopping,
             Some(_) => State::Running,
         };
         Status {
@@ -201,7 +201,7 @@ impl Handle {
         self.0.counters.lock().unwrap_or_else(PoisonError::into_inner).snapshot()
     }
 
-    fn works(&self) -> Option<Arc<Works>> {
-        self.0.control().works.clone()
+    fn event_loop(&self) -> Option<Arc<EventLoop>> {
+        self.0.control().event_loop.clone()
     }
 }

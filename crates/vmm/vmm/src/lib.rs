@@ -1,7 +1,7 @@
 //! The vmd machine: the hardware of OpenBSD's vmd(8) on KVM.
 //!
 //! A [`Machine`] is made from a [`Config`] and a [`Console`], controlled through its [`Handle`], and run until the guest
-//! has [`Ended`]. The device models are the crate `devices`; here they are wired as vmd wires them, and driven by a thread
+//! has [`ExitReason`]. The device models are the crate `devices`; here they are wired as vmd wires them, and driven by a thread
 //! for each virtual CPU, which runs it and answers its accesses, and one that waits for timers, console and network.
 //! KVM lends the processor and nothing else: its interrupt controllers and timers are not used.
 //!
@@ -32,37 +32,37 @@ mod clock;
 mod config;
 mod console;
 mod cpu;
-mod disguise;
-mod end;
+mod cpu_template;
 mod error;
-mod gate;
+mod event_loop;
+mod exit_reason;
 mod handle;
 mod interrupts;
 mod machine;
 mod memory;
+mod memory_map;
 mod msr;
 mod network;
-mod places;
 pub mod probe;
-mod processor;
 mod pvclock;
 pub mod report;
+mod run_control;
+mod sipi;
 mod smbios;
-mod startup;
 mod statistics;
 mod stock_firmware;
 mod symbols;
 mod tap;
 pub mod trace;
 mod vcpu;
-mod works;
+mod vcpu_thread;
 
 pub use clock::SystemClock;
 pub use config::{Boot, BootDevice, Config, Disk, DiskFormat, Nic, NicBackend, OnReset, Vendor};
 pub use console::Console;
 pub use cpu::host_tsc_hz;
-pub use end::{At, DeviceFault, Ended, Killing, OutsideRam, StringIo, Stuck};
 pub use error::Error;
-pub use handle::{Asked, Handle, Refused, State, Status};
+pub use exit_reason::{At, DeviceFault, ExitReason, FatalExit, OutsideRam, StringIo, VcpuError};
+pub use handle::{Handle, Refused, ShutdownOutcome, State, Status};
 pub use machine::Machine;
 pub use statistics::{Accesses, ExitKind, MARK, Mark, Phase, Statistics};

@@ -11,28 +11,28 @@ use devices::clock::HostTicks;
 use kvm_ioctls::{Kvm, VcpuFd};
 
 use crate::{
-    board::{Board, Parts},
+    board::{Board, BoardConfig},
     boot,
     clock::SystemClock,
     config::{Boot, Config, OnReset},
     console::{Console, SharedOutput, Tap},
     cpu::Cpu,
-    end::Ended,
     error::Error,
-    gate::Gate,
+    event_loop::EventLoop,
+    exit_reason::ExitReason,
     handle::{Handle, Shared},
     interrupts::Interrupts,
     memory, msr,
     network::Wire,
     probe::Unusable,
-    processor::{Entry, Life},
-    startup::Startups,
+    run_control::VcpuRunControl,
+    sipi::Startups,
     statistics::Counters,
     stock_firmware::StockFirmware,
     symbols::Symbols,
     trace,
     vcpu::{self, rdtsc},
-    works::Works,
+    vcpu_thread::{Entry, VmInstance},
 };
 
 /// A machine that has not run yet.
@@ -72,7 +72,7 @@ impl Machine {
             memory: config.memory,
             cpus: config.cpus,
             clock,
-            gate: Arc::new(Gate::new(config.cpus)),
+            run_control: Arc::new(VcpuRunControl::new(config.cpus)),
             counters: Arc::new(Mutex::new(Counters::new(tsc_hz))),
             control: Mutex::default(),
         });
@@ -96,7 +96,7 @@ impl Machine {
 
     /// Runs the guest until it ends, on the calling thread. A guest that resets itself is started again as vmd does:
     /// everything is made anew, files are opened again.
-    pub fn run(mut self) -> Result<Ended, Error> {
+    pub fn run(mut self) -> Result<ExitReason, Error> {
         loop {
             let (ended, stopping) = self.run_once()?;
             match after(ended, stopping, self.restarts()) {
@@ -124,7 +124,7 @@ impl Machine {
     }
 
     /// One life of the guest: how it ended, and whether it had been told to go down for good.
-    fn run_once(&self) -> Result<(Ended, bool), Error> {
+    fn run_once(&self) -> Result<(ExitReason, bool), Error> {
         let Self { config, shared, .. } = self;
         let map = memory::map(config.generation, config.memory)?;
         let ram = memory::allocate(&map)?;
@@ -143,11 +143,11 @@ impl Machine {
             Arc::clone(&shared.clock) as _,
             HostTicks::new(config.host_hz),
             {
-                let gate = Arc::clone(&shared.gate);
-                move |vcpu| gate.kick(vcpu)
+                let run_control = Arc::clone(&shared.run_control);
+                move |vcpu| run_control.kick(vcpu)
             },
         );
-        let board = Board::new(Parts {
+        let board = Board::new(BoardConfig {
             config,
             clock: Arc::clone(&shared.clock) as _,
             interrupts: interrupts.clone(),
@@ -161,30 +161,30 @@ impl Machine {
             )),
             wires: &self.wires,
             on_end: Box::new({
-                let gate = Arc::clone(&shared.gate);
-                move |end| gate.end(end.into())
+                let run_control = Arc::clone(&shared.run_control);
+                move |end| run_control.end(end.into())
             }),
             on_power_off: Box::new({
-                let gate = Arc::clone(&shared.gate);
-                move || gate.end(Ended::PoweredOff)
+                let run_control = Arc::clone(&shared.run_control);
+                move || run_control.end(ExitReason::PoweredOff)
             }),
             stock_firmware: loaded
                 .firmware
                 .filter(|firmware| !firmware.knows_vmd)
                 .map(|_| StockFirmware::new()),
         })?;
-        let works = Arc::new(Works::new(board, Arc::clone(&shared.clock))?);
-        shared.set_works(Some(Arc::clone(&works)));
+        let event_loop = Arc::new(EventLoop::new(board, Arc::clone(&shared.clock))?);
+        shared.set_works(Some(Arc::clone(&event_loop)));
         let started = rdtsc();
         shared.counters.lock().unwrap_or_else(PoisonError::into_inner).start(started);
         if let Some(trace) = &self.trace {
             trace.lock().unwrap_or_else(PoisonError::into_inner).add(trace::Record::Start);
         }
-        let life = Life {
+        let life = VmInstance {
             config,
             cpu: &self.cpu,
             shared,
-            works: &works,
+            event_loop: &event_loop,
             interrupts: &interrupts,
             startups: Startups::new(config.cpus),
             ram: &ram,
@@ -197,17 +197,17 @@ impl Machine {
         let result = run_threads(&life, self.input.as_ref().map(AsFd::as_fd), boot_fd, &entry, other_fds);
         shared.set_works(None);
         // Taken even if there is an error: who has left has said how the guest ends.
-        let ended = shared.gate.take_end();
+        let ended = shared.run_control.take_end();
         result?;
         let ended = ended.expect("no virtual CPU leaves before the guest ends");
-        Ok((ended, works.with(|board| board.vmmci().stopping())))
+        Ok((ended, event_loop.with(|board| board.vmmci().stopping())))
     }
 }
 
 /// Lets the event thread end, even if another panics: nobody would hear of that while it goes on.
-struct Closing<'a>(&'a Works);
+struct StopEventLoop<'a>(&'a EventLoop);
 
-impl Drop for Closing<'_> {
+impl Drop for StopEventLoop<'_> {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -216,18 +216,20 @@ impl Drop for Closing<'_> {
 /// Runs one life of the guest: the event thread, the first virtual CPU on the calling thread, and the others on threads
 /// of their own.
 fn run_threads(
-    life: &Life<'_>,
+    life: &VmInstance<'_>,
     input: Option<BorrowedFd<'_>>,
     boot_fd: VcpuFd,
     entry: &Entry<'_>,
     other_fds: Vec<(u8, VcpuFd)>,
 ) -> Result<(), Error> {
-    let gate = &life.shared.gate;
+    let run_control = &life.shared.run_control;
     thread::scope(|scope| {
-        let closing = Closing(life.works);
+        let closing = StopEventLoop(life.event_loop);
         let events = thread::Builder::new()
             .name("events".into())
-            .spawn_scoped(scope, || life.works.run_events(input).inspect_err(|_| gate.end(Ended::Killed)))
+            .spawn_scoped(scope, || {
+                life.event_loop.run_events(input).inspect_err(|_| run_control.end(ExitReason::Killed))
+            })
             .map_err(|source| Error::Host { what: "start the event thread", source })?;
         let others: Result<Vec<_>, Error> = other_fds
             .into_iter()
@@ -245,7 +247,7 @@ fn run_threads(
                 })
             }
             Err(error) => {
-                gate.finish(Ended::Killed);
+                run_control.finish(ExitReason::Killed);
                 Err(error)
             }
         };
@@ -259,17 +261,17 @@ fn run_threads(
 #[derive(Debug, PartialEq, Eq)]
 enum After {
     Restart,
-    End(Ended),
+    End(ExitReason),
 }
 
 /// vmd's rules: a reset starts the guest again unless it was told to stop, and a guest that was told to stop may
 /// also halt (vmm.c, `vmm_sighdlr`).
-fn after(ended: Ended, stopping: bool, restarts: bool) -> After {
+fn after(ended: ExitReason, stopping: bool, restarts: bool) -> After {
     match ended {
-        Ended::Reset | Ended::HaltedWithInterruptsOff(_) | Ended::PoweredOff if stopping => {
-            After::End(Ended::Stopped)
+        ExitReason::Reset | ExitReason::HaltedWithInterruptsOff(_) | ExitReason::PoweredOff if stopping => {
+            After::End(ExitReason::Stopped)
         }
-        Ended::Reset if restarts => After::Restart,
+        ExitReason::Reset if restarts => After::Restart,
         ended => After::End(ended),
     }
 }
@@ -277,25 +279,25 @@ fn after(ended: Ended, stopping: bool, restarts: bool) -> After {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::end::At;
+    use crate::exit_reason::At;
 
     #[test]
     fn a_reset_restarts_unless_the_guest_was_told_to_stop_or_the_user_not_to() {
-        assert_eq!(after(Ended::Reset, false, true), After::Restart);
-        assert_eq!(after(Ended::Reset, false, false), After::End(Ended::Reset));
-        assert_eq!(after(Ended::Reset, true, true), After::End(Ended::Stopped));
+        assert_eq!(after(ExitReason::Reset, false, true), After::Restart);
+        assert_eq!(after(ExitReason::Reset, false, false), After::End(ExitReason::Reset));
+        assert_eq!(after(ExitReason::Reset, true, true), After::End(ExitReason::Stopped));
     }
 
     #[test]
     fn a_halt_is_what_poweroff_comes_to() {
-        let halted = Ended::HaltedWithInterruptsOff(At::default());
-        assert_eq!(after(halted.clone(), true, true), After::End(Ended::Stopped));
+        let halted = ExitReason::HaltedWithInterruptsOff(At::default());
+        assert_eq!(after(halted.clone(), true, true), After::End(ExitReason::Stopped));
         assert_eq!(after(halted.clone(), false, true), After::End(halted));
     }
 
     #[test]
     fn a_death_is_a_death_whatever_was_asked_for() {
-        assert_eq!(after(Ended::NotFinished, true, true), After::End(Ended::NotFinished));
-        assert_eq!(after(Ended::Killed, true, true), After::End(Ended::Killed));
+        assert_eq!(after(ExitReason::NotFinished, true, true), After::End(ExitReason::NotFinished));
+        assert_eq!(after(ExitReason::Killed, true, true), After::End(ExitReason::Killed));
     }
 }

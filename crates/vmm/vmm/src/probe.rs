@@ -69,7 +69,7 @@ pub enum Unusable {
     Hangs,
 }
 
-/// Runs a small program in a scratch VM: CPUID answers what it was told to, code runs in long mode, BMI2 works where
+/// Runs a small program in a scratch VM: CPUID answers what it was told to, code runs in long mode, BMI2 event_loop where
 /// the processor has it, HLT stops, an injected interrupt wakes. Takes at most five seconds.
 pub fn probe() -> Result<KvmAbilities, Unusable> {
     let (send, receive) = mpsc::channel();
@@ -149,9 +149,9 @@ fn write_program(memory: &GuestMemoryMmap, bmi2: bool) -> Result<(), vm_memory::
     let handler = CODE + code.len() as u64;
     code.extend(HANDLER);
     memory.write_slice(&code, GuestAddress(CODE))?;
-    // An interrupt gate in the 64-bit code segment; the handler lies below 64 KiB.
-    let gate = 0x8e00_0000_0000 | u64::from(boot::CODE_SELECTOR) << 16 | handler;
-    memory.write_obj(gate.to_le(), GuestAddress(IDT + 16 * u64::from(VECTOR)))
+    // An interrupt run_control in the 64-bit code segment; the handler lies below 64 KiB.
+    let run_control = 0x8e00_0000_0000 | u64::from(boot::CODE_SELECTOR) << 16 | handler;
+    memory.write_obj(run_control.to_le(), GuestAddress(IDT + 16 * u64::from(VECTOR)))
 }
 
 fn with_signature(supported: &CpuId) -> CpuId {
@@ -234,12 +234,12 @@ mod tests {
         for bmi2 in [false, true] {
             let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
             write_program(&memory, bmi2).unwrap();
-            let gate: u64 = memory.read_obj(GuestAddress(IDT + 16 * 0x20)).unwrap();
-            let handler = gate & 0xffff;
+            let run_control: u64 = memory.read_obj(GuestAddress(IDT + 16 * 0x20)).unwrap();
+            let handler = run_control & 0xffff;
             let mut code = vec![0; HANDLER.len()];
             memory.read_slice(&mut code, GuestAddress(handler)).unwrap();
             assert_eq!(code, HANDLER);
-            assert_eq!(gate >> 16 & 0xffff, u64::from(boot::CODE_SELECTOR));
+            assert_eq!(run_control >> 16 & 0xffff, u64::from(boot::CODE_SELECTOR));
         }
     }
 

@@ -19,9 +19,9 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion}
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use crate::{
-    end::At,
     error::Error,
-    gate::{Gate, Registration},
+    exit_reason::At,
+    run_control::{Registration, VcpuRunControl},
     symbols::Symbols,
 };
 
@@ -189,12 +189,12 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Lets `gate` kick this virtual CPU, which is its `number`th and which the calling thread will run.
-    pub(crate) fn be_kicked_by(&mut self, gate: &Arc<Gate>, number: u8) {
+    /// Lets `run_control` kick this virtual CPU, which is its `number`th and which the calling thread will run.
+    pub(crate) fn be_kicked_by(&mut self, run_control: &Arc<VcpuRunControl>, number: u8) {
         let immediate_exit = (&raw mut self.fd.get_kvm_run().immediate_exit).cast::<AtomicU8>().cast_const();
         // SAFETY: the flag is part of the mapping that `fd` holds, and the registration is dropped before `fd`: fields
         // are dropped in the order of their declaration.
-        self.registration = Some(unsafe { gate.register(number, immediate_exit) });
+        self.registration = Some(unsafe { run_control.register(number, immediate_exit) });
     }
 
     /// Runs the guest until something happens.

@@ -5,7 +5,7 @@ use std::{io, thread, time::Duration};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{host::Host, tell};
-use crate::event::{Event, Ordeal, Reading};
+use crate::event::{Disturbance, Event, Reading};
 
 /// How long the guest sleeps, in microseconds.
 const SLEEPS: [u32; 6] = [100, 1_000, 5_000, 10_000, 50_000, 100_000];
@@ -16,7 +16,7 @@ const BURST: usize = 100;
 /// Between two bursts.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// A step of the host's clock, in microseconds, that is one of [`Ordeal`]'s and no delay.
+/// A step of the host's clock, in microseconds, that is one of [`Disturbance`]'s and no delay.
 const JUMP: i64 = 1_000_000;
 
 /// How long after a jump the clocks are looked at, in microseconds of the host's.
@@ -137,7 +137,7 @@ pub(super) fn drift(seconds: u32) -> io::Result<()> {
 }
 
 /// Waits for the host's clock to jump, and looks at the guest's own.
-pub(super) fn survive(ordeal: Ordeal) -> io::Result<()> {
+pub(super) fn survive(ordeal: Disturbance) -> io::Result<()> {
     let host = Host::open()?;
     let mut watch = Watch::new();
     let behind = |reading: Reading| reading.host * 1000 - reading.real;

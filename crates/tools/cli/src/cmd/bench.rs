@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bench::{Baseline, Kernel, Lab, Report, build::Subject};
+use bench::{Baseline, Kernel, Report, Runner, build::Subject};
 use clap::ValueEnum;
 use kernel_builder::Cache;
 use miette::{IntoDiagnostic, WrapErr, miette};
@@ -141,7 +141,7 @@ impl Args {
         // Found out once, and told in the report.
         let accel =
             vm::choose(self.accel)?.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
-        let lab = Lab::new(&program, &accel, Box::new(|what| support::note!("{what}")))?;
+        let lab = Runner::new(&program, &accel, Box::new(|what| support::note!("{what}")))?;
         let everything = [What::Boot, What::Idle, What::Disk, What::Net, What::Size];
         let benches = if self.what == What::All { &everything[..] } else { &[self.what] };
         for &what in benches {
@@ -152,7 +152,7 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn bench(&self, what: What, lab: &Lab) -> miette::Result<Report> {
+    fn bench(&self, what: What, lab: &Runner) -> miette::Result<Report> {
         let rounds = self.rounds.unwrap_or(if self.quick { 1 } else { 5 });
         let idle = Duration::from_secs(self.idle.unwrap_or(if self.quick { 3 } else { 30 }));
         let host = |otherwise| self.host.first().copied().unwrap_or(otherwise);

@@ -13,7 +13,7 @@ use vmm::{Boot, BootDevice, Config, Disk, OnReset, Vendor};
 use vmm_control::place::check_name;
 
 use crate::{
-    beginning::Beginning,
+    file_magic::Beginning,
     vm::{self, Accel, DiskArgument, EXIT_STATUS, Network, Plan, Session, size},
 };
 

@@ -13,7 +13,7 @@ use vmconf::{Check, DiskFormat, Network, Owner, Proposal, Severity};
 use vmd_release::Generation;
 
 use crate::{
-    beginning::Beginning,
+    file_magic::Beginning,
     vm::{DiskArgument, size},
 };
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use miette::Diagnostic;
-use vmm::{Ended, Killing};
+use vmm::{ExitReason, FatalExit};
 use vmm_control::Ending;
 
 /// The machine could not be started or broke down.
@@ -29,7 +29,7 @@ Exit status:
 
 /// A guest's end, or the machine's failure, for whoever waits for it.
 pub(crate) fn ending(
-    result: Result<Ended, vmm::Error>,
+    result: Result<ExitReason, vmm::Error>,
     statistics: &vmm::Statistics,
     console_bytes: u64,
 ) -> Ending {
@@ -37,7 +37,7 @@ pub(crate) fn ending(
         Ok(ended) => {
             let value = serde_json::to_value(&ended).unwrap_or_default();
             let (status, text) = (status(&ended), ended.to_string());
-            (status, text, Killing(ended).help().map(|help| help.to_string()), value)
+            (status, text, FatalExit(ended).help().map(|help| help.to_string()), value)
         }
         Err(error) => {
             (FAILED, chain(&error), error.help().map(|help| help.to_string()), serde_json::Value::Null)
@@ -47,7 +47,7 @@ pub(crate) fn ending(
     Ending { status, text, help, ended, statistics, console_bytes }
 }
 
-fn status(ended: &Ended) -> u8 {
+fn status(ended: &ExitReason) -> u8 {
     match ended.exit_status() {
         // Taken by what every program says when it fails.
         1 => FORCED,
@@ -68,7 +68,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vmm::{At, Stuck};
+    use vmm::{At, VcpuError};
 
     use super::*;
 
@@ -76,15 +76,15 @@ mod tests {
     fn statuses_are_as_documented() {
         let at = At::default();
         for (ended, code) in [
-            (Ended::Reset, 0),
-            (Ended::Stopped, 0),
-            (Ended::HaltedWithInterruptsOff(at.clone()), 0),
-            (Ended::GuestShutdown, 0),
-            (Ended::Stuck(Stuck { reason: "x".into(), at }), 3),
-            (Ended::Killed, FORCED),
-            (Ended::NotAcknowledged, FORCED),
-            (Ended::NotFinished, FORCED),
-            (Ended::NoDriver, FORCED),
+            (ExitReason::Reset, 0),
+            (ExitReason::Stopped, 0),
+            (ExitReason::HaltedWithInterruptsOff(at.clone()), 0),
+            (ExitReason::GuestShutdown, 0),
+            (ExitReason::VcpuError(VcpuError { reason: "x".into(), at }), 3),
+            (ExitReason::Killed, FORCED),
+            (ExitReason::NotAcknowledged, FORCED),
+            (ExitReason::NotFinished, FORCED),
+            (ExitReason::NoDriver, FORCED),
         ] {
             assert_eq!(status(&ended), code, "{ended}");
             assert!(TABLE.contains(&format!("\n  {code}  ")));

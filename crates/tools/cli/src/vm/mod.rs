@@ -2,9 +2,9 @@
 
 mod detach;
 mod ending;
-mod inside;
-mod local;
-mod outside;
+mod guest_init;
+mod helper;
+mod in_process;
 mod passt;
 mod plan;
 mod session;
@@ -12,7 +12,7 @@ mod terminal;
 
 pub(crate) use detach::{detach, detached};
 pub(crate) use ending::TABLE as EXIT_STATUS;
-pub(crate) use inside::{in_helper_vm, run_in_helper_vm};
+pub(crate) use guest_init::{in_helper_vm, run_in_helper_vm};
 pub(crate) use plan::{Accel, DiskArgument, Network, Plan, size};
 pub(crate) use session::{Session, choose, run};
 pub(crate) use terminal::{Screen, converse, raw_mode};

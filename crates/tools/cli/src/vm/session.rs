@@ -23,8 +23,8 @@ use vmm_control::{Command, Ending, Server, Vm, console::Console, place::Claim};
 
 use super::{
     ending::{FAILED, FORCED, TIMED_OUT},
-    local::{About, Local},
-    outside::Outside,
+    helper::Outside,
+    in_process::{About, Local},
     plan::{Accel, Network, Plan, nic},
     terminal::{self, Screen, raw_mode},
 };

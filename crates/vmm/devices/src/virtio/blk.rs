@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
 
 use super::{
-    Fault, GuestRam, Io, Kind, Model,
+    DeviceState, Fault, GuestRam, Kind, VirtioDevice,
     disk::Disk,
     ring::{Ring, in_one_region},
 };
@@ -243,7 +243,7 @@ impl fmt::Debug for Blk {
     }
 }
 
-impl Model for Blk {
+impl VirtioDevice for Blk {
     const KIND: Kind = Kind::Blk;
 
     /// SEG_MAX; FLUSH from 7.9 on. Never RO: a disk that cannot be written answers writes with an I/O error.
@@ -280,7 +280,7 @@ impl Model for Blk {
     ///
     /// In 7.8 the check of the queue number is off by one: queue 1, which does not exist, is taken for a queue
     /// without a ring and ends the VM.
-    fn notify(&mut self, queue: u16, io: &mut Io) -> Result<bool, Fault> {
+    fn notify(&mut self, queue: u16, io: &mut DeviceState) -> Result<bool, Fault> {
         if self.off_by_one && queue == Kind::Blk.queues() {
             return Err(Fault::NullRing { device: Kind::Blk, queue });
         }

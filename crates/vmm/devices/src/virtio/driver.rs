@@ -10,7 +10,7 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
 
-use super::{Attachment, FaultSlot, GuestRam, Model, VirtioPci};
+use super::{FaultSlot, GuestRam, VirtioDevice, VirtioPci, VirtioResources};
 use crate::{
     bus::{PortAccess, Width},
     irq::{InterruptController, IrqLine},
@@ -60,12 +60,12 @@ pub(super) enum Buffer<'a> {
     In(u32),
 }
 
-impl<M: Model> Guest<M> {
+impl<M: VirtioDevice> Guest<M> {
     pub(super) fn new(generation: Generation, model: M) -> Self {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
         let lines = Arc::new(Lines::default());
         let faults = FaultSlot::default();
-        let attachment = Attachment {
+        let attachment = VirtioResources {
             generation,
             ram: ram.clone(),
             irq: IrqLine::new(lines.clone(), 5),

@@ -1,6 +1,6 @@
 //! vmd's virtio devices: rng, net, blk and the SCSI CD-ROM, on both of vmd's transports.
 //!
-//! A device is a [`VirtioPci`]: a [`Model`] (what the device does) behind registers in an I/O BAR. Up to 7.7 these are
+//! A device is a [`VirtioPci`]: a [`VirtioDevice`] (what the device does) behind registers in an I/O BAR. Up to 7.7 these are
 //! virtio 0.9's ([`transport_legacy`]), from 7.8 on virtio 1.x's ([`transport_modern`]). Queue notifications are
 //! processed where they are written, in the vCPU's exit; a NIC is also fed by [`VirtioPci::receive`] when its backend
 //! has frames. Interrupts leave through the device's [`crate::irq::IrqLine`].
@@ -32,7 +32,7 @@ mod tests;
 
 pub use fault::{Fault, FaultSlot};
 pub use kind::Kind;
-pub use pci::{Attachment, Io, Model, VirtioPci};
+pub use pci::{DeviceState, VirtioDevice, VirtioPci, VirtioResources};
 
 /// Guest RAM as the devices see it.
 pub type GuestRam = vm_memory::GuestMemoryMmap<()>;

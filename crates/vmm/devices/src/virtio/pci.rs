@@ -18,7 +18,7 @@ const ISR_CONFIG: u8 = 2;
 
 /// What a device is connected to.
 #[derive(Clone, Debug)]
-pub struct Attachment {
+pub struct VirtioResources {
     /// The generation of vmd to be.
     pub generation: Generation,
     /// Guest RAM.
@@ -30,7 +30,7 @@ pub struct Attachment {
 }
 
 /// What a device does behind its transport's registers.
-pub trait Model: Send {
+pub trait VirtioDevice: Send {
     /// Which device it is.
     const KIND: Kind;
 
@@ -44,7 +44,7 @@ pub trait Model: Send {
     fn read_legacy_config(&self, offset: u8, width: Width, eax: u32) -> Option<u32>;
 
     /// Serves queue `queue`, which may be any number that the guest wrote. Returns whether to raise the line.
-    fn notify(&mut self, queue: u16, io: &mut Io) -> Result<bool, Fault>;
+    fn notify(&mut self, queue: u16, io: &mut DeviceState) -> Result<bool, Fault>;
 
     /// The driver reset the device.
     fn reset(&mut self) {}
@@ -56,7 +56,7 @@ pub trait Model: Send {
 }
 
 /// The part of a device that its model and its transport share.
-pub struct Io {
+pub struct DeviceState {
     pub(super) generation: Generation,
     pub(super) ram: GuestRam,
     pub(super) irq: IrqLine,
@@ -72,7 +72,7 @@ pub struct Io {
     pub(super) queue_vectors: Vec<u16>,
 }
 
-impl Io {
+impl DeviceState {
     /// Interrupts because `queue` was served, or, where the ISR register has it, because of the configuration.
     pub(super) fn interrupt(&self, queue: u16) {
         let vector = if self.isr & ISR_CONFIG != 0 {
@@ -136,15 +136,15 @@ enum Registers {
 /// A virtio device of vmd in its PCI slot.
 pub struct VirtioPci<M> {
     model: M,
-    io: Io,
+    io: DeviceState,
     registers: Registers,
     faults: FaultSlot,
 }
 
-impl<M: Model> VirtioPci<M> {
+impl<M: VirtioDevice> VirtioPci<M> {
     /// Attaches a device, on the transport of the attachment's generation.
-    pub fn new(model: M, attachment: Attachment) -> Self {
-        let Attachment { generation, ram, irq, faults } = attachment;
+    pub fn new(model: M, attachment: VirtioResources) -> Self {
+        let VirtioResources { generation, ram, irq, faults } = attachment;
         let (io, registers) = power_on(&model, generation, ram, irq);
         Self { model, io, registers, faults }
     }
@@ -160,7 +160,7 @@ impl<M: Model> VirtioPci<M> {
     }
 
     /// Lets the model work outside of an access of the guest, and raises the line if it says so.
-    pub(super) fn work(&mut self, work: impl FnOnce(&mut M, &mut Io) -> Result<bool, Fault>) {
+    pub(super) fn work(&mut self, work: impl FnOnce(&mut M, &mut DeviceState) -> Result<bool, Fault>) {
         if self.faults.get().is_some() {
             return;
         }
@@ -178,16 +178,21 @@ impl<M: Model> VirtioPci<M> {
     }
 
     /// The state that the model shares with the transport.
-    pub(super) const fn io(&self) -> &Io {
+    pub(super) const fn io(&self) -> &DeviceState {
         &self.io
     }
 }
 
-fn power_on<M: Model>(model: &M, generation: Generation, ram: GuestRam, irq: IrqLine) -> (Io, Registers) {
+fn power_on<M: VirtioDevice>(
+    model: &M,
+    generation: Generation,
+    ram: GuestRam,
+    irq: IrqLine,
+) -> (DeviceState, Registers) {
     let legacy = generation == Generation::V7_7;
     let features = u64::from(model.features(generation));
     let queue = if legacy { ring::Queue::legacy } else { ring::Queue::modern };
-    let io = Io {
+    let io = DeviceState {
         generation,
         ram,
         irq,
@@ -208,7 +213,7 @@ fn power_on<M: Model>(model: &M, generation: Generation, ram: GuestRam, irq: Irq
     (io, registers)
 }
 
-impl<M: Model> PciFunction for VirtioPci<M> {
+impl<M: VirtioDevice> PciFunction for VirtioPci<M> {
     fn identity(&self) -> Identity {
         M::KIND.identity(self.io.generation)
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
 
-use super::{Fault, Io, Kind, Model};
+use super::{DeviceState, Fault, Kind, VirtioDevice};
 use crate::bus::Width;
 
 /// The most that one descriptor may ask for, in bytes (`MAXPHYS` in virtio.c).
@@ -47,7 +47,7 @@ impl fmt::Debug for Rng {
     }
 }
 
-impl Model for Rng {
+impl VirtioDevice for Rng {
     const KIND: Kind = Kind::Rng;
 
     fn features(&self, _generation: Generation) -> u32 {
@@ -69,7 +69,7 @@ impl Model for Rng {
     /// descriptor 0 and do not notice, since entries never used read 0.
     ///
     /// A request of more than 64 KiB ends the VM up to 7.9 and is ignored by 8.0.
-    fn notify(&mut self, queue: u16, io: &mut Io) -> Result<bool, Fault> {
+    fn notify(&mut self, queue: u16, io: &mut DeviceState) -> Result<bool, Fault> {
         if !io.queues.get(usize::from(queue)).is_some_and(|queue| queue.enabled) {
             return Ok(false);
         }

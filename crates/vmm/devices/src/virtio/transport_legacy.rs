@@ -16,7 +16,7 @@
 //! (`virtio_rnd_io` in virtio.c, `vioscsi_io` in vioscsi.c, `handle_io_read` and `handle_io_write` in vioblk.c and
 //! vionet.c, 7.7).
 
-use super::{Fault, Io, Kind, Model, ring};
+use super::{DeviceState, Fault, Kind, VirtioDevice, ring};
 use crate::bus::{Direction, PortAccess};
 
 /// Offsets in the BAR.
@@ -42,9 +42,9 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    pub(super) fn access<M: Model>(
+    pub(super) fn access<M: VirtioDevice>(
         &mut self,
-        io: &mut Io,
+        io: &mut DeviceState,
         model: &mut M,
         offset: u16,
         access: &mut PortAccess,
@@ -58,7 +58,7 @@ impl Registers {
         }
     }
 
-    fn read<M: Model>(&self, io: &mut Io, model: &M, offset: u16, access: &mut PortAccess) {
+    fn read<M: VirtioDevice>(&self, io: &mut DeviceState, model: &M, offset: u16, access: &mut PortAccess) {
         // A register of vioscsi that knows about widths.
         let by_width = io.kind == Kind::Scsi;
         match offset {
@@ -92,7 +92,13 @@ impl Registers {
         }
     }
 
-    fn write<M: Model>(&mut self, io: &mut Io, model: &mut M, offset: u16, eax: u32) -> Result<(), Fault> {
+    fn write<M: VirtioDevice>(
+        &mut self,
+        io: &mut DeviceState,
+        model: &mut M,
+        offset: u16,
+        eax: u32,
+    ) -> Result<(), Fault> {
         match offset {
             // Taken as it is: what the device did not offer is accepted too.
             reg::DRIVER_FEATURES => io.driver_features = eax.into(),
@@ -127,7 +133,7 @@ impl Registers {
 
     /// A reset by the driver, which viornd ignores. Only the queue that is selected loses its address, which becomes
     /// 0 and not "none": a notification after it would be served from there.
-    fn reset(&mut self, io: &mut Io) -> Result<(), Fault> {
+    fn reset(&mut self, io: &mut DeviceState) -> Result<(), Fault> {
         io.driver_features = 0;
         self.pfn = 0;
         self.store_queue(io)?;
@@ -147,7 +153,7 @@ impl Registers {
 
     /// Fills the queue registers from the selected queue; one that does not exist shows size 0 and the address of the
     /// one before.
-    fn load_queue(&mut self, io: &Io) {
+    fn load_queue(&mut self, io: &DeviceState) {
         match io.queues.get(usize::from(self.select)) {
             Some(queue) => {
                 self.pfn = (queue.gpa / ring::LEGACY_PAGE) as u32;
@@ -158,7 +164,7 @@ impl Registers {
     }
 
     /// Gives the selected queue its address.
-    fn store_queue(&self, io: &mut Io) -> Result<(), Fault> {
+    fn store_queue(&self, io: &mut DeviceState) -> Result<(), Fault> {
         let Some(queue) = io.queues.get_mut(usize::from(self.select)) else {
             return Ok(());
         };

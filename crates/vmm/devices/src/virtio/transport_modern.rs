@@ -15,7 +15,7 @@
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use vmd_release::Generation;
 
-use super::{Fault, Io, Kind, Model, ring::Queue};
+use super::{DeviceState, Fault, Kind, VirtioDevice, ring::Queue};
 use crate::{
     bus::{Direction, PortAccess, Width},
     msi::NO_VECTOR,
@@ -111,9 +111,9 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    pub(super) fn access<M: Model>(
+    pub(super) fn access<M: VirtioDevice>(
         &mut self,
-        io: &mut Io,
+        io: &mut DeviceState,
         model: &mut M,
         offset: u16,
         access: &mut PortAccess,
@@ -150,7 +150,7 @@ impl Registers {
         Ok(())
     }
 
-    fn read(&self, io: &Io, register: u8) -> u32 {
+    fn read(&self, io: &DeviceState, register: u8) -> u32 {
         match register {
             reg::DEVICE_FEATURE_SELECT => self.device_feature_select,
             reg::DEVICE_FEATURE => features(io, io.device_features, self.device_feature_select),
@@ -176,9 +176,9 @@ impl Registers {
         }
     }
 
-    fn write<M: Model>(
+    fn write<M: VirtioDevice>(
         &mut self,
-        io: &mut Io,
+        io: &mut DeviceState,
         model: &mut M,
         register: u8,
         width: Width,
@@ -235,7 +235,7 @@ impl Registers {
     }
 
     /// The driver chooses an MSI-X vector; one that does not exist is none.
-    fn set_vector(&mut self, io: &mut Io, register: u8, vector: u16) {
+    fn set_vector(&mut self, io: &mut DeviceState, register: u8, vector: u16) {
         let vector = if vector < io.vectors() { vector } else { NO_VECTOR };
         if register == reg::CONFIG_MSIX_VECTOR {
             io.config_vector = vector;
@@ -247,7 +247,7 @@ impl Registers {
 
     /// A reset by the driver. The feature selectors keep what they had, and up to 7.9 the queue registers and where
     /// the queues were mapped, too; only a NIC lowers its line.
-    fn reset(&mut self, io: &mut Io) {
+    fn reset(&mut self, io: &mut DeviceState) {
         io.driver_features = 0;
         io.isr = 0;
         io.config_vector = NO_VECTOR;
@@ -271,7 +271,7 @@ impl Registers {
 
     /// Fills the queue registers from the selected queue. A queue that does not exist shows size 0, disabled, and the
     /// addresses of the one before. Up to 7.9 nothing changes at all before VERSION_1 is accepted.
-    fn load_queue(&mut self, io: &Io) {
+    fn load_queue(&mut self, io: &DeviceState) {
         if !is_modern(io) {
             self.legacy_pfn = (io.queues[0].gpa >> 12) as u32;
             return;
@@ -298,7 +298,7 @@ impl Registers {
     ///
     /// Up to 7.9 sizes that are zero or odd disable the queue, that they be powers of two is not asked for, and a
     /// table outside RAM ends the VM. 8.0 disables any queue that is not as it should be.
-    fn store_queue(&mut self, io: &mut Io) -> Result<(), Fault> {
+    fn store_queue(&mut self, io: &mut DeviceState) -> Result<(), Fault> {
         let modern = is_modern(io);
         let split = has_split_rings(io);
         let index = if modern { self.queue_select } else { 0 };
@@ -336,23 +336,23 @@ impl Registers {
 
 /// Whether the rings of a queue may be anywhere: up to 7.9 vmd keeps their distance from the table in 32 bits
 /// (`virtio_update_qa` in virtio.c).
-fn has_split_rings(io: &Io) -> bool {
+fn has_split_rings(io: &DeviceState) -> bool {
     io.generation >= Generation::V8_0
 }
 
 /// Whether the queue registers are virtio 1.x's. Up to 7.9 that depends on what the driver has accepted so far.
-fn is_modern(io: &Io) -> bool {
+fn is_modern(io: &DeviceState) -> bool {
     has_split_rings(io) || io.driver_features & VERSION_1 != 0
 }
 
 /// What a register that does not exist, or a feature word beyond the second, reads as: zero; all ones from a NIC of
 /// 7.8 (`golden/pci/k612.v1cfg.net.txt`), which makes Linux see features that are not there in words 2 and 3. 7.9
 /// answers zero.
-fn nothing_there(io: &Io) -> u32 {
+fn nothing_there(io: &DeviceState) -> u32 {
     if io.kind == Kind::Net && io.generation == Generation::V7_8 { u32::MAX } else { 0 }
 }
 
-fn features(io: &Io, features: u64, select: u32) -> u32 {
+fn features(io: &DeviceState, features: u64, select: u32) -> u32 {
     match select {
         0 => features as u32,
         1 => (features >> 32) as u32,
@@ -361,7 +361,7 @@ fn features(io: &Io, features: u64, select: u32) -> u32 {
 }
 
 /// Features are accepted one by one: a write can add bits that the device offers, and only a reset takes them back.
-fn accept_features(io: &mut Io, select: u32, value: u32) {
+fn accept_features(io: &mut DeviceState, select: u32, value: u32) {
     let accepted = match select {
         0 => u64::from(value),
         1 => u64::from(value) << 32,
@@ -373,7 +373,7 @@ fn accept_features(io: &mut Io, select: u32, value: u32) {
 /// Reading the notify area gives all ones, but a device in vmd's VM process first looks at EAX as if it were a
 /// notification, and where that names no queue it does not answer (`virtio_io_notify`; `golden/pci/k73.v1cfg.rng.txt`
 /// where the bytes shown for the device configuration are what EAX had).
-fn read_notify(io: &Io, access: &mut PortAccess) {
+fn read_notify(io: &DeviceState, access: &mut PortAccess) {
     let names_a_queue = usize::from(access.eax as u16) < io.queues.len();
     if names_a_queue || !io.in_vm_process() {
         access.answer_dword(u32::MAX);

@@ -24,7 +24,7 @@ pub use self::{
     mac::{MacAddr, ParseMacError},
 };
 use super::{
-    Fault, GuestRam, Io, Kind, Model, VirtioPci,
+    DeviceState, Fault, GuestRam, Kind, VirtioDevice, VirtioPci,
     ring::{Ring, in_one_region},
 };
 use crate::bus::Width;
@@ -86,7 +86,7 @@ impl Net {
 
     /// Moves frames into the guest's buffers until there are no more of either. `Ok(None)` for a chain so malformed
     /// that the device must be reset.
-    fn fill(&mut self, io: &mut Io) -> Result<Option<bool>, Fault> {
+    fn fill(&mut self, io: &mut DeviceState) -> Result<Option<bool>, Fault> {
         let ring = io.ring(RX)?;
         // The guest need not tell about new buffers: vmd finds them when there is a frame.
         ring.set_used_flags(VRING_USED_F_NO_NOTIFY as u16)?;
@@ -206,7 +206,7 @@ impl Net {
     }
 
     /// Sends what the guest has made available. `Ok(None)` for a chain so malformed that the device must be reset.
-    fn send(&mut self, io: &mut Io) -> Result<Option<bool>, Fault> {
+    fn send(&mut self, io: &mut DeviceState) -> Result<Option<bool>, Fault> {
         if !io.driver_ok() {
             return Ok(Some(false));
         }
@@ -296,7 +296,7 @@ impl Net {
     }
 
     /// Receives what there is, and makes of it what vmd's receiving thread does.
-    fn receive(&mut self, io: &mut Io) -> Result<bool, Fault> {
+    fn receive(&mut self, io: &mut DeviceState) -> Result<bool, Fault> {
         if !self.receiving || !io.driver_ok() {
             return Ok(false);
         }
@@ -327,7 +327,7 @@ fn has_next(descriptor: &Descriptor) -> bool {
 }
 
 /// Marks in the registers how a queue went. Returns whether to raise the line.
-fn conclude(io: &mut Io, outcome: Option<bool>) -> bool {
+fn conclude(io: &mut DeviceState, outcome: Option<bool>) -> bool {
     match outcome {
         Some(false) => false,
         Some(true) => {
@@ -347,7 +347,7 @@ impl fmt::Debug for Net {
     }
 }
 
-impl Model for Net {
+impl VirtioDevice for Net {
     const KIND: Kind = Kind::Net;
 
     /// MAC only: no segmentation, no merged buffers, no link status. From 8.0 on the guest may leave checksums of what
@@ -367,7 +367,7 @@ impl Model for Net {
         self.read_config(offset, width)
     }
 
-    fn notify(&mut self, queue: u16, io: &mut Io) -> Result<bool, Fault> {
+    fn notify(&mut self, queue: u16, io: &mut DeviceState) -> Result<bool, Fault> {
         match queue {
             RX => {
                 self.receiving = true;

@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
 
 use self::command::{CdRom, Data, Reply};
-use super::{Fault, GuestRam, Io, Kind, Model, disk::Disk, ring::Ring};
+use super::{DeviceState, Fault, GuestRam, Kind, VirtioDevice, disk::Disk, ring::Ring};
 use crate::bus::Width;
 
 /// Length of a request's header: LUN 8, tag 8, attributes 3, CDB 32.
@@ -118,7 +118,7 @@ fn put(ram: &GuestRam, descriptor: &Descriptor, bytes: &[u8]) -> bool {
     written
 }
 
-impl Model for Scsi {
+impl VirtioDevice for Scsi {
     const KIND: Kind = Kind::Scsi;
 
     fn features(&self, _generation: Generation) -> u32 {
@@ -157,7 +157,7 @@ impl Model for Scsi {
     ///
     /// The interrupt is the last request's affair: vmd raises the line if *that one* was answered
     /// (`vioscsi_notifyq`).
-    fn notify(&mut self, queue: u16, io: &mut Io) -> Result<bool, Fault> {
+    fn notify(&mut self, queue: u16, io: &mut DeviceState) -> Result<bool, Fault> {
         let Some(state) = io.queues.get(usize::from(queue)) else {
             return Ok(false);
         };

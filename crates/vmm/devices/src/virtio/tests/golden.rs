@@ -10,7 +10,7 @@ use crate::{
     bus::Width,
     pci::PciFunction,
     virtio::{
-        GuestRam, Model,
+        GuestRam, VirtioDevice,
         blk::Blk,
         driver::Guest,
         net::{Net, NetOptions, Unplugged},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The access pattern and the output of `golden/tools/v1cfg.c`, which made the recordings.
-fn v1cfg<M: Model>(guest: &mut Guest<M>, config: u16) -> String {
+fn v1cfg<M: VirtioDevice>(guest: &mut Guest<M>, config: u16) -> String {
     let mut text = String::new();
     for word in 0..4u32 {
         guest.output(0, Width::Dword, word);

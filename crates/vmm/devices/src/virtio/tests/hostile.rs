@@ -9,7 +9,7 @@ use super::MemoryDisk;
 use crate::{
     bus::Width,
     virtio::{
-        Model,
+        VirtioDevice,
         blk::Blk,
         driver::{BUFFERS, Buffer, Guest, RAM, UNTOUCHED},
         net::{MacAddr, Net, NetOptions, Unplugged},
@@ -60,7 +60,7 @@ fn attack() -> impl Strategy<Value = Attack> {
 }
 
 /// Carries an attack out. True if the VM lives.
-fn survives<M: Model>(guest: &mut Guest<M>, attack: &Attack) -> bool {
+fn survives<M: VirtioDevice>(guest: &mut Guest<M>, attack: &Attack) -> bool {
     for page in 0..64 {
         guest.ram.write_slice(&attack.header, GuestAddress(BUFFERS + page * 4096)).unwrap();
     }

@@ -9,7 +9,7 @@ use std::{
 
 use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
-use vmm::{Asked, Config, Console, Handle, Machine};
+use vmm::{Config, Console, Handle, Machine, ShutdownOutcome};
 use vmm_control::{Answer, Command, Ending, State, Status, Vm};
 
 use super::ending::ending;
@@ -96,11 +96,11 @@ impl Local {
 }
 
 /// What became of an order to go down.
-fn answer(asked: Asked) -> Answer {
+fn answer(asked: ShutdownOutcome) -> Answer {
     match asked {
-        Asked::Guest => Answer::Done,
-        Asked::Again => Answer::Note("the guest is asked already".to_owned()),
-        Asked::NoDriver => {
+        ShutdownOutcome::Guest => Answer::Done,
+        ShutdownOutcome::Again => Answer::Note("the guest is asked already".to_owned()),
+        ShutdownOutcome::NoDriver => {
             Answer::Note("the guest has no vmmci driver that could be asked: it was ended".to_owned())
         }
     }

@@ -9,7 +9,7 @@ use devices::lapic::Startup;
 
 /// What a virtual CPU has been told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum SipiState {
     /// Nothing new: go on.
     GoOn,
     /// Wait for a STARTUP. An INIT has stopped it, or it has never run.
@@ -20,15 +20,15 @@ pub(crate) enum Told {
 
 /// See the module's text. Whoever changes something kicks the virtual CPU that it is for.
 #[derive(Debug)]
-pub(crate) struct Startups(Mutex<Vec<Told>>);
+pub(crate) struct Startups(Mutex<Vec<SipiState>>);
 
 impl Startups {
     /// Those of `vcpus` virtual CPUs at power-on.
     pub(crate) fn new(vcpus: u8) -> Self {
-        Self(Mutex::new((0..vcpus).map(|n| if n == 0 { Told::GoOn } else { Told::Wait }).collect()))
+        Self(Mutex::new((0..vcpus).map(|n| if n == 0 { SipiState::GoOn } else { SipiState::Wait }).collect()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Told>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<SipiState>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -37,24 +37,24 @@ impl Startups {
     pub(crate) fn tell(&self, vcpu: u8, what: Startup) {
         let told = &mut self.lock()[usize::from(vcpu)];
         match (what, *told) {
-            (Startup::Init, _) => *told = Told::Wait,
-            (Startup::Sipi(vector), Told::Wait) => *told = Told::Begin(vector),
-            (Startup::Sipi(_), Told::GoOn | Told::Begin(_)) => {}
+            (Startup::Init, _) => *told = SipiState::Wait,
+            (Startup::Sipi(vector), SipiState::Wait) => *told = SipiState::Begin(vector),
+            (Startup::Sipi(_), SipiState::GoOn | SipiState::Begin(_)) => {}
         }
     }
 
     /// What `vcpu` has been told. One that begins goes on from then.
-    pub(crate) fn take(&self, vcpu: u8) -> Told {
+    pub(crate) fn take(&self, vcpu: u8) -> SipiState {
         let told = &mut self.lock()[usize::from(vcpu)];
         match *told {
-            Told::Begin(_) => std::mem::replace(told, Told::GoOn),
+            SipiState::Begin(_) => std::mem::replace(told, SipiState::GoOn),
             other => other,
         }
     }
 
     /// Whether `vcpu` was told to stop what it does.
     pub(crate) fn interrupts(&self, vcpu: u8) -> bool {
-        self.lock()[usize::from(vcpu)] != Told::GoOn
+        self.lock()[usize::from(vcpu)] != SipiState::GoOn
     }
 }
 
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn only_the_first_runs_at_power_on() {
         let startups = Startups::new(3);
-        assert_eq!([0, 1, 2].map(|n| startups.take(n)), [Told::GoOn, Told::Wait, Told::Wait]);
+        assert_eq!([0, 1, 2].map(|n| startups.take(n)), [SipiState::GoOn, SipiState::Wait, SipiState::Wait]);
     }
 
     #[test]
@@ -75,9 +75,9 @@ mod tests {
         startups.tell(1, Startup::Sipi(0x9a));
         startups.tell(1, Startup::Sipi(0x10));
         assert!(startups.interrupts(1));
-        assert_eq!([startups.take(1), startups.take(1)], [Told::Begin(0x9a), Told::GoOn]);
+        assert_eq!([startups.take(1), startups.take(1)], [SipiState::Begin(0x9a), SipiState::GoOn]);
         startups.tell(1, Startup::Sipi(0x10));
-        assert_eq!(startups.take(1), Told::GoOn, "one that runs heeds no STARTUP");
+        assert_eq!(startups.take(1), SipiState::GoOn, "one that runs heeds no STARTUP");
     }
 
     #[test]
@@ -88,7 +88,7 @@ mod tests {
             startups.tell(vcpu, Startup::Sipi(1));
             startups.tell(vcpu, Startup::Init);
             assert!(startups.interrupts(vcpu));
-            assert_eq!([startups.take(vcpu), startups.take(vcpu)], [Told::Wait, Told::Wait]);
+            assert_eq!([startups.take(vcpu), startups.take(vcpu)], [SipiState::Wait, SipiState::Wait]);
         }
     }
 }

@@ -16,8 +16,8 @@ use vmm_control::{Answer, Command, Ending, Vm, remote::Remote};
 
 use super::{
     ending::FAILED,
-    inside::Job,
-    local::About,
+    guest_init::Job,
+    in_process::About,
     plan::{Network, Plan, nic},
 };
 

@@ -2,7 +2,7 @@
 //! while it has nothing to do, pausing all of them and ending the guest.
 //!
 //! No wake-up is lost, since whoever has something for a virtual CPU first puts it where that looks and then kicks
-//! it: the virtual CPU's thread forgets kicks in [`Gate::pass`], looks only then, and neither [`Gate::sleep`] nor the
+//! it: the virtual CPU's thread forgets kicks in [`VcpuRunControl::pass`], looks only then, and neither [`VcpuRunControl::sleep`] nor the
 //! guest's next run goes on past a kick that came after.
 
 #![allow(unsafe_code)]
@@ -15,21 +15,21 @@ use std::{
     },
 };
 
-use crate::end::Ended;
+use crate::exit_reason::ExitReason;
 
 #[derive(Default)]
 struct State {
     paused: bool,
     /// How others want the guest to end. It stays until a virtual CPU comes by, in the guest's next life if need be.
-    order: Option<Ended>,
+    order: Option<ExitReason>,
     /// How this life of the guest ends: its virtual CPUs leave.
-    over: Option<Ended>,
-    seats: Vec<Seat>,
+    over: Option<ExitReason>,
+    seats: Vec<VcpuSlot>,
 }
 
 /// What is known of one virtual CPU.
 #[derive(Default)]
-struct Seat {
+struct VcpuSlot {
     kicked: bool,
     parked: bool,
     target: Option<Target>,
@@ -61,7 +61,7 @@ struct Signals {
 }
 
 /// See the module's text. One per machine; it outlives the guest's restarts.
-pub(crate) struct Gate {
+pub(crate) struct VcpuRunControl {
     state: Mutex<State>,
     signals: Vec<Signals>,
     /// A virtual CPU stands, or has left.
@@ -75,10 +75,10 @@ fn kick_signal() -> libc::c_int {
 
 extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
-impl Gate {
-    /// The gate of a machine with `vcpus` virtual CPUs.
+impl VcpuRunControl {
+    /// The run_control of a machine with `vcpus` virtual CPUs.
     pub(crate) fn new(vcpus: u8) -> Self {
-        let seats = (0..vcpus).map(|_| Seat::default()).collect();
+        let seats = (0..vcpus).map(|_| VcpuSlot::default()).collect();
         Self {
             state: Mutex::new(State { seats, ..State::default() }),
             signals: (0..vcpus).map(|_| Signals::default()).collect(),
@@ -105,11 +105,11 @@ impl Gate {
         // SAFETY: asks for the calling thread's own handle.
         let thread = unsafe { libc::pthread_self() };
         let target = Some(Target { immediate_exit, thread });
-        self.lock().seats[usize::from(vcpu)] = Seat { target, ..Seat::default() };
-        Registration { gate: Arc::clone(self), vcpu, _of_this_thread: PhantomData }
+        self.lock().seats[usize::from(vcpu)] = VcpuSlot { target, ..VcpuSlot::default() };
+        Registration { run_control: Arc::clone(self), vcpu, _of_this_thread: PhantomData }
     }
 
-    /// Gets `vcpu`'s thread to look at interrupts and orders: out of the guest, or out of [`Gate::sleep`].
+    /// Gets `vcpu`'s thread to look at interrupts and orders: out of the guest, or out of [`VcpuRunControl::sleep`].
     pub(crate) fn kick(&self, vcpu: u8) {
         self.kick_locked(&mut self.lock(), vcpu);
     }
@@ -137,7 +137,7 @@ impl Gate {
 
     /// `vcpu`'s thread comes by before each entry: forgets earlier kicks, and waits while paused. Returns whether it
     /// goes on; if not, it leaves. Kicks after this make the next KVM_RUN return at once.
-    pub(crate) fn pass(&self, vcpu: u8) -> bool {
+    pub(crate) fn wait_until_runnable(&self, vcpu: u8) -> bool {
         let index = usize::from(vcpu);
         let mut state = self.lock();
         let seat = &mut state.seats[index];
@@ -184,24 +184,24 @@ impl Gate {
 
     /// Orders the guest's end, from outside. The first order counts, and it is not lost if the guest is just being
     /// started again.
-    pub(crate) fn end(&self, ended: Ended) {
+    pub(crate) fn end(&self, ended: ExitReason) {
         let mut state = self.lock();
         state.order.get_or_insert(ended);
         self.kick_all(&mut state);
     }
 
     /// This life of the guest ends, for a virtual CPU that has found out how: all of them leave. The first end counts.
-    pub(crate) fn finish(&self, ended: Ended) {
+    pub(crate) fn finish(&self, ended: ExitReason) {
         self.finish_locked(&mut self.lock(), ended);
     }
 
-    fn finish_locked(&self, state: &mut State, ended: Ended) {
+    fn finish_locked(&self, state: &mut State, ended: ExitReason) {
         state.over.get_or_insert(ended);
         self.kick_all(state);
     }
 
     /// How the life ended whose virtual CPUs have all left; the next one can begin.
-    pub(crate) fn take_end(&self) -> Option<Ended> {
+    pub(crate) fn take_end(&self) -> Option<ExitReason> {
         self.lock().over.take()
     }
 
@@ -211,7 +211,7 @@ impl Gate {
         let was_running = !state.paused;
         state.paused = true;
         self.kick_all(&mut state);
-        let runs = |seat: &Seat| seat.target.is_some() && !seat.parked;
+        let runs = |seat: &VcpuSlot| seat.target.is_some() && !seat.parked;
         while state.paused && state.order.is_none() && state.over.is_none() && state.seats.iter().any(runs) {
             state = self.stands.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -235,15 +235,15 @@ impl Gate {
 
 /// A virtual CPU's thread can be kicked as long as this lives. It cannot leave that thread.
 pub(crate) struct Registration {
-    gate: Arc<Gate>,
+    run_control: Arc<VcpuRunControl>,
     vcpu: u8,
     _of_this_thread: PhantomData<*const ()>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.gate.lock().seats[usize::from(self.vcpu)].target = None;
-        self.gate.stands.notify_all();
+        self.run_control.lock().seats[usize::from(self.vcpu)].target = None;
+        self.run_control.stands.notify_all();
     }
 }
 
@@ -255,70 +255,71 @@ mod tests {
 
     #[test]
     fn the_first_end_counts_for_all() {
-        let gate = Gate::new(2);
-        gate.end(Ended::Killed);
-        gate.end(Ended::Reset);
-        assert!(!gate.pass(1));
-        gate.finish(Ended::Reset);
-        assert!(!gate.pass(0));
-        assert_eq!(gate.take_end(), Some(Ended::Killed));
-        assert!(gate.pass(0) && gate.pass(1));
+        let run_control = VcpuRunControl::new(2);
+        run_control.end(ExitReason::Killed);
+        run_control.end(ExitReason::Reset);
+        assert!(!run_control.wait_until_runnable(1));
+        run_control.finish(ExitReason::Reset);
+        assert!(!run_control.wait_until_runnable(0));
+        assert_eq!(run_control.take_end(), Some(ExitReason::Killed));
+        assert!(run_control.wait_until_runnable(0) && run_control.wait_until_runnable(1));
     }
 
     #[test]
     fn an_order_that_comes_while_the_guest_resets_itself_is_for_its_next_life() {
-        let gate = Gate::new(1);
-        gate.finish(Ended::Reset);
-        gate.end(Ended::Killed);
-        assert!(!gate.pass(0));
-        assert_eq!(gate.take_end(), Some(Ended::Reset));
-        assert!(!gate.pass(0));
-        assert_eq!(gate.take_end(), Some(Ended::Killed));
+        let run_control = VcpuRunControl::new(1);
+        run_control.finish(ExitReason::Reset);
+        run_control.end(ExitReason::Killed);
+        assert!(!run_control.wait_until_runnable(0));
+        assert_eq!(run_control.take_end(), Some(ExitReason::Reset));
+        assert!(!run_control.wait_until_runnable(0));
+        assert_eq!(run_control.take_end(), Some(ExitReason::Killed));
     }
 
     #[test]
     fn a_kick_before_sleeping_is_not_lost_and_passing_forgets_it() {
-        let gate = Gate::new(1);
-        gate.kick(0);
-        gate.sleep(0);
-        assert!(gate.pass(0));
-        assert!(!gate.lock().seats[0].kicked);
+        let run_control = VcpuRunControl::new(1);
+        run_control.kick(0);
+        run_control.sleep(0);
+        assert!(run_control.wait_until_runnable(0));
+        assert!(!run_control.lock().seats[0].kicked);
     }
 
     #[test]
     fn a_kick_reaches_the_registered_thread_and_no_other() {
-        let gate = Arc::new(Gate::new(2));
+        let run_control = Arc::new(VcpuRunControl::new(2));
         let flags = [const { AtomicU8::new(0) }; 2];
         // SAFETY: `flags` lives as long as the registrations.
-        let registrations = [0, 1].map(|n: u8| unsafe { gate.register(n, &raw const flags[usize::from(n)]) });
+        let registrations =
+            [0, 1].map(|n: u8| unsafe { run_control.register(n, &raw const flags[usize::from(n)]) });
         let values = || [0, 1].map(|n: usize| flags[n].load(Ordering::SeqCst));
-        gate.kick(1);
+        run_control.kick(1);
         assert_eq!(values(), [0, 1]);
-        assert!(gate.pass(0));
+        assert!(run_control.wait_until_runnable(0));
         assert_eq!(values(), [0, 1]);
-        assert!(gate.pass(1));
+        assert!(run_control.wait_until_runnable(1));
         assert_eq!(values(), [0, 0]);
-        gate.unpause();
+        run_control.unpause();
         assert_eq!(values(), [1, 1]);
-        assert!(gate.pass(0) && gate.pass(1));
+        assert!(run_control.wait_until_runnable(0) && run_control.wait_until_runnable(1));
         drop(registrations);
-        gate.kick(0);
-        gate.kick(1);
+        run_control.kick(0);
+        run_control.kick(1);
         assert_eq!(values(), [0, 0]);
     }
 
     #[test]
     fn a_signal_interrupts_a_blocking_call() {
-        let gate = Arc::new(Gate::new(1));
+        let run_control = Arc::new(VcpuRunControl::new(1));
         let (read, write) = rustix::pipe::pipe().unwrap();
         let blocked = thread::spawn({
-            let gate = Arc::clone(&gate);
+            let run_control = Arc::clone(&run_control);
             move || {
                 let flag = AtomicU8::new(0);
                 // SAFETY: `flag` lives as long as the registration.
-                let _registration = unsafe { gate.register(0, &raw const flag) };
+                let _registration = unsafe { run_control.register(0, &raw const flag) };
                 rustix::io::write(&write, b"!").unwrap();
-                gate.guest(0, || {
+                run_control.guest(0, || {
                     let mut poll = [];
                     // Until a kick came there is nothing to be interrupted by, so one that came too early is seen here.
                     while flag.load(Ordering::SeqCst) == 0 {
@@ -331,7 +332,7 @@ mod tests {
         });
         rustix::io::read(&read, &mut [0; 1]).unwrap();
         while !blocked.is_finished() {
-            gate.kick(0);
+            run_control.kick(0);
             thread::yield_now();
         }
         blocked.join().unwrap();
@@ -340,31 +341,31 @@ mod tests {
     #[test]
     fn pausing_waits_until_all_stand_and_the_end_of_one_is_the_end_of_all() {
         const VCPUS: u8 = 3;
-        let gate = Arc::new(Gate::new(VCPUS));
+        let run_control = Arc::new(VcpuRunControl::new(VCPUS));
         let (read, write) = rustix::pipe::pipe().unwrap();
         thread::scope(|scope| {
             for vcpu in 0..VCPUS {
-                let (gate, write) = (Arc::clone(&gate), &write);
+                let (run_control, write) = (Arc::clone(&run_control), &write);
                 scope.spawn(move || {
                     let flag = AtomicU8::new(0);
                     // SAFETY: `flag` lives as long as the registration.
-                    let _registration = unsafe { gate.register(vcpu, &raw const flag) };
+                    let _registration = unsafe { run_control.register(vcpu, &raw const flag) };
                     rustix::io::write(write, b"!").unwrap();
-                    while gate.pass(vcpu) {
-                        gate.sleep(vcpu);
+                    while run_control.wait_until_runnable(vcpu) {
+                        run_control.sleep(vcpu);
                     }
                 });
             }
             for _ in 0..VCPUS {
                 rustix::io::read(&read, &mut [0; 1]).unwrap();
             }
-            assert!(gate.pause());
-            assert!(gate.is_paused() && gate.lock().seats.iter().all(|seat| seat.parked));
-            assert!(!gate.pause());
-            assert!(gate.unpause());
-            assert!(!gate.unpause());
-            gate.finish(Ended::Reset);
+            assert!(run_control.pause());
+            assert!(run_control.is_paused() && run_control.lock().seats.iter().all(|seat| seat.parked));
+            assert!(!run_control.pause());
+            assert!(run_control.unpause());
+            assert!(!run_control.unpause());
+            run_control.finish(ExitReason::Reset);
         });
-        assert_eq!(gate.take_end(), Some(Ended::Reset));
+        assert_eq!(run_control.take_end(), Some(ExitReason::Reset));
     }
 }

@@ -10,12 +10,12 @@ use devices::{
 use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-use crate::places;
+use crate::memory_map;
 
 /// How a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Ended {
+pub enum ExitReason {
     /// It reset itself, by a triple fault, which is the only way that vmd has up to 7.9, or through one of the ports
     /// that 8.0 has for it, and the machine was told not to start it again.
     Reset,
@@ -43,10 +43,10 @@ pub enum Ended {
     /// It executed a string or repeated port instruction, which vmd cannot emulate.
     StringIo(StringIo),
     /// The processor could not go on in a way that KVM can explain no further.
-    Stuck(Stuck),
+    VcpuError(VcpuError),
 }
 
-impl Ended {
+impl ExitReason {
     /// A process's exit status for it: 0 when the guest went down in order, 1 when it was ended by force, 3 for what
     /// kills a VM under vmd.
     pub const fn exit_status(&self) -> u8 {
@@ -57,12 +57,12 @@ impl Ended {
             | Self::PoweredOff
             | Self::GuestShutdown => 0,
             Self::NotAcknowledged | Self::NotFinished | Self::NoDriver | Self::Killed => 1,
-            Self::OutsideRam(_) | Self::StringIo(_) | Self::DeviceFault(_) | Self::Stuck(_) => 3,
+            Self::OutsideRam(_) | Self::StringIo(_) | Self::DeviceFault(_) | Self::VcpuError(_) => 3,
         }
     }
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reset => f.write_str("the guest reset itself"),
@@ -87,7 +87,7 @@ impl fmt::Display for Ended {
             Self::Killed => f.write_str("the guest was ended by force"),
             Self::OutsideRam(d) => d.fmt(f),
             Self::StringIo(d) => d.fmt(f),
-            Self::Stuck(d) => d.fmt(f),
+            Self::VcpuError(d) => d.fmt(f),
         }
     }
 }
@@ -125,8 +125,8 @@ pub struct OutsideRam {
 
 impl OutsideRam {
     /// What lives at the address on PCs, if it is a known place.
-    pub fn place(&self) -> Option<&'static places::Place> {
-        places::find(self.address)
+    pub fn place(&self) -> Option<&'static memory_map::Place> {
+        memory_map::find(self.address)
     }
 
     /// What to do about it.
@@ -220,7 +220,7 @@ impl fmt::Display for DeviceFault {
     }
 }
 
-impl From<vmmci::End> for Ended {
+impl From<vmmci::End> for ExitReason {
     fn from(end: vmmci::End) -> Self {
         match end.reason {
             vmmci::Reason::NoDriver => Self::NoDriver,
@@ -233,21 +233,21 @@ impl From<vmmci::End> for Ended {
 
 /// The processor could not go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stuck {
+pub struct VcpuError {
     /// What KVM said.
     pub reason: String,
     /// The instruction.
     pub at: At,
 }
 
-impl Stuck {
+impl VcpuError {
     /// What to do about it.
     pub const fn help(&self) -> &'static str {
         "most often the guest jumped to, or put its page tables or stack, where it has no memory"
     }
 }
 
-impl fmt::Display for Stuck {
+impl fmt::Display for VcpuError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the guest's processor cannot go on at {}: {}", self.at, self.reason)
     }
@@ -256,15 +256,15 @@ impl fmt::Display for Stuck {
 /// A way of ending that would kill the VM under vmd, as an error with a diagnosis.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Killing(pub Ended);
+pub struct FatalExit(pub ExitReason);
 
-impl Diagnostic for Killing {
+impl Diagnostic for FatalExit {
     fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {
         match &self.0 {
-            Ended::OutsideRam(d) => Some(Box::new(d.help())),
-            Ended::StringIo(d) => Some(Box::new(d.help())),
-            Ended::Stuck(d) => Some(Box::new(d.help())),
-            Ended::DeviceFault(d) => d.help.as_ref().map(|help| Box::new(help) as _),
+            ExitReason::OutsideRam(d) => Some(Box::new(d.help())),
+            ExitReason::StringIo(d) => Some(Box::new(d.help())),
+            ExitReason::VcpuError(d) => Some(Box::new(d.help())),
+            ExitReason::DeviceFault(d) => d.help.as_ref().map(|help| Box::new(help) as _),
             _ => None,
         }
     }
@@ -282,13 +282,13 @@ mod tests {
     #[test]
     fn the_recorded_death_of_linux_7_3_is_explained() {
         // golden/dmesg/k73.default.killed-by-s5_reset-mmio.txt
-        let ended = Ended::OutsideRam(fch());
+        let ended = ExitReason::OutsideRam(fch());
         let text = ended.to_string();
         for part in ["read 4 bytes at 0xfed80300", "print_s5_reset_status_mmio+0x27", "AMD FCH"] {
             assert!(text.contains(part), "{text}");
         }
         assert_eq!(ended.exit_status(), 3);
-        let help = Killing(ended).help().unwrap().to_string();
+        let help = FatalExit(ended).help().unwrap().to_string();
         assert!(help.contains("initcall_blacklist=print_s5_reset_status_mmio"), "{help}");
     }
 
@@ -304,14 +304,14 @@ mod tests {
     #[test]
     fn ends_survive_a_round_trip() {
         for ended in [
-            Ended::Reset,
-            Ended::PoweredOff,
-            Ended::OutsideRam(fch()),
-            Ended::StringIo(StringIo::new(0x1f0, Width::Word, Direction::In, 256, At::default())),
-            Ended::Stuck(Stuck { reason: "x".into(), at: At::default() }),
+            ExitReason::Reset,
+            ExitReason::PoweredOff,
+            ExitReason::OutsideRam(fch()),
+            ExitReason::StringIo(StringIo::new(0x1f0, Width::Word, Direction::In, 256, At::default())),
+            ExitReason::VcpuError(VcpuError { reason: "x".into(), at: At::default() }),
         ] {
             let text = serde_json::to_string(&ended).unwrap();
-            assert_eq!(serde_json::from_str::<Ended>(&text).unwrap(), ended);
+            assert_eq!(serde_json::from_str::<ExitReason>(&text).unwrap(), ended);
         }
     }
 }

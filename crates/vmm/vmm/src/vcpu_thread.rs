@@ -18,30 +18,30 @@ use crate::{
     boot,
     config::Config,
     cpu::Cpu,
-    end::{DeviceFault, Ended, OutsideRam, StringIo, Stuck},
     error::Error,
-    gate::Gate,
+    event_loop::EventLoop,
+    exit_reason::{DeviceFault, ExitReason, OutsideRam, StringIo, VcpuError},
     handle::Shared,
     interrupts::Interrupts,
     msr::{self, Msrs},
     pvclock::PvClock,
-    startup::{Startups, Told},
+    run_control::VcpuRunControl,
+    sipi::{SipiState, Startups},
     statistics::{Counters, Phase},
     symbols::Symbols,
     trace,
     vcpu::{Exit, Vcpu, rdtsc},
-    works::Works,
 };
 
 /// The number of the processor that runs from the beginning.
 const BOOT: u8 = 0;
 
 /// What the processors have in common in one life of the guest.
-pub(crate) struct Life<'a> {
+pub(crate) struct VmInstance<'a> {
     pub(crate) config: &'a Config,
     pub(crate) cpu: &'a Cpu,
     pub(crate) shared: &'a Shared,
-    pub(crate) works: &'a Works,
+    pub(crate) event_loop: &'a EventLoop,
     pub(crate) interrupts: &'a Interrupts,
     pub(crate) startups: Startups,
     pub(crate) ram: &'a GuestMemoryMmap,
@@ -59,10 +59,10 @@ pub(crate) struct Entry<'a> {
     pub(crate) firmware: bool,
 }
 
-impl Life<'_> {
+impl VmInstance<'_> {
     /// Runs the first processor, from `entry` on, until the guest ends.
     pub(crate) fn run_boot_processor(&self, fd: VcpuFd, entry: &Entry<'_>) -> Result<(), Error> {
-        let _leaving = Leaving(self.gate());
+        let _leaving = StopAllOnDrop(self.run_control());
         let mut processor = Processor::new(BOOT, fd, self)?;
         processor.vcpu.set_registers(entry.regs, entry.sregs)?;
         if entry.firmware {
@@ -74,19 +74,19 @@ impl Life<'_> {
 
     /// Runs another one, which waits until it is started, until the guest ends.
     pub(crate) fn run_application_processor(&self, number: u8, fd: VcpuFd) -> Result<(), Error> {
-        let _leaving = Leaving(self.gate());
+        let _leaving = StopAllOnDrop(self.run_control());
         Processor::new(number, fd, self)?.run()
     }
 
-    fn gate(&self) -> &Gate {
-        &self.shared.gate
+    fn run_control(&self) -> &VcpuRunControl {
+        &self.shared.run_control
     }
 
     /// Tells processors what one of them has sent.
     fn tell(&self, orders: Orders) {
         for (number, what) in orders {
             self.startups.tell(number, what);
-            self.gate().kick(number);
+            self.run_control().kick(number);
         }
     }
 
@@ -96,18 +96,18 @@ impl Life<'_> {
 }
 
 /// A processor's thread that leaves for whatever reason, which may be an error or a panic, takes all others along.
-struct Leaving<'a>(&'a Gate);
+struct StopAllOnDrop<'a>(&'a VcpuRunControl);
 
-impl Drop for Leaving<'_> {
+impl Drop for StopAllOnDrop<'_> {
     fn drop(&mut self) {
         // It counts only if nobody has said how the guest ends.
-        self.0.finish(Ended::Killed);
+        self.0.finish(ExitReason::Killed);
     }
 }
 
 /// What a processor does that nobody has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doing {
+enum VcpuState {
     Running,
     /// It waits for an interrupt.
     Halted,
@@ -121,8 +121,8 @@ struct Processor<'a> {
     vcpu: Vcpu,
     msrs: Msrs,
     pvclock: PvClock<'a>,
-    life: &'a Life<'a>,
-    doing: Doing,
+    life: &'a VmInstance<'a>,
+    doing: VcpuState,
     /// How far its TSC is ahead of this host's.
     tsc_ahead: u64,
     phase: Phase,
@@ -130,8 +130,8 @@ struct Processor<'a> {
 }
 
 impl<'a> Processor<'a> {
-    fn new(number: u8, fd: VcpuFd, life: &'a Life<'a>) -> Result<Self, Error> {
-        let Life { config, cpu, shared, ram, .. } = life;
+    fn new(number: u8, fd: VcpuFd, life: &'a VmInstance<'a>) -> Result<Self, Error> {
+        let VmInstance { config, cpu, shared, ram, .. } = life;
         let vcpu = Vcpu::new(fd, ram);
         let cpuid = cpu.guest_cpuid(config.generation, number, config.cpus)?;
         vcpu.fd().set_cpuid2(&cpuid).map_err(Error::kvm("what CPUID says (KVM_SET_CPUID2)"))?;
@@ -147,7 +147,7 @@ impl<'a> Processor<'a> {
             msrs: Msrs::new(cpu.extensions, msr::HostMsrs::open()),
             pvclock: PvClock::new(config.generation, cpu.tsc_hz, life.now, (*ram).clone()),
             life,
-            doing: Doing::Running,
+            doing: VcpuState::Running,
             tsc_ahead,
             phase: Phase::Loader,
             in_firmware: false,
@@ -155,12 +155,12 @@ impl<'a> Processor<'a> {
     }
 
     fn run(mut self) -> Result<(), Error> {
-        self.vcpu.be_kicked_by(&self.life.shared.gate, self.number);
-        while self.life.gate().pass(self.number) {
+        self.vcpu.be_kicked_by(&self.life.shared.run_control, self.number);
+        while self.life.run_control().wait_until_runnable(self.number) {
             match self.life.startups.take(self.number) {
-                Told::GoOn if self.has_to_run() => self.run_guest()?,
-                Told::GoOn | Told::Wait => self.life.gate().sleep(self.number),
-                Told::Begin(vector) => self.begin(vector)?,
+                SipiState::GoOn if self.has_to_run() => self.run_guest()?,
+                SipiState::GoOn | SipiState::Wait => self.life.run_control().sleep(self.number),
+                SipiState::Begin(vector) => self.begin(vector)?,
             }
         }
         Ok(())
@@ -169,22 +169,22 @@ impl<'a> Processor<'a> {
     /// Whether it does not wait for something that has not come.
     fn has_to_run(&mut self) -> bool {
         // As vmd, which lets a halted guest go on when a line goes up and something is pending (`vcpu_assert_irq`).
-        if self.doing == Doing::Halted && self.interrupt_pending() {
-            self.doing = Doing::Running;
+        if self.doing == VcpuState::Halted && self.interrupt_pending() {
+            self.doing = VcpuState::Running;
         }
-        self.doing == Doing::Running
+        self.doing == VcpuState::Running
     }
 
     /// Another processor has started this one.
     fn begin(&mut self, vector: u8) -> Result<(), Error> {
-        self.life.gate().kick(self.number);
+        self.life.run_control().kick(self.number);
         let (regs, sregs) = boot::startup_state(vector);
         self.vcpu.start_anew(&regs, &sregs)?;
         if let Some(apic) = self.life.interrupts.apic() {
             // INIT has reset the LAPIC, but this processor may have come back from the guest with its old CR8 since.
             apic.set_cr8(self.number, 0);
         }
-        self.doing = Doing::Running;
+        self.doing = VcpuState::Running;
         self.phase = Phase::Loader;
         Ok(())
     }
@@ -204,10 +204,10 @@ impl<'a> Processor<'a> {
         self.life.counters(|counters| counters.exit(&exit, self.phase, tsc));
         if self.in_firmware && self.phase != Phase::Firmware {
             self.in_firmware = false;
-            self.life.works.with(Board::firmware_is_done);
+            self.life.event_loop.with(Board::firmware_is_done);
         }
         if let Some(ended) = self.handle(exit, rip, tsc) {
-            self.life.gate().finish(ended);
+            self.life.run_control().finish(ended);
         }
         Ok(())
     }
@@ -232,7 +232,7 @@ impl<'a> Processor<'a> {
         if let Some(apic) = apic {
             self.vcpu.set_cr8(apic.cr8(self.number));
         }
-        let exit = self.life.gate().guest(self.number, || self.vcpu.run())?;
+        let exit = self.life.run_control().guest(self.number, || self.vcpu.run())?;
         if let Some(apic) = apic {
             apic.set_cr8(self.number, self.vcpu.cr8());
         }
@@ -252,12 +252,12 @@ impl<'a> Processor<'a> {
         Ok(())
     }
 
-    fn handle(&mut self, exit: Exit, rip: u64, tsc: u64) -> Option<Ended> {
+    fn handle(&mut self, exit: Exit, rip: u64, tsc: u64) -> Option<ExitReason> {
         match exit {
             Exit::Io { port, width, direction, count: 1 } => {
                 let mut access = PortAccess { port, width, direction, eax: self.vcpu.eax() };
                 if self.life.interrupts.apic().is_some() && reset::asks_for_reset(&access) {
-                    return Some(Ended::Reset);
+                    return Some(ExitReason::Reset);
                 }
                 let fault = self.access(&mut access, rip, tsc);
                 if direction == Direction::In {
@@ -266,9 +266,9 @@ impl<'a> Processor<'a> {
                 return fault;
             }
             Exit::Io { port, width, direction, count } => {
-                if !self.life.works.with(|board| board.allows_string_io(port, direction, rip)) {
+                if !self.life.event_loop.with(|board| board.allows_string_io(port, direction, rip)) {
                     let at = self.vcpu.at(self.life.symbols);
-                    return Some(Ended::StringIo(StringIo::new(port, width, direction, count, at)));
+                    return Some(ExitReason::StringIo(StringIo::new(port, width, direction, count, at)));
                 }
                 let mut bytes = Vec::new();
                 for _ in 0..count {
@@ -280,13 +280,13 @@ impl<'a> Processor<'a> {
                 }
                 self.vcpu.finish_string_in(&bytes);
             }
-            Exit::Hlt if self.vcpu.interrupts_enabled() => self.doing = Doing::Halted,
+            Exit::Hlt if self.vcpu.interrupts_enabled() => self.doing = VcpuState::Halted,
             Exit::Hlt if self.number == BOOT => {
-                return Some(Ended::HaltedWithInterruptsOff(self.vcpu.at(self.life.symbols)));
+                return Some(ExitReason::HaltedWithInterruptsOff(self.vcpu.at(self.life.symbols)));
             }
-            Exit::Hlt => self.doing = Doing::Stopped,
+            Exit::Hlt => self.doing = VcpuState::Stopped,
             Exit::Window | Exit::Interrupted => {}
-            Exit::TripleFault => return Some(Ended::Reset),
+            Exit::TripleFault => return Some(ExitReason::Reset),
             Exit::Mmio { address, width, value }
                 if self.life.interrupts.apic().is_some()
                     && (mmio::WINDOW_BASE..=mmio::WINDOW_END).contains(&address) =>
@@ -295,20 +295,23 @@ impl<'a> Processor<'a> {
             }
             Exit::Mmio { address, width, value } => {
                 let (write, at) = (value.is_some(), self.vcpu.at(self.life.symbols));
-                return Some(Ended::OutsideRam(OutsideRam { address, write, width, value, at }));
+                return Some(ExitReason::OutsideRam(OutsideRam { address, write, width, value, at }));
             }
             Exit::ReadMsr { index } => self.read_msr(index),
             Exit::WriteMsr { index, value } => self.write_msr(index, value),
             Exit::Broken(reason) => {
-                return Some(Ended::Stuck(Stuck { reason, at: self.vcpu.at(self.life.symbols) }));
+                return Some(ExitReason::VcpuError(VcpuError {
+                    reason,
+                    at: self.vcpu.at(self.life.symbols),
+                }));
             }
         }
         None
     }
 
     /// Lets the board handle an access, counts and records it. A request that is deadly under vmd ends the guest.
-    fn access(&mut self, access: &mut PortAccess, rip: u64, tsc: u64) -> Option<Ended> {
-        let (device, fault) = self.life.works.with(|board| {
+    fn access(&mut self, access: &mut PortAccess, rip: u64, tsc: u64) -> Option<ExitReason> {
+        let (device, fault) = self.life.event_loop.with(|board| {
             let device = board.access(access, rip);
             (device, board.fault().cloned())
         });
@@ -318,7 +321,7 @@ impl<'a> Processor<'a> {
             let record = trace::Record::Access { ticks, vcpu: self.number, access: *access };
             trace.lock().unwrap_or_else(PoisonError::into_inner).add(record);
         }
-        fault.map(|fault| Ended::DeviceFault(DeviceFault::new(&fault, self.vcpu.at(self.life.symbols))))
+        fault.map(|fault| ExitReason::DeviceFault(DeviceFault::new(&fault, self.vcpu.at(self.life.symbols))))
     }
 
     /// An access in the memory window of 8.0.
@@ -329,7 +332,7 @@ impl<'a> Processor<'a> {
         let size = width as u8;
         let mut access =
             value.map_or_else(|| MmioAccess::read(address, size), |v| MmioAccess::write(address, size, v));
-        let (device, result) = self.life.works.with(|board| board.mmio(self.number, &mut access));
+        let (device, result) = self.life.event_loop.with(|board| board.mmio(self.number, &mut access));
         match result {
             Ok(orders) => self.life.tell(orders),
             Err(refused) => tracing::debug!(%refused, "at {}", self.vcpu.at(self.life.symbols)),
@@ -357,7 +360,7 @@ impl<'a> Processor<'a> {
     fn write_msr(&mut self, index: u32, value: u64) {
         if let Some(apic) = self.life.interrupts.apic_with_msr(index) {
             // With the board, whose timer may have to be set anew.
-            let result = self.life.works.with(|_| apic.write_msr(self.number, index, value));
+            let result = self.life.event_loop.with(|_| apic.write_msr(self.number, index, value));
             self.vcpu.finish_write_msr(result.is_ok());
             self.life.tell(result.unwrap_or_default());
             return;

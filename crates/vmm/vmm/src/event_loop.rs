@@ -33,7 +33,7 @@ struct Inner {
 }
 
 /// See the module's text. Made anew for each start of the guest.
-pub(crate) struct Works {
+pub(crate) struct EventLoop {
     inner: Mutex<Inner>,
     clock: Arc<SystemClock>,
     timer: OwnedFd,
@@ -50,7 +50,7 @@ const FIRST_NIC: u64 = 3;
 /// How long frames wait before another look whether the guest has room: a tick of a real host, in nanoseconds.
 const NIC_RETRY: u64 = NANOS_PER_SEC / 100;
 
-impl Works {
+impl EventLoop {
     pub(crate) fn new(board: Board, clock: Arc<SystemClock>) -> Result<Self, Error> {
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
             .map_err(Error::host("create a timer"))?;
@@ -58,9 +58,10 @@ impl Works {
             .map_err(Error::host("create an event descriptor"))?;
         let inner =
             Inner { board, armed: None, input_blocked: false, nics_blocked: Vec::new(), retry_nics: None };
-        let works = Self { inner: Mutex::new(inner), clock, timer, wake, closed: AtomicBool::new(false) };
-        works.with(|_| ());
-        Ok(works)
+        let event_loop =
+            Self { inner: Mutex::new(inner), clock, timer, wake, closed: AtomicBool::new(false) };
+        event_loop.with(|_| ());
+        Ok(event_loop)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -121,7 +122,7 @@ impl Works {
         self.wake();
     }
 
-    /// The event thread: fires the board's deadlines and feeds it console input, until [`Works::close`].
+    /// The event thread: fires the board's deadlines and feeds it console input, until [`EventLoop::close`].
     pub(crate) fn run_events(&self, input: Option<BorrowedFd<'_>>) -> Result<(), Error> {
         let error = Error::host::<Errno>("wait for events");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(&error)?;

@@ -15,7 +15,7 @@ use vmm_control::{Answer, Command, Ending, Vm, remote};
 
 use super::{
     ending::ending,
-    local::{About, Local},
+    in_process::{About, Local},
 };
 
 /// What the host asks for.

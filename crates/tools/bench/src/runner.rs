@@ -22,7 +22,7 @@ const GUEST: &str = "vmmlinux-guest";
 const DATA: u64 = 64 << 20;
 
 /// Runs machines.
-pub struct Lab {
+pub struct Runner {
     /// The `vmmlinux` program.
     pub(crate) program: PathBuf,
     /// Its `--accel`.
@@ -35,7 +35,7 @@ pub struct Lab {
     say: Box<dyn Fn(&str)>,
 }
 
-impl Lab {
+impl Runner {
     /// A lab that runs machines with `program`, beside which the guests' init lies. `say` is told what is being done.
     pub fn new(program: &Path, accel: &str, say: Box<dyn Fn(&str)>) -> Result<Self> {
         let path = program.with_file_name(GUEST);
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn without_the_guests_init_there_is_no_lab() {
         let dir = tempfile::tempdir().unwrap();
-        let lab = Lab::new(&dir.path().join("vmmlinux"), "auto", Box::new(|_| {}));
+        let lab = Runner::new(&dir.path().join("vmmlinux"), "auto", Box::new(|_| {}));
         assert!(matches!(lab, Err(Error::NoGuest { path }) if path.ends_with(GUEST)));
     }
 
