@@ -7,6 +7,7 @@ CARGO ?= cargo
 BUILD ?= 7.3
 FUZZ_SECONDS ?= 600
 MDBOOK = 0.5.4
+CARGO_NEXTEST = 0.9.143
 BOOTS ?= 1000
 
 # Where .cargo/config.toml has cargo put it.
@@ -14,10 +15,11 @@ PROGRAM = target/x86_64-unknown-linux-gnu/debug/vmmlinux
 DIST = target/x86_64-unknown-linux-gnu/dist
 IMAGE = out/$(BUILD)/minimal.img
 # With --workspace and not -p, so that nothing is compiled twice: cargo unites features over the packages it is told.
-GUEST_TESTS = $(CARGO) test --locked --workspace $(addprefix --test ,$(basename $(notdir $(wildcard tests/tests/*.rs))))
+# The profiles are in .config/nextest.toml.
+NEXTEST = $(CARGO) nextest run --locked --workspace
 
 .DEFAULT_GOAL := guest
-.PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages release book lint unit e2e test check-config long-test fuzz bench boot-test
+.PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages release book nextest lint unit check e2e test check-config long-test fuzz bench boot-test
 
 # Without a terminal there is nobody to type `poweroff`: then it ends when the guest is ready.
 guest: image ## Build the kernel and an image, boot it in the vmd machine, show its console (leave with ~.)
@@ -76,13 +78,22 @@ lint: bootstrap ## Format, clippy and documentation, warnings as errors
 	$(CARGO) clippy --workspace --all-targets --locked
 	$(CARGO) doc --workspace --no-deps --locked --quiet
 
-unit: setup ## Unit tests
-	$(CARGO) test --workspace --locked
+# A runner is as quick unoptimised, and compiled in half the time.
+nextest: bootstrap # The runner of the tests
+	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install --locked --debug --version $(CARGO_NEXTEST) cargo-nextest
 
-e2e: kernel ## Boot guests in the vmd machine, ours and Debian's, and hold it against a real vmd
-	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) $(GUEST_TESTS) -- --ignored --test-threads 1 --skip long_
+unit: setup nextest ## Unit tests
+	$(NEXTEST)
 
-test: lint unit e2e ## All that CI checks
+check: lint unit ## What to run before a commit: format, clippy, documentation, unit tests
+
+e2e: kernel nextest ## Boot guests in the vmd machine, ours and Debian's, and hold it against a real vmd
+	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) $(NEXTEST) --profile e2e --run-ignored only
+
+# The kernel is compiled beside the checks. Its output waits until it is done.
+test: program nextest ## All that CI checks
+	+$(MAKE) --jobs 2 --output-sync=target --no-print-directory kernel check
+	+$(MAKE) --no-print-directory e2e
 
 check-config: setup ## Resolve every selection of the kernel configuration for every series
 	$(PROGRAM) config check
@@ -93,11 +104,11 @@ kernel-packages: kernel ## Our kernel as packages: out/deb, out/tar
 	$(PROGRAM) build --name $(BUILD) --package deb --out out/deb
 	$(PROGRAM) build --name $(BUILD) --package tar --out out/tar
 
-long-test: kernel-packages check-config ## What takes longer than CI should: BOOTS (1000) boots, two identical kernels, Debian images
+long-test: kernel-packages check-config nextest ## What takes longer than CI should: BOOTS (1000) boots, two identical kernels, Debian images
 	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) VMMLINUX_TEST_BOOTS=$(BOOTS) CCACHE_DISABLE=1 \
 	  VMMLINUX_TEST_DEB=$$(ls $(abspath out/deb/$(BUILD))/linux-image-*.deb) \
 	  VMMLINUX_TEST_TAR=$$(ls $(abspath out/tar/$(BUILD))/linux-*.tar.xz) \
-	  $(GUEST_TESTS) -- --ignored --test-threads 1 long_
+	  $(NEXTEST) --profile long --run-ignored only
 	$(MAKE) boot-test KERNEL=out/$(BUILD)/bzImage
 
 fuzz: bootstrap ## Fuzz the device models, FUZZ_SECONDS (600) each, with rustup's nightly compiler

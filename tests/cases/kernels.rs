@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use guest_tests::{kernels, run::Guest};
+use guest_tests::{
+    kernels,
+    run::{Guest, program},
+};
 use kernel_builder::Cache;
 
 /// `vmmlinux build` of the core workload, with its cache and its output below `root`.
@@ -44,7 +47,7 @@ fn long_two_builds_of_a_kernel_are_the_same_bit_for_bit() {
 fn long_the_lts_kernel_is_built_and_boots() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let built = build(place.path(), &["--series", "6.12"]);
-    let guest = Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), built.join("bzImage"), &[]);
+    let guest = Guest::with_kernel(&program("guest"), built.join("bzImage"), &[]);
     for host in ["7.7", "7.8", "7.9", "8.0"] {
         let run = guest.run(&format!("lts-{host}"), "poweroff", &["--host", host]);
         let (status, console, errors) = run.end();

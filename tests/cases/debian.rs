@@ -1,8 +1,6 @@
 //! Debian with systemd through its whole life: installed, booted by firmware and boot loader, used, suspended, stopped,
 //! rebooted, powered off. With our kernel and its driver, and with Debian's own and vmmcid.
 
-#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
-
 use std::{
     env,
     path::{Path, PathBuf},

@@ -1,11 +1,8 @@
 //! vmmcid on Debian's stock kernels, with busybox as init, on every generation of vmd.
 
-#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
-
-use std::path::Path;
-
 use guest_tests::{
     daemon::{DaemonGuest, SystemdGuest, Trace, busybox},
+    run::program,
     storm,
 };
 use kernel_builder::{Cache, Debian, Quiet};
@@ -27,7 +24,7 @@ const PATIENCE: u64 = 2_900_000_000;
 fn guest(suite: &str) -> DaemonGuest {
     let cache = Cache::user().unwrap();
     let kernel = Debian::new(&cache, suite, &Quiet).kernel("linux-image-cloud-amd64").unwrap();
-    DaemonGuest::new(kernel.vmlinuz, &busybox(&cache), Path::new(env!("CARGO_BIN_EXE_clockwatch")))
+    DaemonGuest::new(kernel.vmlinuz, &busybox(&cache), &program("clockwatch"))
 }
 
 /// What a stock kernel has to be told to have a clock at all: up to 7.7 nothing else says how fast the TSC is, and of the

@@ -1,10 +1,8 @@
 //! `vmmlinux-doctor` in guests: our kernel on every vmd, and a stock kernel, whose troubles it has to find.
 
-#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
+use std::fs;
 
-use std::{fs, path::Path};
-
-use guest_tests::run::{Guest, build, stripped};
+use guest_tests::run::{Guest, build, program, stripped};
 use kernel_builder::{Cache, Debian, Quiet};
 use serde_json::Value;
 
@@ -67,11 +65,14 @@ fn saying<'a>(report: &'a Value, of: &'a str, what: &str) -> &'a Value {
 #[ignore = "boots guests in the helper VM: make e2e"]
 fn with_our_kernel_all_is_well_on_every_host() {
     let dir = tempfile::tempdir().unwrap();
-    let program = dir.path().join("doctor");
-    stripped("vmmlinux-doctor", &program);
-    let init = Path::new(env!("CARGO_BIN_EXE_guest"));
-    let guest =
-        Guest::with_files(init, build().join("bzImage"), &[], &[("vmmlinux-doctor", program.as_path())]);
+    let doctor = dir.path().join("doctor");
+    stripped("vmmlinux-doctor", &doctor);
+    let guest = Guest::with_files(
+        &program("guest"),
+        build().join("bzImage"),
+        &[],
+        &[("vmmlinux-doctor", doctor.as_path())],
+    );
     for host in ["7.7", "7.8", "7.9", "8.0"] {
         let Examined { root, nobody } = examine(&guest, &format!("doctor-{host}"), host, "");
         for (report, status) in [&root, &nobody] {
@@ -106,8 +107,8 @@ fn with_our_kernel_all_is_well_on_every_host() {
 /// A guest with Debian's kernel, its configuration, and a driver for the disk.
 fn stock(suite: &str) -> Guest {
     let dir = tempfile::tempdir().unwrap();
-    let program = dir.path().join("doctor");
-    stripped("vmmlinux-doctor", &program);
+    let doctor = dir.path().join("doctor");
+    stripped("vmmlinux-doctor", &doctor);
     let cache = Cache::user().unwrap();
     let kernel = Debian::new(&cache, suite, &Quiet).kernel("linux-image-cloud-amd64").unwrap();
     let modules: Vec<_> = kernel
@@ -122,8 +123,8 @@ fn stock(suite: &str) -> Guest {
         })
         .collect();
     let config = format!("boot/config-{}", kernel.release);
-    let files = [("vmmlinux-doctor", program.as_path()), (config.as_str(), kernel.config.as_path())];
-    Guest::with_files(Path::new(env!("CARGO_BIN_EXE_guest")), kernel.vmlinuz, &modules, &files)
+    let files = [("vmmlinux-doctor", doctor.as_path()), (config.as_str(), kernel.config.as_path())];
+    Guest::with_files(&program("guest"), kernel.vmlinuz, &modules, &files)
 }
 
 #[test]

@@ -1,16 +1,11 @@
 //! How near chrony keeps a guest's clock to the host's, with the kernel's driver and with vmmcid.
 
-#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
-
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use guest_tests::{
     chrony,
     daemon::{DaemonGuest, busybox},
-    run::{build, number},
+    run::{build, number, program},
 };
 use kernel_builder::{Cache, Debian, Quiet};
 
@@ -26,8 +21,7 @@ fn ten_minutes(name: &str, kernel: PathBuf, host: &str, refclock: &str, paramete
     std::fs::write(&conf, format!("{refclock}\nmakestep 0.1 3\ndriftfile /var/lib/chrony/drift\n")).unwrap();
     let mut files = chrony::files(&cache);
     files.push(("etc/chrony.conf".to_owned(), conf));
-    let clockwatch = Path::new(env!("CARGO_BIN_EXE_clockwatch"));
-    let guest = DaemonGuest::with_files(kernel, &busybox(&cache), clockwatch, &files);
+    let guest = DaemonGuest::with_files(kernel, &busybox(&cache), &program("clockwatch"), &files);
     let run = guest.run(&format!("chrony-{name}-{host}"), host, "chrony", parameters);
     run.expect("guest: chrony has the time");
     run.expect_within(Duration::from_secs(1500), "guest: measured");

@@ -1,15 +1,13 @@
 //! Our kernel on every vmd, without a word about vmd on its command line: time, and how it goes down.
 
-#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
+use std::fs;
 
-use std::{fs, path::Path};
-
-use guest_tests::run::Guest;
+use guest_tests::run::{Guest, program};
 
 const HOSTS: [&str; 4] = ["7.7", "7.8", "7.9", "8.0"];
 
 fn guest() -> Guest {
-    Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")))
+    Guest::with_our_kernel(&program("guest"))
 }
 
 /// A guest that has gone down.

@@ -1,13 +1,11 @@
 //! The control device from end to end: `vmmlinux ctl` on the host's side, the protocol crate's driver in the guest.
 
-use std::path::Path;
-
-use guest_tests::run::Guest;
+use guest_tests::run::{Guest, program};
 
 const ON: &str = "guest: the control device is on";
 
 fn guest() -> Guest {
-    Guest::new(Path::new(env!("CARGO_BIN_EXE_guest")))
+    Guest::new(&program("guest"))
 }
 
 #[test]

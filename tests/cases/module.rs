@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use guest_tests::{
     kernels::build_with,
     probes::compile,
-    run::{Guest, Run},
+    run::{Guest, Run, program},
     storm,
 };
 
@@ -42,7 +42,7 @@ fn module(kernel: &Path, path: &str) -> PathBuf {
 /// A guest with the kernel, the driver's module, and further files.
 fn guest(kernel: &Path, files: &[(&str, &Path)]) -> Guest {
     let module = module(kernel, "drivers/virt/openbsd/vmmci.ko");
-    Guest::with_files(Path::new(env!("CARGO_BIN_EXE_guest")), kernel.join("bzImage"), &[module], files)
+    Guest::with_files(&program("guest"), kernel.join("bzImage"), &[module], files)
 }
 
 /// Stops the guest, which goes down in order.

@@ -1,11 +1,11 @@
 //! What common work costs with our kernel, in exits that the machine counts. The bounds lie between what it takes and what
 //! it took before the patches that are named here.
 
-use std::{fs::File, path::Path};
+use std::fs::File;
 
 use guest_tests::{
     marks::Marks,
-    run::{Guest, number},
+    run::{Guest, number, program},
 };
 use support::note;
 
@@ -22,7 +22,7 @@ fn work(host: &str, hz: u64) -> (Marks, u64) {
     let disk = dir.path().join("disk");
     File::create(&disk).unwrap().set_len(128 << 20).unwrap();
     let statistics = dir.path().join("statistics");
-    let guest = Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")));
+    let guest = Guest::with_our_kernel(&program("guest"));
     let hz = hz.to_string();
     let [disk, file] = [&disk, &statistics].map(|path| path.to_str().unwrap());
     let arguments = ["--host", host, "--host-hz", &hz, "--disk", disk, "--marks", "--stats", file];

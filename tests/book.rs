@@ -120,7 +120,7 @@ fn the_matrix_names_tests_and_recordings_that_there_are() {
             let Some((file, names)) = names.split_first().filter(|(file, _)| is_source(file)) else {
                 continue;
             };
-            let source = read(&root.join("tests/tests").join(file));
+            let source = read(&root.join("tests/cases").join(file));
             for name in names {
                 assert!(source.contains(&format!("fn {name}()")), "there is no test {name} in {file}");
                 tests.push(*name);

@@ -1,11 +1,9 @@
 //! `vmmlinux run` and `vmmlinux ctl`, with guests that boot in the helper VM.
 
-use std::path::Path;
-
-use guest_tests::run::{Guest, Run};
+use guest_tests::run::{Guest, Run, program};
 
 fn guest() -> Guest {
-    Guest::new(Path::new(env!("CARGO_BIN_EXE_guest")))
+    Guest::new(&program("guest"))
 }
 
 /// The exit status, with all that was said if it is another.

@@ -1,13 +1,13 @@
 //! More than one processor, as 8.0 has them: our kernel starts, uses and stops them.
 
-use std::{path::Path, process::Command};
+use std::process::Command;
 
-use guest_tests::run::{Guest, Run, vmmlinux};
+use guest_tests::run::{Guest, Run, program, vmmlinux};
 use regex::Regex;
 
 /// The guest with the kernel that `make e2e` names.
 fn guest() -> Guest {
-    Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")))
+    Guest::with_our_kernel(&program("guest"))
 }
 
 /// What each processor said that it did, in all lives of the guest.

@@ -1,12 +1,10 @@
 //! An hour of work and twenty sleeps of the host, watched by a kernel that looks for lockups and stalls.
 
-#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
-
 use std::{env, fs, fs::File, path::Path, thread, time::Duration};
 
 use guest_tests::{
     kernels,
-    run::{Guest, number},
+    run::{Guest, number, program},
 };
 
 /// How often the host sleeps, for how long, and what its TSC does meanwhile.
@@ -40,7 +38,7 @@ fn soak(host: &str) {
     let dir = tempfile::tempdir().unwrap();
     let disk = dir.path().join("disk");
     File::create(&disk).unwrap().set_len(64 << 20).unwrap();
-    let guest = Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_soak")), built.join("bzImage"), &[]);
+    let guest = Guest::with_kernel(&program("soak"), built.join("bzImage"), &[]);
     let minutes = env::var("VMMLINUX_TEST_MINUTES").map_or(60, |minutes| minutes.parse().unwrap());
     // What the driver did is shown, too.
     let mut run = guest.run_with(

@@ -1,12 +1,10 @@
 //! The kernel's own driver of the control device, from end to end.
 
-#![expect(clippy::print_stdout, reason = "--nocapture shows it")]
-
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use guest_tests::{
     daemon::Trace,
-    run::{Guest, number},
+    run::{Guest, number, program},
     storm,
 };
 
@@ -14,7 +12,7 @@ const HOSTS: [&str; 4] = ["7.7", "7.8", "7.9", "8.0"];
 
 /// The guest with the kernel that `make e2e` names.
 fn guest() -> Guest {
-    Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")))
+    Guest::with_our_kernel(&program("guest"))
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! The tick of our kernel on hosts without local APIC: short sleeps, and what an idle guest costs.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use guest_tests::{
     marks::Marks,
-    run::{Guest, Run},
+    run::{Guest, Run, program},
 };
 use regex::Regex;
 
 fn guest() -> Guest {
-    Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")))
+    Guest::with_our_kernel(&program("guest"))
 }
 
 /// The numbers of each of the guest's lines that look like `pattern`.

@@ -1,9 +1,9 @@
 //! Guests in the vmd machine: our kernel from its image, and Debian's stock kernels, on every generation of vmd.
 
-use std::{env, path::Path, process::Command};
+use std::{env, process::Command};
 
-use bench::Baseline;
-use guest_tests::run::{Guest, Run, build, vmmlinux};
+use ::bench::Baseline;
+use guest_tests::run::{Guest, Run, build, program, vmmlinux};
 use kernel_builder::{Cache, Quiet};
 
 /// What the shell of an image's guest is told: it writes to the disk and reads that back from there, talks to the
@@ -73,7 +73,7 @@ fn our_image_runs_on_8_0_and_powers_off_through_acpi() {
 
 fn stock(baseline: Baseline) -> Guest {
     let kernel = baseline.kernel(&Cache::user().unwrap(), &Quiet).unwrap();
-    Guest::with_kernel(Path::new(env!("CARGO_BIN_EXE_guest")), kernel.image, &[])
+    Guest::with_kernel(&program("guest"), kernel.image, &[])
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn stock_7_3_dies_at_the_chipsets_register_as_on_a_real_vmd() {
 
 /// As many boots of our kernel in one machine, which is reset each time.
 fn boots(times: usize) {
-    let guest = Guest::with_our_kernel(Path::new(env!("CARGO_BIN_EXE_guest")));
+    let guest = Guest::with_our_kernel(&program("guest"));
     let run = guest.run(&format!("boots-{times}"), "reset", &[]);
     for booted in (1..=times).step_by(10).chain([times]) {
         run.expect_times("guest: ready", booted);
