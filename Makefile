@@ -70,7 +70,7 @@ release: kernel-packages ## Everything to publish, with checksums and bills of m
 book: program ## The book, as HTML: out/book
 	command -v mdbook >/dev/null || $(CARGO) install --locked --version $(MDBOOK) mdbook
 	rm -rf out/book-source && mkdir -p out && cp -R docs out/book-source
-	$(PROGRAM) config list --markdown >out/book-source/configuration-reference.md
+	$(PROGRAM) config list --markdown >out/book-source/reference/configuration-reference.md
 	mdbook build --dest-dir $(CURDIR)/out/book out/book-source
 
 lint: bootstrap ## Format, clippy and documentation, warnings as errors

@@ -50,7 +50,7 @@ fn short_sleeps(host: &str, hz: u64) {
 }
 
 /// An idle guest leaves its host alone: at most 4 interrupts and 40 exits a second, and 23 and 172 with the 8253's own
-/// driver. That is when it has come to rest; right after boot it is twice as many (`docs/time.md`).
+/// driver. That is when it has come to rest; right after boot it is twice as many (`docs/reference/time.md`).
 #[test]
 #[ignore = "lets guests rest for three minutes each, on a computer that does nothing else: make long-test"]
 fn long_an_idle_guest_rests() {

@@ -28,7 +28,7 @@ fn guest(suite: &str) -> DaemonGuest {
 }
 
 /// What a stock kernel has to be told to have a clock at all: up to 7.7 nothing else says how fast the TSC is, and of the
-/// ticks that are counted then most are lost. docs/troubleshooting.md has this remedy.
+/// ticks that are counted then most are lost. docs/reference/troubleshooting.md has this remedy.
 fn clock_parameters(host: &str) -> String {
     match host {
         "7.7" => {

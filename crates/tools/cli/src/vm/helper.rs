@@ -117,7 +117,7 @@ fn failure(text: String) -> Ending {
 /// The helper VM for a machine, and the machine with the names that its files have in there.
 fn pack(plan: Plan, about: About) -> miette::Result<(Launch, Job)> {
     let Plan { mut config, networks, log, .. } = plan;
-    // However many processors the guest has, one is enough for them to take turns on: docs/openbsd-8.0.md.
+    // However many processors the guest has, one is enough for them to take turns on: docs/reference/openbsd-8.0.md.
     let mut launch = Launch::new(config.memory >> 20);
     // The emulated processor has this TSC, and does not say that it is invariant.
     config.tsc_hz = vmm::host_tsc_hz();
