@@ -33,7 +33,8 @@ help: ## Show the targets
 bootstrap: ## What the program itself needs before it can be built: a C linker and libc
 	@if ! command -v cc >/dev/null; then \
 	  if command -v apt-get >/dev/null; then \
-	    echo "installing: gcc libc6-dev"; apt-get update -q && apt-get install -y -q --no-install-recommends gcc libc6-dev; \
+	    echo "installing: gcc libc6-dev"; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	    $$sudo apt-get update -q && $$sudo apt-get install -y -q --no-install-recommends gcc libc6-dev; \
 	  else echo "install a C compiler and a static libc first"; exit 1; fi; fi
 
 program: bootstrap # The program, what it starts, and the guests' daemon, as the tests use them too

@@ -2,12 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use debian_archive::Debian;
 use guest_tests::{
     chrony,
     daemon::{DaemonGuest, busybox},
     run::{build, number, program},
 };
-use kernel_builder::{Cache, Debian, Quiet};
+use support::{cache::Cache, progress::Quiet};
 
 /// What the manuals, vmmci(4) and vmmcid(8), tell to write into chrony.conf.
 const PHC: &str = "refclock PHC /dev/ptp0 poll 3";

@@ -253,7 +253,7 @@ fn long_debian_with_our_kernel() {
 /// A Debian with its own kernel and the daemon.
 fn stock(suite: &str) -> Debian {
     let dir = tempfile::tempdir().unwrap();
-    let packages = kernel_builder::package_daemon(&program("vmmcid"), 0, dir.path()).unwrap();
+    let packages = packaging::package_daemon(&program("vmmcid"), 0, dir.path()).unwrap();
     let mut debian = Debian::install(suite, &["--stock-kernel", "--deb", packages.deb.to_str().unwrap()]);
     debian.name = format!("stock-{suite}");
     debian
@@ -347,7 +347,7 @@ fn upload(from: &Path, to: &str) -> String {
 /// Debian with OpenRC instead of systemd, Debian's kernel, and both of our tarballs for such guests: the daemon's, installed,
 /// and the kernel's, unpacked.
 fn openrc(dir: &Path, kernel: &Path) -> Debian {
-    let packages = kernel_builder::package_daemon(&program("vmmcid"), 0, dir).unwrap();
+    let packages = packaging::package_daemon(&program("vmmcid"), 0, dir).unwrap();
     let setup = "set -e; passwd -d root; cd /root; tar xf vmmcid.tar.xz; cd vmmcid-*; ./install.sh; \
         rc-update add vmmcid default; rc-update add vmmcid-poweroff shutdown; \
         mkdir /root/kernel; tar -C /root/kernel --strip-components=1 -xf /root/kernel.tar.xz; \

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use debian_archive::Debian;
 use guest_tests::run::{Guest, build, program, stripped};
-use kernel_builder::{Cache, Debian, Quiet};
 use serde_json::Value;
+use support::{cache::Cache, progress::Quiet};
 
 /// What the doctor said in a guest.
 struct Examined {

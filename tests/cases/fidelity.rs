@@ -2,11 +2,12 @@
 
 use std::{path::Path, process::Command};
 
+use debian_archive::Debian;
 use guest_tests::{
     fidelity, probes,
     run::{Run, vmmlinux},
 };
-use kernel_builder::{Cache, Debian, Quiet};
+use support::{cache::Cache, progress::Quiet};
 
 /// The command line of the recordings; without the blacklist, stock 7.3 dies on vmd on an AMD host.
 const COMMAND_LINE: &str =

@@ -4,7 +4,7 @@ use std::{env, process::Command};
 
 use ::bench::Baseline;
 use guest_tests::run::{Guest, Run, build, program, vmmlinux};
-use kernel_builder::{Cache, Quiet};
+use support::{cache::Cache, progress::Quiet};
 
 /// What the shell of an image's guest is told: it writes to the disk and reads that back from there, talks to the
 /// host's end of vmd's local interface (`golden/pci/k612.net.txt`) once it has an address, and says what it found out in

@@ -1,4 +1,4 @@
-//! Kernels as the forge makes them: the same twice, and of every series that is tracked.
+//! Kernels as vmmlinux builds them: the same twice, and of every series that is tracked.
 
 use std::{
     env, fs,
@@ -10,7 +10,7 @@ use guest_tests::{
     kernels,
     run::{Guest, program},
 };
-use kernel_builder::Cache;
+use support::cache::Cache;
 
 /// `vmmlinux build` of the core workload, with its cache and its output below `root`.
 fn build(root: &Path, more: &[&str]) -> PathBuf {

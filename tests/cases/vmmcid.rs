@@ -1,11 +1,12 @@
 //! vmmcid on Debian's stock kernels, with busybox as init, on every generation of vmd.
 
+use debian_archive::Debian;
 use guest_tests::{
     daemon::{DaemonGuest, SystemdGuest, Trace, busybox},
     run::program,
     storm,
 };
-use kernel_builder::{Cache, Debian, Quiet};
+use support::{cache::Cache, progress::Quiet};
 use vmmci_protocol::register;
 
 /// Debian's stock kernels, by suite, and what each needs on its command line.

@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kernel_builder::{Cache, Debian, Quiet};
+use debian_archive::Debian;
+use support::{cache::Cache, progress::Quiet};
 
 /// The packages whose libraries chronyd and chronyc are linked to, directly or not.
 const LIBRARIES: [&str; 16] = [

@@ -5,8 +5,9 @@ use std::{
     process::Command,
 };
 
+use debian_archive::{Debian, DebianKernel};
 use devices::bus::{Direction, PortAccess, Width};
-use kernel_builder::{Cache, Debian, DebianKernel, Quiet};
+use support::{cache::Cache, progress::Quiet};
 use vmm::trace::{self, Record};
 use vmmci_protocol::register;
 
@@ -135,8 +136,7 @@ impl SystemdGuest {
             .output()
             .expect("vmmlinux starts");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let packages =
-            kernel_builder::package_daemon(&program("vmmcid"), 0, guest.dir.path()).expect("packages");
+        let packages = packaging::package_daemon(&program("vmmcid"), 0, guest.dir.path()).expect("packages");
         let mut archive = Initramfs::create(&guest.path("initrd"), &["bin"]).expect("an initrd");
         archive.copy("bin/busybox", busybox).expect("an initrd");
         archive.copy("init", &scripts().join("systemd-init")).expect("an initrd");

@@ -3,8 +3,9 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
+
+use support::make::kernel_make;
 
 use crate::{DotConfig, ResolveError};
 
@@ -50,23 +51,14 @@ impl<'a> Conf<'a> {
 
     /// Runs a target of the kernel's make, with what `KCONFIG_ALLCONFIG` shall name.
     pub(crate) fn make(&self, target: &str, allconfig: Option<&Path>) -> Result<(), ResolveError> {
-        let mut command = Command::new("make");
-        // What the caller's own make or shell exports must not leak in.
-        for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARCH", "KBUILD_OUTPUT", "KCONFIG_ALLCONFIG"] {
-            command.env_remove(variable);
-        }
+        let variables = self.make_vars.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut command = kernel_make(self.tree, Some(&self.build_dir), variables);
         if let Some(file) = allconfig {
             command.env("KCONFIG_ALLCONFIG", file);
         }
         let output = command
-            .arg("-C")
-            .arg(self.tree)
-            .arg(format!("O={}", self.build_dir.display()))
-            .args(self.make_vars.iter().map(|(name, value)| format!("{name}={value}")))
             .arg(target)
             .env("KCONFIG_CONFIG", self.new_config())
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
             .output()
             .map_err(ResolveError::Spawn)?;
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -5,21 +5,58 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    error::{Error, Result, tail},
-    run,
+use miette::Diagnostic;
+use support::{
+    file,
+    run::{self, tail},
 };
+use thiserror::Error;
+
+/// A patch that could not be applied.
+#[derive(Debug, Error, Diagnostic)]
+#[non_exhaustive]
+pub enum PatchError {
+    /// A file operation failed.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    File(#[from] file::Error),
+    /// git could not be run.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Run(#[from] run::Error),
+    /// A hunk does not apply.
+    #[error("patch {patch} does not apply: {file}, hunk {hunk}\n{output}")]
+    #[diagnostic(help(
+        "the tree was left unpatched. Rebase the patch on {version} (`git format-patch`), or remove it from \
+         kernel/patches if {version} contains it"
+    ))]
+    DoesNotApply {
+        /// The patch's file name.
+        patch: PathBuf,
+        /// The first file that git could not change.
+        file: String,
+        /// The hunk in that file, with its `@@` line.
+        hunk: String,
+        /// git's messages.
+        output: Box<str>,
+        /// The kernel release of the tree.
+        version: String,
+    },
+}
+
+/// A result with a [`PatchError`].
+pub(crate) type Result<T> = std::result::Result<T, PatchError>;
 
 /// The patches of a directory, in the order of their names; a directory that does not exist holds none.
 pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io("read", dir, e)),
+        Err(e) => return Err(file::Error::new("read", dir, e).into()),
     };
     let mut patches = Vec::new();
     for entry in entries {
-        let path = entry.map_err(|e| Error::io("read", dir, e))?.path();
+        let path = entry.map_err(|e| file::Error::new("read", dir, e))?.path();
         if path.extension().is_some_and(|e| e == "patch") {
             patches.push(path);
         }
@@ -42,9 +79,9 @@ pub(crate) fn apply(tree: &Path, patch: &Path, version: &str) -> Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let text = fs::read_to_string(patch).map_err(|e| Error::io("read", patch, e))?;
+    let text = fs::read_to_string(patch).map_err(|e| file::Error::new("read", patch, e))?;
     let (file, hunk) = culprit(&said, &text);
-    Err(Error::PatchFailed {
+    Err(PatchError::DoesNotApply {
         patch: patch.to_owned(),
         file,
         hunk,

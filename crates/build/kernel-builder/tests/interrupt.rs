@@ -1,13 +1,14 @@
 //! An interrupted build goes on where it stopped. In a process of its own: the signal is meant for all of a process.
 
-#[path = "forge/fixture.rs"]
+#[path = "kernels/fixture.rs"]
 mod fixture;
 
 use std::fs;
 
 use fixture::{Config, FILES, Place, tarball};
-use kernel_builder::{Cache, Error, Forge, Progress, Request};
+use kernel_builder::{Error, KernelBuilder, MakeError, Request};
 use rustix::process::{Signal, getpid, kill_process};
+use support::{cache::Cache, progress::Progress};
 
 /// Presses Ctrl-C while the second file is being compiled.
 struct Impatient;
@@ -35,8 +36,8 @@ fn an_interrupted_build_goes_on_where_it_stopped() {
     );
     files[0].1 = &makefile;
     place.offer("7.3.4", &tarball("7.3.4", &files), &place.key);
-    let build = |forge: Forge| {
-        forge.build(&Request {
+    let build = |builder: KernelBuilder| {
+        builder.build(&Request {
             series: "7.3",
             name: "test",
             out: &place.out(),
@@ -44,17 +45,17 @@ fn an_interrupted_build_goes_on_where_it_stopped() {
             configuration: &Config("A=1"),
             jobs: Some(1),
             package: None,
-            prelude: true,
             patched: true,
             profile: false,
         })
     };
-    let impatient = Forge::new(place.options(), Cache::at(place.cache()), Box::new(Impatient)).unwrap();
+    let impatient =
+        KernelBuilder::new(place.options(), Cache::at(place.cache()), Box::new(Impatient)).unwrap();
     let error = build(impatient).unwrap_err();
-    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    assert!(matches!(error, Error::Make(MakeError::Interrupted { .. })), "{error}");
     assert!(!place.out().join("test").exists());
     fs::write(&go, "").unwrap();
-    build(place.forge()).unwrap();
+    build(place.builder()).unwrap();
     let builds = place.cache().join("builds");
     let dir = fs::read_dir(builds).unwrap().next().unwrap().unwrap().path();
     let log = fs::read_to_string(dir.join("build.log")).unwrap();

@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! Errors of making packages.
 
 use std::{
     io,
@@ -11,76 +11,93 @@ use thiserror::Error;
 /// A result with this crate's [`Error`](enum@Error).
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why there is no release.
+/// A release or package that could not be made.
 #[derive(Debug, Error, Diagnostic)]
 pub enum Error {
     /// Reading or writing failed.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation, as it follows "cannot".
         action: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The output directory holds something else.
-    #[error("{} is there and is no release", path.display())]
+    /// The output directory exists and is not a release.
+    #[error("refusing to replace {}: it exists and is not a release", path.display())]
     #[diagnostic(help("name another directory with --out, or remove it"))]
     NotARelease {
         /// The directory.
         path: PathBuf,
     },
-    /// A file is not what its build made.
-    #[error("{} is not what was built: its hash differs from the manifest's", path.display())]
+    /// A file was changed after its build.
+    #[error("{} was changed after its build: its hash differs from the manifest's", path.display())]
     #[diagnostic(help("build it again with `vmmlinux build`"))]
     Changed {
         /// The file.
         path: PathBuf,
     },
     /// Two inputs have a file of the same name.
-    #[error("the release has a file like {} already", path.display())]
-    #[diagnostic(help("kernels of one release: give each build a --name and release, or pack one of them"))]
+    #[error("the release already has another file with the name of {}", path.display())]
+    #[diagnostic(help("give each build its own release (CONFIG_LOCALVERSION), or package one of them"))]
     Twice {
         /// The second file.
         path: PathBuf,
     },
-    /// The program to pack is another version than the one that packs.
+    /// The program to package has another version than this program.
     #[error("{} is version {found}, this program is {own}", path.display())]
     #[diagnostic(help("build both from one checkout: `make release` does"))]
     OtherVersion {
-        /// The program to pack.
+        /// The program to package.
         path: PathBuf,
-        /// What it says.
+        /// Its version.
         found: String,
-        /// What this program is.
+        /// The version of this program.
         own: String,
     },
-    /// The program to pack does not run.
+    /// The program to package does not run.
     #[error("cannot run {}", path.display())]
     #[diagnostic(help("build it: `make release` does"))]
     Program {
         /// The program.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
-    /// cargo could not tell the dependencies.
+    /// cargo could not list the dependencies.
     #[error("cannot list the dependencies")]
-    #[diagnostic(help("run it in a checkout, with cargo installed"))]
+    #[diagnostic(help("run this in a checkout of the repository, with cargo installed"))]
     Cargo(#[from] cargo_metadata::Error),
-    /// A lock file or a bill of materials is not as it should be.
+    /// A lock file or a bill of materials is malformed.
     #[error("{what}: {problem}")]
     Malformed {
-        /// Of what.
+        /// The document.
         what: String,
         /// What is wrong.
         problem: String,
     },
-    /// Packing failed.
+    /// The program given as the daemon is another one.
+    #[error("{} is not vmmcid: its version is `{version}`", path.display())]
+    #[diagnostic(help("give the program that `cargo build --profile dist -p vmmcid` makes"))]
+    NotTheDaemon {
+        /// The program.
+        path: PathBuf,
+        /// The last word of the output of its `--version`.
+        version: String,
+    },
+    /// A file operation failed.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Pack(#[from] kernel_builder::Error),
+    File(#[from] support::file::Error),
+    /// A program that packs failed.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Run(#[from] support::run::Error),
+    /// The output directory of a kernel cannot be read.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Kernel(#[from] kernel_builder::OutputError),
 }
 
 impl Error {

@@ -1,8 +1,9 @@
-//! A release: the program with its manual pages and completions, the guests' daemon, kernels, images, bills of
-//! materials (CycloneDX), and checksums over all of them.
+//! Packages: a release with the program, its manual pages and completions, the guests' daemon, kernels, images, bills of
+//! materials (CycloneDX) and checksums, and the daemon's packages by themselves.
 //!
-//! [`assemble`] makes the same bytes of the same inputs, whenever, wherever and by whom it is run.
+//! All are reproducible: [`assemble`] and [`package_daemon`] make the same bytes from the same inputs.
 
+mod daemon;
 mod error;
 mod program;
 mod sbom;
@@ -16,17 +17,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kernel_builder::{Manifest, hash_file};
+use kernel_builder::Manifest;
+use support::hash::hash_file;
 
+pub use daemon::{DaemonPackages, package_daemon};
 pub use error::{Error, Result};
 pub use program::manuals;
 
-/// What a release is made of.
+/// The inputs of a release.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     /// The program, linked statically.
     pub program: &'a Path,
-    /// Programs that it needs beside it.
+    /// Programs that are installed beside it.
     pub companions: &'a [PathBuf],
     /// The command line of the program, for manual pages and completions.
     pub command: clap::Command,
@@ -36,14 +39,14 @@ pub struct Inputs<'a> {
     pub kernels: &'a [PathBuf],
     /// The checkout: dependencies and licences.
     pub checkout: &'a Path,
-    /// The time that everything bears, in seconds since 1970.
+    /// The time of all files, in seconds since 1970.
     pub epoch: u64,
 }
 
 /// The file with the checksums.
 pub const SUMS: &str = "SHA256SUMS";
 
-/// Makes a release in the directory `to`, which it replaces if it holds an older one. Gives the names of the files.
+/// Makes a release in the directory `to`, replacing an older one, and returns the names of its files.
 pub fn assemble(inputs: &Inputs<'_>, to: &Path, step: &dyn Fn(&str)) -> Result<Vec<String>> {
     let parent = match to.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -63,7 +66,7 @@ pub fn assemble(inputs: &Inputs<'_>, to: &Path, step: &dyn Fn(&str)) -> Result<V
     step("vmmlinux");
     let version = program::pack(inputs, scratch.path(), &made)?;
     step("vmmcid");
-    kernel_builder::package_daemon(inputs.daemon, inputs.epoch, &made)?;
+    daemon::package_daemon(inputs.daemon, inputs.epoch, &made)?;
     step("bills of materials");
     for package in ["vmmlinux", "vmmcid"] {
         let bom = sbom::of_package(inputs.checkout, package)?;
@@ -74,7 +77,7 @@ pub fn assemble(inputs: &Inputs<'_>, to: &Path, step: &dyn Fn(&str)) -> Result<V
         step(&format!("kernel {}", kernel.display()));
         let manifest = take_kernel(kernel, &made)?;
         match kernels.get_mut(&manifest.release) {
-            // The same kernel with packages of another kind: a build has one.
+            // The same kernel in another format: a build makes one format.
             Some(known) => known.files.extend(manifest.files),
             None => _ = kernels.insert(manifest.release.clone(), manifest),
         }
@@ -98,7 +101,7 @@ pub fn assemble(inputs: &Inputs<'_>, to: &Path, step: &dyn Fn(&str)) -> Result<V
     Ok(names.into_iter().chain([SUMS.to_owned()]).collect())
 }
 
-/// Takes a kernel's packages, its images and its configuration.
+/// Copies a kernel's packages, images and configuration, and returns its manifest.
 fn take_kernel(dir: &Path, to: &Path) -> Result<Manifest> {
     let manifest = Manifest::load(dir)?;
     let release = &manifest.release;
@@ -123,7 +126,7 @@ fn take_kernel(dir: &Path, to: &Path) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// The names of the files in a directory, in order.
+/// The sorted names of the files in a directory.
 fn names(dir: &Path) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {

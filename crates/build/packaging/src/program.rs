@@ -1,4 +1,4 @@
-//! The program's archive.
+//! The archive of the program.
 
 use std::{
     fs::{self, Permissions},
@@ -33,7 +33,7 @@ To install it, copy bin/ and share/ to /usr/local:
 Kernels are built in a checkout of the source.
 ";
 
-/// Packs the program into `to`, and gives its version.
+/// Makes the program's archive in the directory `to` and returns its version.
 pub(crate) fn pack(inputs: &Inputs<'_>, scratch: &Path, to: &Path) -> Result<String> {
     let own = inputs.command.get_version().unwrap_or_default().to_owned();
     let said = Command::new(inputs.program)
@@ -64,19 +64,19 @@ pub(crate) fn pack(inputs: &Inputs<'_>, scratch: &Path, to: &Path) -> Result<Str
         write(&root.join("LICENSES").join(licence), &fs::read(&path).map_err(Error::io("read", &path))?)?;
     }
     set_modes(&root)?;
-    kernel_builder::pack::tarball(scratch, &name, inputs.epoch, &to.join(format!("{name}-x86_64.tar.xz")))?;
+    support::archive::tarball(scratch, &name, inputs.epoch, &to.join(format!("{name}-x86_64.tar.xz")))?;
     Ok(own)
 }
 
 /// Writes the manual pages of a command and its subcommands: vmmlinux.1, vmmlinux-run.1 and so on.
 pub fn manuals(command: clap::Command, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    // The page would speak of `help`'s pages, which say nothing.
+    // The pages of `help` would be empty.
     clap_mangen::generate_to(command.disable_help_subcommand(true), dir)
         .map_err(Error::io("write manual pages to", dir))
 }
 
-/// What is no program is read by everybody, whatever the umask.
+/// Makes files that are not programs readable for everyone, whatever the umask is.
 fn set_modes(root: &Path) -> Result<()> {
     for entry in fs::read_dir(root).map_err(Error::io("read", root))? {
         let path = entry.map_err(Error::io("read", root))?.path();

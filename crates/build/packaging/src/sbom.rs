@@ -22,13 +22,14 @@ use cyclonedx_bom::{
 use kernel_builder::Manifest;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use support::run;
 
 use crate::error::{Error, Result};
 
 /// The platform that programs are built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Cargo.lock, as far as it matters here: cargo does not tell the hashes otherwise.
+/// The part of Cargo.lock that is used here.
 #[derive(Deserialize)]
 struct Lock {
     package: Vec<Locked>,
@@ -41,23 +42,17 @@ struct Locked {
     checksum: Option<String>,
 }
 
-/// What is linked into the program of a package of the workspace, or makes its code (procedural macros).
+/// The bill of materials of a program of the workspace: crates that are linked into it or make its code (procedural
+/// macros).
 pub(crate) fn of_package(checkout: &Path, package: &str) -> Result<Vec<u8>> {
     let metadata = MetadataCommand::new()
         .manifest_path(checkout.join("Cargo.toml"))
         .features(CargoOpt::SomeFeatures(Vec::new()))
         .other_options(vec!["--locked".to_owned(), "--filter-platform".to_owned(), TARGET.to_owned()])
         .exec()?;
-    let lock = checkout.join("Cargo.lock");
-    let text = fs::read_to_string(&lock).map_err(Error::io("read", &lock))?;
-    let malformed = |problem: String| Error::Malformed { what: lock.display().to_string(), problem };
-    let locked: Lock = toml::from_str(&text).map_err(|e| malformed(e.to_string()))?;
-    let checksums: BTreeMap<_, _> = locked
-        .package
-        .into_iter()
-        .filter_map(|package| Some(((package.name, package.version), package.checksum?)))
-        .collect();
-
+    let checksums = checksums(&checkout.join("Cargo.lock"))?;
+    let linked = linked(checkout, package)?;
+    let malformed = |problem: String| Error::Malformed { what: checkout.display().to_string(), problem };
     let packages: BTreeMap<&PackageId, _> =
         metadata.packages.iter().map(|package| (&package.id, package)).collect();
     let resolve = metadata.resolve.as_ref().ok_or_else(|| malformed("nothing is resolved".to_owned()))?;
@@ -71,12 +66,16 @@ pub(crate) fn of_package(checkout: &Path, package: &str) -> Result<Vec<u8>> {
     let reference = |id: &PackageId| {
         packages.get(id).map_or_else(String::new, |p| format!("pkg:cargo/{}@{}", p.name, p.version))
     };
+    let is_linked = |id: &PackageId| {
+        packages.get(id).is_some_and(|p| linked.contains(&(p.name.to_string(), p.version.to_string())))
+    };
     let mut seen = BTreeSet::from([&root.id]);
     let mut todo = vec![&root.id];
     let mut edges = BTreeMap::new();
     while let Some(id) = todo.pop() {
         let mut needs = BTreeSet::new();
-        for dependency in nodes.get(id).into_iter().flat_map(|node| &node.deps) {
+        let dependencies = nodes.get(id).into_iter().flat_map(|node| &node.deps);
+        for dependency in dependencies.filter(|dependency| is_linked(&dependency.pkg)) {
             if dependency.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal) {
                 needs.insert(reference(&dependency.pkg));
                 if seen.insert(&dependency.pkg) {
@@ -109,7 +108,32 @@ pub(crate) fn of_package(checkout: &Path, package: &str) -> Result<Vec<u8>> {
     output(component(&root.id, Classification::Application), libraries, dependencies, Vec::new())
 }
 
-/// What a kernel was built of: its source, our patches and drivers; and what it became. The tools are properties.
+/// The hashes in Cargo.lock, by name and version: cargo's metadata do not contain them.
+fn checksums(lock: &Path) -> Result<BTreeMap<(String, String), String>> {
+    let text = fs::read_to_string(lock).map_err(Error::io("read", lock))?;
+    let locked: Lock = toml::from_str(&text)
+        .map_err(|e| Error::Malformed { what: lock.display().to_string(), problem: e.to_string() })?;
+    let packages = locked.package.into_iter();
+    Ok(packages.filter_map(|package| Some(((package.name, package.version), package.checksum?))).collect())
+}
+
+/// Names and versions of the crates that a package is built of by itself. cargo's metadata unite the features that all
+/// packages of the workspace ask for.
+fn linked(checkout: &Path, package: &str) -> Result<BTreeSet<(String, String)>> {
+    let mut cargo = run::command("cargo");
+    cargo
+        .args(["tree", "--locked", "--package", package, "--edges", "normal", "--target", TARGET])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .current_dir(checkout);
+    // `name v1.2.3 (path)`
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.to_owned(), words.next()?.strip_prefix('v')?.to_owned()))
+    };
+    Ok(run::stdout(&mut cargo)?.lines().filter_map(parse).collect())
+}
+
+/// The bill of materials of a kernel: its source, patches, drivers and outputs. The tools are properties.
 pub(crate) fn of_kernel(manifest: &Manifest) -> Result<Vec<u8>> {
     let Manifest { release, source, .. } = manifest;
     let mut kernel =
@@ -156,7 +180,7 @@ fn hashes(sha256: &str) -> Hashes {
     Hashes(vec![Hash { alg: HashAlgorithm::SHA_256, content: HashValue(sha256.to_owned()) }])
 }
 
-/// The text. Its serial number follows from what is in it.
+/// The text of a bill of materials. Its serial number is a hash of its content.
 fn output(
     about: Component,
     components: Vec<Component>,

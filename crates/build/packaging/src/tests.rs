@@ -2,7 +2,8 @@
 
 use std::{os::unix::fs::PermissionsExt, process::Command};
 
-use kernel_builder::{FileRecord, hash_file};
+use kernel_builder::FileRecord;
+use support::hash::hash_file;
 
 use super::*;
 

@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
-use kernel_builder::{Cache, Step};
+use kernel_builder::Step;
 use serde::Serialize;
+use support::cache::Cache;
 
 use crate::{Error, Report, Result, Runner, Table};
 

@@ -78,10 +78,14 @@ pub enum Error {
         /// What the library said.
         problem: String,
     },
-    /// A kernel cannot be had.
+    /// The cache cannot be found.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Forge(#[from] Box<kernel_builder::Error>),
+    Cache(#[from] support::file::Error),
+    /// Debian's kernel cannot be fetched.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Archive(#[from] Box<debian_archive::Error>),
     /// The guest's program will not do.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -95,9 +99,9 @@ pub enum Error {
 /// What every function here returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
-impl From<kernel_builder::Error> for Error {
-    fn from(error: kernel_builder::Error) -> Self {
-        Self::Forge(Box::new(error))
+impl From<debian_archive::Error> for Error {
+    fn from(error: debian_archive::Error) -> Self {
+        Self::Archive(Box::new(error))
     }
 }
 

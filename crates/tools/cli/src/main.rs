@@ -2,7 +2,8 @@
 
 mod cmd;
 mod file_magic;
-mod forging;
+mod kernel_args;
+mod progress_bar;
 mod vm;
 mod welcome;
 

@@ -6,12 +6,11 @@ use std::{
     process::ExitCode,
 };
 
-use kernel_builder::{Cache, Forge, Purpose};
+use host_tools::{Purpose, Setup};
+use support::{cache::Cache, progress::Quiet};
 use vmm::probe;
 
-use crate::forging::Bar;
-
-/// What was found out about this machine.
+/// Findings about this machine.
 #[derive(Debug, Default)]
 struct Findings {
     /// This is a guest of vmd.
@@ -28,7 +27,7 @@ struct Findings {
     images: Vec<PathBuf>,
 }
 
-/// Looks around, says what it saw, and what to do next.
+/// Prints what this machine can do and the next steps.
 pub(crate) fn run() -> miette::Result<ExitCode> {
     support::print(&text(&look()))?;
     Ok(ExitCode::SUCCESS)
@@ -46,8 +45,8 @@ fn look() -> Findings {
     findings.checkout =
         std::env::current_dir().is_ok_and(|here| kernel_builder::find_kernel_dir(&here).is_ok());
     if let Ok(cache) = Cache::user() {
-        let forge = Forge::for_tools(cache, Box::new(Bar::new()));
-        let names = |purposes: &[Purpose]| forge.missing(purposes).iter().map(|tool| tool.name).collect();
+        let setup = Setup::new(&cache, &Quiet);
+        let names = |purposes: &[Purpose]| setup.missing(purposes).iter().map(|tool| tool.name).collect();
         findings.missing_machine = names(&[Purpose::Machine]);
         findings.missing_build = names(&[Purpose::Build, Purpose::Rust, Purpose::Image]);
     }

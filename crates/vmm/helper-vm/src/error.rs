@@ -74,10 +74,14 @@ pub enum Error {
         /// What is wrong in it.
         problem: String,
     },
-    /// The helper VM's kernel, Debian's, cannot be had.
+    /// The cache cannot be found.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Kernel(#[from] Box<kernel_builder::Error>),
+    Cache(#[from] support::file::Error),
+    /// The helper VM's kernel, which is Debian's, cannot be fetched.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Kernel(#[from] Box<debian_archive::Error>),
     /// A file is too large for the job's archive.
     #[error("{path} is too large for the helper VM's initramfs: {size} bytes")]
     #[diagnostic(help("kernels, initrds and firmware may have up to 2 GiB; give larger things as disks"))]
@@ -103,8 +107,8 @@ pub enum Error {
 /// What every function here returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
-impl From<kernel_builder::Error> for Error {
-    fn from(error: kernel_builder::Error) -> Self {
+impl From<debian_archive::Error> for Error {
+    fn from(error: debian_archive::Error) -> Self {
         Self::Kernel(Box::new(error))
     }
 }

@@ -12,7 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kernel_builder::{Cache, Debian, DebianKernel, Progress};
+use debian_archive::{Debian, DebianKernel};
+use support::{cache::Cache, progress::Progress};
 
 use crate::{Error, Result};
 

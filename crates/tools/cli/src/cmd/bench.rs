@@ -9,12 +9,12 @@ use std::{
 
 use bench::{Baseline, Kernel, Report, Runner, build::Subject};
 use clap::ValueEnum;
-use kernel_builder::Cache;
 use miette::{IntoDiagnostic, WrapErr, miette};
+use support::cache::Cache;
 use vmd_release::Generation;
 
 use crate::{
-    forging::Bar,
+    progress_bar::ProgressBar,
     vm::{self, Accel},
 };
 
@@ -218,7 +218,7 @@ impl Args {
             ([], _) => &[Against::V7_3],
             (named, _) => named,
         };
-        let (cache, bar) = (Cache::user()?, Bar::new());
+        let (cache, bar) = (Cache::user()?, ProgressBar::new());
         for baseline in against.iter().filter_map(|against| against.baseline()) {
             kernels.push(baseline.kernel(&cache, &bar)?);
         }
@@ -238,7 +238,7 @@ fn write(out: &Path, report: &Report) -> miette::Result<()> {
     fs::create_dir_all(out).into_diagnostic().wrap_err_with(|| format!("cannot create {}", out.display()))?;
     for (extension, text) in [("json", report.json()), ("html", report.html()?)] {
         let path = out.join(&report.bench).with_extension(extension);
-        kernel_builder::write_atomically(&path, text.as_bytes())?;
+        support::file::write_atomically(&path, text.as_bytes())?;
         support::note!("{}", path.display());
     }
     Ok(())

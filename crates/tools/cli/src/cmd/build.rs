@@ -8,17 +8,17 @@ use std::{
 
 use clap::ValueEnum;
 use kconfig::{Fragments, Given, Host, Resolve, Selection, Workload};
-use kernel_builder::{BoxedDiagnostic, Configuration, Error, Request};
+use kernel_builder::{BoxedDiagnostic, Configuration, Error, MakeError, Request};
 use miette::{Context, IntoDiagnostic};
 
-use crate::forging::ForgeArgs;
+use crate::kernel_args::KernelArgs;
 
 /// Arguments of `vmmlinux build`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    forging: ForgeArgs,
-    /// Kernel series [default: the one kernel/series.toml says]
+    kernel: KernelArgs,
+    /// Kernel series [default: the one in kernel/series.toml]
     #[arg(long)]
     series: Option<String>,
     /// Name of the directory in --out [default: the series, and the workloads and hosts if they are chosen]
@@ -30,29 +30,26 @@ pub(crate) struct Args {
     /// OpenBSD releases whose vmd it must run on [default: all]
     #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
     host: Vec<Host>,
-    /// Take a given configuration instead of ours: files, of which later ones win, after one of the kernel's own
-    /// (tinyconfig, allnoconfig, defconfig) or by themselves; the kernel's make completes it
+    /// Use this configuration instead of the project's: files, of which later ones win, optionally after a target of the
+    /// kernel (tinyconfig, allnoconfig, defconfig); the kernel's make completes it
     #[arg(long, value_name = "FILE", value_delimiter = ',', conflicts_with_all = ["workload", "host"])]
     config: Vec<PathBuf>,
-    /// Build the source as it was released, without our patches and drivers
+    /// Build the source as released, without the project's patches and drivers
     #[arg(long)]
     no_patches: bool,
     /// Build this tree instead of the series' release; it is not modified
     #[arg(long, value_name = "DIR")]
     tree: Option<PathBuf>,
-    /// Commands to run at a time [default: one for each CPU]
+    /// Number of concurrent commands [default: number of CPUs]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Make a package of it, too
+    /// Also make a package
     #[arg(long, value_enum)]
     package: Option<Package>,
-    /// Compile each file by itself, as the kernel's make does alone; common headers are otherwise parsed once
-    #[arg(long)]
-    no_prelude: bool,
-    /// Write what each step cost to a file, in the order of their ends: CPU seconds, what made it, what was made
+    /// Write the cost of each step to a file: CPU seconds, tool, target
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
-    /// Where output directories are
+    /// Directory of the output directories
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
 }
@@ -67,11 +64,11 @@ enum Package {
 }
 
 impl Args {
-    /// Builds and says what came out.
+    /// Builds the kernel and prints its output directory.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
-        let out = std::path::absolute(&self.out).into_diagnostic().wrap_err("--out is no path")?;
-        let forge = self.forging.forge()?;
-        let series = self.series.clone().unwrap_or_else(|| forge.series().default.clone());
+        let out = std::path::absolute(&self.out).into_diagnostic().wrap_err("--out is not a valid path")?;
+        let builder = self.kernel.builder()?;
+        let series = self.series.clone().unwrap_or_else(|| builder.series().default.clone());
         let mut selection = Selection::new(&series);
         let usual = selection.clone();
         selection.workloads = self.workload.iter().copied().collect();
@@ -86,7 +83,7 @@ impl Args {
         let configuration: Box<dyn Configuration> = if let Some(given) = given {
             Box::new(Foreign(given))
         } else {
-            let fragments = Fragments::load(&forge.kernel_dir().join("config"))?;
+            let fragments = Fragments::load(&builder.kernel_dir().join("config"))?;
             Box::new(Curated { fragments, selection })
         };
         let request = Request {
@@ -100,23 +97,22 @@ impl Args {
                 Package::Deb => kernel_builder::Package::Deb,
                 Package::Tar => kernel_builder::Package::Tar,
             }),
-            prelude: !self.no_prelude,
             patched: !self.no_patches,
             profile: self.profile.is_some(),
         };
-        let built = match forge.build(&request) {
-            Err(stopped @ Error::Interrupted { .. }) => {
+        let built = match builder.build(&request) {
+            Err(stopped @ Error::Make(MakeError::Interrupted { .. })) => {
                 support::note!("{:?}", miette::Report::from(stopped));
-                // As a shell reports a program that SIGINT ended.
+                // The exit status that a shell gives to a program killed by SIGINT.
                 return Ok(ExitCode::from(130));
             }
             other => other?,
         };
-        // The progress display goes before the summary.
-        drop(forge);
+        // Clears the progress display before the summary.
+        drop(builder);
         if let Some(path) = &self.profile {
             let lines: Vec<String> = built.profile.iter().map(ToString::to_string).collect();
-            kernel_builder::write_atomically(path, (lines.join("\n") + "\n").as_bytes())?;
+            support::file::write_atomically(path, (lines.join("\n") + "\n").as_bytes())?;
         }
         let dir = self.out.join(&name);
         if built.up_to_date {

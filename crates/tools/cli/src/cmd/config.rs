@@ -17,7 +17,7 @@ use kernel_builder::PreparedTree;
 use miette::{Context, IntoDiagnostic};
 use tempfile::TempDir;
 
-use crate::forging::ForgeArgs;
+use crate::kernel_args::KernelArgs;
 
 /// Exit status of an audit whose worst finding is harm, and of one that is fatal; 1 is a failure to audit.
 const EXIT_HARM: u8 = 2;
@@ -157,7 +157,7 @@ struct TreeArgs {
     #[arg(long = "make-var", value_name = "NAME=VALUE", value_parser = make_var)]
     make_vars: Vec<(String, String)>,
     #[command(flatten)]
-    forging: ForgeArgs,
+    kernel: KernelArgs,
 }
 
 fn make_var(text: &str) -> Result<(String, String), String> {
@@ -165,7 +165,7 @@ fn make_var(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// A source tree, kept locked as long as it is used if it is the forge's.
+/// A source tree, kept locked as long as it is used unless it is the user's.
 enum Source {
     User(PathBuf),
     Prepared(Box<PreparedTree>),
@@ -186,7 +186,7 @@ impl TreeArgs {
             Some(dir) => {
                 Ok(Source::User(std::path::absolute(dir).into_diagnostic().wrap_err("--tree is no path")?))
             }
-            None => Ok(Source::Prepared(Box::new(self.forging.forge()?.prepare(series)?))),
+            None => Ok(Source::Prepared(Box::new(self.kernel.builder()?.prepare(series)?))),
         }
     }
 
@@ -203,7 +203,7 @@ impl TreeArgs {
             .into_diagnostic()
             .wrap_err("cannot make a temporary directory to configure in")?;
         // The toolchain decides symbols (CONFIG_RUST above all); a directory of the user's may do without ours.
-        let mut make_vars = match (self.forging.forge()?.toolchain(series, false), &self.tree) {
+        let mut make_vars = match (self.kernel.builder()?.toolchain(series, false), &self.tree) {
             (Ok(toolchain), _) => toolchain.make_vars,
             (Err(error), None) => return Err(error.into()),
             (Err(error), Some(_)) => {
@@ -215,9 +215,9 @@ impl TreeArgs {
         Ok(Resolver { source, build_dir, make_vars, fragments })
     }
 
-    /// The fragments beside the forge's series file where there is one, else those built in.
+    /// The fragments beside the series file where there is one, else those built in.
     fn fragments(&self) -> miette::Result<Fragments> {
-        match self.forging.kernel_dir() {
+        match self.kernel.kernel_dir() {
             Ok(dir) if dir.join("config").is_dir() => Ok(Fragments::load(&dir.join("config"))?),
             _ => Ok(Fragments::builtin()?),
         }
@@ -435,7 +435,7 @@ fn check(out: &mut Vec<u8>, series: Option<String>, tree: &TreeArgs) -> miette::
     let all: Vec<String> = match (series, &tree.tree) {
         (Some(series), _) => vec![series],
         (None, Some(_)) => vec!["7.3".to_owned()],
-        (None, None) => tree.forging.forge()?.series().series.keys().cloned().collect(),
+        (None, None) => tree.kernel.builder()?.series().series.keys().cloned().collect(),
     };
     for series in all {
         let source = tree.source(&series)?;

@@ -1,4 +1,4 @@
-//! `vmmlinux package`: packages of what is installed in guests, manual pages, and whole releases.
+//! `vmmlinux package`: the guests' daemon, manual pages, and releases.
 
 use std::{
     env,
@@ -43,7 +43,7 @@ enum What {
     /// A release: the program, the daemon, kernels and images, bills of materials, checksums
     ///
     /// The same bytes of the same inputs; all times in it are SOURCE_DATE_EPOCH, else that of the program's file.
-    /// `make release` builds what is missing first.
+    /// `make release` builds its inputs first.
     Release {
         /// The program, linked statically; what it needs is beside it
         #[arg(long, value_name = "FILE", default_value = PROGRAM)]
@@ -64,12 +64,12 @@ enum What {
 }
 
 impl Args {
-    /// Makes the packages and says where they are. `command` is the definition of the whole command line.
+    /// Makes the packages and prints their paths. `command` is the definition of the whole command line.
     pub(crate) fn run(self, command: Command) -> miette::Result<ExitCode> {
         match self.what {
             What::Vmmcid { binary, out } => {
                 needs(&binary, "cargo build --profile dist -p vmmcid; `make vmmcid-deb` does both")?;
-                let packages = kernel_builder::package_daemon(&binary, epoch(&binary)?, &out)?;
+                let packages = packaging::package_daemon(&binary, epoch(&binary)?, &out)?;
                 support::print(&format!("{}\n{}\n", packages.deb.display(), packages.tarball.display()))?;
             }
             What::Man { dir } => packaging::manuals(command, &dir)?,

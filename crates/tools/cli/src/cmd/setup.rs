@@ -1,26 +1,28 @@
-//! `vmmlinux setup`: installs what building kernels and images needs and this machine lacks.
+//! `vmmlinux setup`: installs the missing tools for kernels, images and guests.
 
 use std::{fmt::Write as _, process::ExitCode};
 
 use clap::ValueEnum;
-use kernel_builder::{Cache, Forge, Plan, Purpose};
+use host_tools::{Plan, Purpose, Setup};
+use kernel_builder::SeriesFile;
+use support::cache::Cache;
 
-use crate::forging::{Bar, ForgeArgs};
+use crate::{kernel_args::KernelArgs, progress_bar::ProgressBar};
 
 /// Arguments of `vmmlinux setup`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    forging: ForgeArgs,
-    /// Only what this needs (may be repeated) [default: build, image, machine; outside of a checkout the latter two]
+    kernel: KernelArgs,
+    /// Only the tools for this purpose (may be repeated) [default: build, image, machine; outside of a checkout the latter two]
     #[arg(long = "for", value_enum, value_name = "PURPOSE")]
     purposes: Vec<What>,
-    /// Only say what is missing; the exit status is 1 if something is
+    /// Only list what is missing; the exit status is 1 if something is
     #[arg(long)]
     list: bool,
 }
 
-/// What to be ready for.
+/// The purpose of tools.
 #[derive(Clone, Copy, ValueEnum)]
 enum What {
     /// Building kernels
@@ -34,9 +36,9 @@ enum What {
 }
 
 impl Args {
-    /// Says what is missing and installs it.
+    /// Lists the missing tools and installs them.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
-        let in_checkout = self.forging.in_checkout();
+        let in_checkout = self.kernel.in_checkout();
         let mut purposes = Vec::new();
         for what in if self.purposes.is_empty() {
             if in_checkout {
@@ -54,12 +56,10 @@ impl Args {
                 What::Machine => purposes.push(Purpose::Machine),
             }
         }
-        let forge = if in_checkout {
-            self.forging.forge()?
-        } else {
-            Forge::for_tools(Cache::user()?, Box::new(Bar::new()))
-        };
-        let plan = forge.plan(&purposes)?;
+        let cache = Cache::user()?;
+        let progress = ProgressBar::new();
+        let setup = Setup::new(&cache, &progress);
+        let plan = setup.plan(&purposes)?;
         if plan.is_empty() {
             support::print("nothing is missing\n")?;
             return Ok(ExitCode::SUCCESS);
@@ -68,10 +68,15 @@ impl Args {
         if self.list || !plan.debian {
             return Ok(ExitCode::FAILURE);
         }
-        forge.install(&plan)?;
-        let left = forge.plan(&purposes)?;
+        let suites = if in_checkout {
+            SeriesFile::load(&self.kernel.kernel_dir()?)?.rust_src_suites
+        } else {
+            Vec::new()
+        };
+        setup.install(&plan, &suites)?;
+        let left = setup.plan(&purposes)?;
         if left.is_empty() {
-            support::print("nothing is missing any more\n")?;
+            support::print("everything is installed now\n")?;
             return Ok(ExitCode::SUCCESS);
         }
         support::print(&format!("\nstill {}", described(&left)))?;
@@ -87,9 +92,7 @@ fn described(plan: &Plan) -> String {
     }
     let mut tell = |what: &str| text.extend([what, "\n"]);
     if !plan.debian {
-        tell(
-            "\nPlease install these with your distribution's tools; only Debian's packages are installed from here.",
-        );
+        tell("\nInstall these with your distribution's tools: setup installs only Debian's packages.");
         return text;
     }
     let list = |names: &std::collections::BTreeSet<&str>| names.iter().copied().collect::<Vec<_>>().join(" ");

@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use crate::forging::ForgeArgs;
+use crate::kernel_args::KernelArgs;
 
 /// Arguments of `vmmlinux source`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    forging: ForgeArgs,
-    /// Kernel series [default: the one kernel/series.toml says]
+    kernel: KernelArgs,
+    /// Kernel series [default: the one in kernel/series.toml]
     #[arg(long)]
     series: Option<String>,
 }
@@ -17,9 +17,9 @@ pub(crate) struct Args {
 impl Args {
     /// Prepares the tree and prints its path.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
-        let forge = self.forging.forge()?;
-        let series = self.series.unwrap_or_else(|| forge.series().default.clone());
-        let tree = forge.prepare(&series)?;
+        let builder = self.kernel.builder()?;
+        let series = self.series.unwrap_or_else(|| builder.series().default.clone());
+        let tree = builder.prepare(&series)?;
         support::print(&format!("{}\n", tree.path.display()))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -291,7 +291,7 @@ fn report(path: &Path, ending: &Ending) -> miette::Result<()> {
         support::note!("{}", text.trim_end());
         return Ok(());
     }
-    kernel_builder::write_atomically(path, text.as_bytes())?;
+    support::file::write_atomically(path, text.as_bytes())?;
     Ok(())
 }
 

@@ -1,0 +1,109 @@
+//! The kernel builder, and the preparation of trees.
+
+use std::path::{Path, PathBuf};
+
+use support::{
+    cache::{Cache, Lock},
+    progress::Progress,
+};
+
+use crate::{
+    error::Result,
+    fetch::{select, series::SeriesFile, sources::Sources, unpack},
+    options::Options,
+    tree::{
+        additions::{Additions, Source},
+        prepare::{Ingredients, PreparedTree, prepare},
+        user_tree,
+    },
+};
+
+/// Builds kernels of the tracked series.
+pub struct KernelBuilder {
+    pub(crate) options: Options,
+    pub(crate) series: SeriesFile,
+    pub(crate) cache: Cache,
+    pub(crate) progress: Box<dyn Progress>,
+}
+
+impl KernelBuilder {
+    /// A builder for a kernel directory.
+    pub fn new(options: Options, cache: Cache, progress: Box<dyn Progress>) -> Result<Self> {
+        let series = SeriesFile::load(&options.kernel_dir)?;
+        Ok(Self { options, series, cache, progress })
+    }
+
+    /// The tracked series.
+    pub fn series(&self) -> &SeriesFile {
+        &self.series
+    }
+
+    /// The kernel directory.
+    pub fn kernel_dir(&self) -> &Path {
+        &self.options.kernel_dir
+    }
+
+    /// The patched tree of a series, fetched, verified, unpacked and patched if need be: the locked release or else the
+    /// newest.
+    pub fn prepare(&self, series: &str) -> Result<PreparedTree> {
+        self.prepare_with(series, true)
+    }
+
+    /// The tree of a series, with patches and drivers or as it was released.
+    pub(crate) fn prepare_with(&self, series: &str, patched: bool) -> Result<PreparedTree> {
+        self.series.get(series)?;
+        let sources = self.sources();
+        let locked = select::fetch(&sources, series)?;
+        let pristine = self.pristine(&sources.archive(&locked), &locked.sha256)?;
+        let source = Source {
+            origin: locked.origin.to_string(),
+            version: locked.version.clone(),
+            sha256: locked.sha256.clone(),
+        };
+        let mut slot = format!("{series}-{}", &locked.sha256[..16]);
+        if !patched {
+            // Beside the patched tree, which other runs may be building from.
+            slot.push_str("-released");
+        }
+        let additions = self.additions(series, patched)?;
+        let ingredients =
+            Ingredients { series, source, slot: &slot, pristine: &pristine, additions, skip_applied: false };
+        let tree = prepare(&self.cache, &*self.progress, ingredients)?;
+        sources.lock_file()?.set(series, &locked)?;
+        sources.cache_records()?.set(series, &locked)?;
+        Ok(tree)
+    }
+
+    /// The patched copy of a user's directory. Patches that the directory contains are not applied again.
+    pub fn prepare_dir(&self, series: &str, dir: &Path) -> Result<PreparedTree> {
+        self.prepare_dir_with(series, dir, true)
+    }
+
+    /// The copy of a user's directory, with patches and drivers or unchanged.
+    pub(crate) fn prepare_dir_with(&self, series: &str, dir: &Path, patched: bool) -> Result<PreparedTree> {
+        self.series.get(series)?;
+        let additions = self.additions(series, patched)?;
+        Ok(user_tree::prepare_copy(&self.cache, &*self.progress, series, dir, additions)?)
+    }
+
+    pub(crate) fn sources(&self) -> Sources<'_> {
+        Sources {
+            options: &self.options,
+            series: &self.series,
+            cache: &self.cache,
+            progress: &*self.progress,
+        }
+    }
+
+    fn additions(&self, series: &str, patched: bool) -> Result<Additions> {
+        if !patched {
+            return Ok(Additions::default());
+        }
+        Ok(Additions::of_series(&self.options.kernel_dir, series)?)
+    }
+
+    fn pristine(&self, archive: &Path, sha256: &str) -> Result<PathBuf> {
+        let _unpacking = self.cache.lock(&format!("pristine-{sha256}"), Lock::Exclusive, &*self.progress)?;
+        Ok(unpack::pristine(&self.cache, archive, sha256, &*self.progress)?)
+    }
+}

@@ -1,0 +1,101 @@
+//! Files and directories that appear whole or not at all, and the error for operations on them.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
+
+/// A failed operation on a file or directory.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("cannot {what} {path}")]
+pub struct Error {
+    /// The operation, as it follows "cannot": "read", "create", …
+    pub what: &'static str,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// The system's error.
+    pub source: io::Error,
+    /// The remedy, if the kind of the system's error has one.
+    #[help]
+    pub help: Option<&'static str>,
+}
+
+/// A result with an [`Error`](enum@Error) of this module.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The error of an operation on a path, with the remedy for its kind.
+    pub fn new(what: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        let source = source.into();
+        let help = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(
+                "the disk is full: free some space (a kernel needs about 4 GB) or point XDG_CACHE_HOME or --out to \
+                 another disk; no incomplete file was kept",
+            ),
+            io::ErrorKind::FileTooLarge => {
+                Some("a file size limit was exceeded (see `ulimit -f`); no incomplete file was kept")
+            }
+            io::ErrorKind::PermissionDenied => Some("check the owner and permissions of that path"),
+            _ => None,
+        };
+        Self { what, path: path.into(), source, help }
+    }
+}
+
+/// A new temporary directory in `parent`. Directories with the same prefix are removed first: the caller holds the lock
+/// of what it makes, so they belong to runs that were killed.
+pub fn temp_dir(parent: &Path, prefix: &str) -> Result<tempfile::TempDir> {
+    let entries = fs::read_dir(parent).map_err(|e| Error::new("read", parent, e))?;
+    for entry in entries.filter_map(std::result::Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            fs::remove_dir_all(entry.path()).map_err(|e| Error::new("remove the stale", entry.path(), e))?;
+        }
+    }
+    tempfile::Builder::new()
+        .prefix(prefix)
+        .tempdir_in(parent)
+        .map_err(|e| Error::new("create a directory in", parent, e))
+}
+
+/// Writes a file under a temporary name in its own directory and renames it into place. Its mode is 0644.
+pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".new-")
+        .permissions(PermissionsExt::from_mode(0o644))
+        .tempfile_in(dir)
+        .map_err(|e| Error::new("create a file in", dir, e))?;
+    file.write_all(content).map_err(|e| Error::new("write", path, e))?;
+    file.persist(path).map_err(|e| Error::new("create", path, e.error))?;
+    Ok(())
+}
+
+/// Writes an executable shell script that begins with assignments of `variables` and returns its path.
+pub fn write_script(path: &Path, variables: &[(&str, &str)], body: &str) -> Result<String> {
+    let assignments =
+        variables.iter().map(|(name, value)| format!("{name}='{}'\n", value.replace('\'', r"'\''")));
+    let script = format!("#!/bin/sh\n{}\n{body}", assignments.collect::<String>());
+    write_atomically(path, script.as_bytes())?;
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755))
+        .map_err(|e| Error::new("make executable", path, e))?;
+    Ok(path.display().to_string())
+}
+
+/// Moves a directory to `place`. A directory that is there is exchanged with it and ends up at the path `new`.
+pub fn replace_dir(new: &Path, place: &Path) -> Result<()> {
+    match renameat_with(CWD, new, CWD, place, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(()),
+        Err(Errno::NOENT) => fs::rename(new, place).map_err(|e| Error::new("create", place, e)),
+        Err(e) => Err(Error::new("replace", place, e)),
+    }
+}
