@@ -5,8 +5,6 @@ use serde::{Deserialize, Serialize};
 use vmmci_protocol::{Comparison, HostTime};
 
 const NANOS_PER_SEC: i64 = 1_000_000_000;
-/// Before this nothing of this program ran: 2026-01-01. A host that says so has a clock that is not set.
-const TOO_EARLY: i64 = 1_767_225_600 * NANOS_PER_SEC;
 
 /// The guest's clock: nanoseconds since 1970.
 pub fn realtime() -> i64 {
@@ -30,7 +28,7 @@ pub struct Offset {
 /// tells one that cannot be. `read` gives the host's time between two of the guest's, as [`HostTime::read`] does.
 pub fn measure(read: impl FnMut() -> Option<(i64, HostTime, i64)>, times: usize) -> Option<Offset> {
     let readings = std::iter::repeat_with(read).take(times).flatten();
-    let possible = readings.filter(|(_, host, _)| host.nanos() >= TOO_EARLY);
+    let possible = readings.filter(|(_, host, _)| host.is_plausible());
     let best = Comparison::best(possible.filter_map(Comparison::new))?;
     let nanos = best.offset().checked_neg()?;
     Some(Offset { nanos, uncertainty: best.error(), at: best.at() })

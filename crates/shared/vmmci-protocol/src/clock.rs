@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-only OR ISC
+
 //! The host's clock against the guest's.
 
 use super::{register, Registers};
@@ -12,18 +14,29 @@ pub struct HostTime {
 }
 
 impl HostTime {
-    /// Reads it from a device that is known to have it, with what `now` says just before and just after the access that
-    /// latches it. Nothing is written to the device, which may be another's.
+    /// 2026-01-01 00:00 UTC in seconds since 1970: before that this driver did not exist. A host
+    /// that tells an earlier time has a clock that is not set.
+    const EARLIEST: u32 = 1_767_225_600;
+
+    /// Reads it from a device that is known to have it, with what `now` says just before and just
+    /// after the access that latches it. Nothing is written to the device, which may be another's.
     ///
-    /// `None` from a device that answers nonsense, or all ones to the first reading and something to the second: one that
-    /// has just come.
+    /// `None` from a device that answers nonsense, or all ones to the first reading and something
+    /// to the second: one that has just come. `None` as well from a host whose clock is not set,
+    /// see [`HostTime::is_plausible`].
     pub fn read<T>(registers: &impl Registers, mut now: impl FnMut() -> T) -> Option<(T, Self, T)> {
         let before = now();
         let seconds = registers.read(register::SECONDS);
         let after = now();
         let micros = registers.read(register::MICROS);
-        let possible = seconds != u32::MAX && micros < 1_000_000;
-        possible.then_some((before, Self { seconds, micros }, after))
+        let time = Self { seconds, micros };
+        let possible = seconds != u32::MAX && micros < 1_000_000 && time.is_plausible();
+        possible.then_some((before, time, after))
+    }
+
+    /// Returns whether the host's clock can be set at all: it shows 2026 or later.
+    pub const fn is_plausible(self) -> bool {
+        self.seconds >= Self::EARLIEST
     }
 
     /// Nanoseconds since 1970-01-01 00:00 UTC, at most 4.3 × 10¹⁸.
@@ -41,8 +54,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// From what [`host_time_between`](super::Driver::host_time_between) gives, with the guest's clock in nanoseconds
-    /// since 1970. `None` if that clock was set back between the two readings.
+    /// From what [`host_time_between`](super::Driver::host_time_between) gives, with the guest's
+    /// clock in nanoseconds since 1970. `None` if that clock was set back between the two readings.
     pub const fn new((before, host, after): (i64, HostTime, i64)) -> Option<Self> {
         if after < before {
             return None;
@@ -61,7 +74,8 @@ impl Comparison {
 
     /// Guest minus host in nanoseconds: positive if the guest is ahead.
     ///
-    /// The way to the host and back takes a few microseconds; the host is taken to have answered in the middle.
+    /// The way to the host and back takes a few microseconds; the host is taken to have answered in
+    /// the middle.
     pub const fn offset(self) -> i64 {
         self.at().saturating_sub(self.host.nanos())
     }
@@ -70,6 +84,14 @@ impl Comparison {
     pub const fn error(self) -> i64 {
         // The host's microseconds are cut off, not rounded.
         (self.width() / 2).saturating_add(1_000)
+    }
+
+    /// Returns whether the guest's clock is as near to the host's as `tolerance` nanoseconds, or as
+    /// can be told.
+    pub const fn is_within(self, tolerance: i64) -> bool {
+        let error = self.error();
+        let allowed = if tolerance > error { tolerance } else { error };
+        self.offset().saturating_abs() <= allowed
     }
 
     /// The one that knows best: that between the two closest readings.
@@ -115,6 +137,31 @@ mod tests {
         assert_eq!(HostTime::read(&JustCome, || ()), None);
     }
 
+    /// A device whose host has been up for a minute, and has not set its clock.
+    struct Unset;
+
+    impl Registers for Unset {
+        fn read(&self, _: u16) -> u32 {
+            60
+        }
+
+        fn write(&self, _: u16, _: u32) {}
+    }
+
+    #[test]
+    fn a_host_whose_clock_is_not_set_tells_no_time() {
+        assert_eq!(HostTime::read(&Unset, || ()), None);
+    }
+
+    #[test]
+    fn a_clock_is_within_the_tolerance_or_the_error() {
+        let host = HOST.nanos();
+        let comparison = Comparison::new((host + 9_000, HOST, host + 11_000)).unwrap();
+        assert!(comparison.is_within(10_000) && !comparison.is_within(9_999));
+        let wide = Comparison::new((host, HOST, host + 20_000)).unwrap();
+        assert!(wide.is_within(0));
+    }
+
     #[test]
     fn the_host_answers_in_the_middle() {
         let host = HOST.nanos();
@@ -133,9 +180,14 @@ mod tests {
     }
 
     proptest! {
-        /// The true offset is never further away than the error says, wherever in between the host answered.
+        /// The true offset is never further away than the error says, wherever in between the host
+        /// answered.
         #[test]
-        fn the_error_is_a_bound(offset in -10_i64.pow(15)..10_i64.pow(15), out in 0..10_i64.pow(9), back in 0..10_i64.pow(9)) {
+        fn the_error_is_a_bound(
+            offset in -10_i64.pow(15)..10_i64.pow(15),
+            out in 0..10_i64.pow(9),
+            back in 0..10_i64.pow(9),
+        ) {
             let latched = HOST.nanos() + 999;
             let comparison =
                 Comparison::new((latched + offset - out, HOST, latched + offset + back)).unwrap();
@@ -144,7 +196,8 @@ mod tests {
 
         #[test]
         fn no_reading_overflows(before: i64, seconds: u32, micros in 0u32..1_000_000, after: i64) {
-            if let Some(comparison) = Comparison::new((before, HostTime { seconds, micros }, after)) {
+            let host = HostTime { seconds, micros };
+            if let Some(comparison) = Comparison::new((before, host, after)) {
                 let _ = comparison.offset();
                 prop_assert!(comparison.error() >= 1_000);
             }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-only OR ISC
+
 //! The guest's side.
 
 use super::{clock::HostTime, register, Command, Features};
@@ -27,7 +29,8 @@ impl<R: Registers + ?Sized> Registers for &R {
 pub enum ProbeError {
     /// All registers read as ones: nothing decodes the BAR.
     Absent,
-    /// The device does not offer acknowledgements, so that nothing could be answered. Its feature bits are given.
+    /// The device does not offer acknowledgments, so that nothing could be answered. Its feature
+    /// bits are given.
     NoAck(u32),
     /// The device did not take the features or the status that were written.
     Refused,
@@ -40,7 +43,7 @@ impl core::fmt::Display for ProbeError {
             Self::NoAck(features) => {
                 write!(
                     f,
-                    "the device offers no acknowledgement (features {features:#x})"
+                    "the device offers no acknowledgment (features {features:#x})"
                 )
             }
             Self::Refused => f.write_str("the device did not take features and status"),
@@ -55,8 +58,8 @@ impl core::error::Error for ProbeError {}
 pub enum Action {
     /// Go down in order and power off. It is acknowledged already; the host waits 120 s.
     PowerOff,
-    /// Go down in order and reset. It is acknowledged already; the host waits 120 s. Whether the VM comes back is
-    /// up to the host: `vmctl stop` sends this too.
+    /// Go down in order and reset. It is acknowledged already; the host waits 120 s. Whether the VM
+    /// comes back is up to the host: `vmctl stop` sends this too.
     Reboot,
     /// Set the clock from [`Driver::host_time`], then call [`Driver::clock_is_set`].
     SetClock,
@@ -64,8 +67,9 @@ pub enum Action {
 
 /// A device that is up and running.
 ///
-/// The machine behind it is free to misbehave: garbage and all ones are told apart from commands, repeated or lost
-/// interrupts change nothing, and a command that stays in its register is acted on once.
+/// The machine behind it is free to misbehave: garbage and all ones are told apart from commands,
+/// repeated or lost interrupts change nothing, and a command that stays in its register is acted on
+/// once.
 #[derive(Debug)]
 pub struct Driver<R: Registers> {
     registers: R,
@@ -76,8 +80,8 @@ pub struct Driver<R: Registers> {
     unknown: Option<u32>,
 }
 
-/// To be called when the line was raised: clears the cause and lowers the line. Tells whether it was this device's doing,
-/// after which [`Driver::poll`] is due.
+/// To be called when the line was raised: clears the cause and lowers the line. Tells whether it
+/// was this device's doing, after which [`Driver::poll`] is due.
 ///
 /// For interrupt handlers, which cannot wait for the [`Driver`].
 pub fn take_interrupt<R: Registers + ?Sized>(registers: &R) -> bool {
@@ -85,11 +89,11 @@ pub fn take_interrupt<R: Registers + ?Sized>(registers: &R) -> bool {
     isr & register::ISR_CONFIG_CHANGE != 0 && isr & !register::ISR_ALL == 0
 }
 
-/// Tells the host that the guest goes down on its own: vmd removes the VM 3 s later. To be called last, just before the
-/// CPU is halted.
+/// Tells the host that the guest goes down on its own: vmd removes the VM 3 s later. To be called
+/// last, just before the CPU is halted.
 ///
-/// vmd listens only while no command is pending, so that a clock that is still to be set is given up. False if the
-/// guest was told to go down by the host, which then waits for a reset, or 120 s.
+/// vmd listens only while no command is pending, so that a clock that is still to be set is given
+/// up. False if the guest was told to go down by the host, which then waits for a reset, or 120 s.
 ///
 /// For code that cannot wait for the [`Driver`].
 pub fn power_off<R: Registers + ?Sized>(registers: &R) -> bool {
@@ -153,12 +157,14 @@ impl<R: Registers> Driver<R> {
         take_interrupt(&self.registers)
     }
 
-    /// Looks for a command, acknowledges it, and gives what is to be done. Call it after an interrupt, and
-    /// again until it gives `None`; call it every second or so where there is none to be had.
+    /// Looks for a command, acknowledges it, and gives what is to be done. Call it after an
+    /// interrupt, and again until it gives `None`; call it every second or so where there is none
+    /// to be had.
     ///
-    /// `changed` tells that [`Driver::interrupt`] has said so since the last call. A command that is still there is
-    /// then acknowledged once more, though not acted on: it may have been another one for a moment, and be due again.
-    /// Without a change it is left alone, as each acknowledgement gives the guest another 120 s.
+    /// `changed` tells that [`Driver::interrupt`] has said so since the last call. A command that
+    /// is still there is then acknowledged once more, though not acted on: it may have been another
+    /// one for a moment, and be due again. Without a change it is left alone, as each
+    /// acknowledgment gives the guest another 120 s.
     pub fn poll(&mut self, changed: bool) -> Option<Action> {
         let value = self.registers.read(register::COMMAND);
         let command = Command::from_u32(value);
@@ -178,8 +184,8 @@ impl<R: Registers> Driver<R> {
         action.filter(|_| new)
     }
 
-    /// What the last [`Driver::poll`] found in the command register, if it was no command: all ones from a device
-    /// that is gone, anything from a broken one. It was not answered.
+    /// What the last [`Driver::poll`] found in the command register, if it was no command: all ones
+    /// from a device that is gone, anything from a broken one. It was not answered.
     pub const fn unknown(&self) -> Option<u32> {
         self.unknown
     }
@@ -189,8 +195,8 @@ impl<R: Registers> Driver<R> {
         self.host_time_between(|| ()).map(|((), time, ())| time)
     }
 
-    /// The host's time, with what `now` says just before and just after the access that latches it: the guest's clock
-    /// read there tells how far apart the two are, and how sure that is.
+    /// The host's time, with what `now` says just before and just after the access that latches it:
+    /// the guest's clock read there tells how far apart the two are, and how sure that is.
     pub fn host_time_between<T>(&self, now: impl FnMut() -> T) -> Option<(T, HostTime, T)> {
         if !self.features.contains(Features::TIME_SYNC) {
             return None;
@@ -200,9 +206,9 @@ impl<R: Registers> Driver<R> {
 
     /// Acknowledges [`Action::SetClock`]: the host may send the next one.
     ///
-    /// The command is looked at once more before it is answered: this very answer clears whatever is pending, and a
-    /// shutdown that came meanwhile would be lost and the VM killed. If there is one, nothing is written, and
-    /// [`Driver::poll`] gives it.
+    /// The command is looked at once more before it is answered: this very answer clears whatever
+    /// is pending, and a shutdown that came meanwhile would be lost and the VM killed. If there is
+    /// one, nothing is written, and [`Driver::poll`] gives it.
     pub fn clock_is_set(&mut self) {
         if self.registers.read(register::COMMAND) == Command::SyncRtc as u32 {
             self.acknowledge(Command::SyncRtc);
@@ -432,10 +438,12 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the register shows, only commands are acted on, each answer is what was read, and nothing is
-        /// done twice in a row.
+        /// Whatever the register shows, only commands are acted on, each answer is what was read,
+        /// and nothing is done twice in a row.
         #[test]
-        fn garbage_is_never_answered(values in proptest::collection::vec(prop_oneof![0u32..6, any::<u32>()], 0..100)) {
+        fn garbage_is_never_answered(
+            values in proptest::collection::vec(prop_oneof![0u32..6, any::<u32>()], 0..100),
+        ) {
             let fake = Fake::new(7);
             let mut driver = Driver::probe(&fake).unwrap();
             let mut last_acted = 0;

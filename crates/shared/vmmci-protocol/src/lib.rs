@@ -1,26 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0-only OR ISC
+
 //! The protocol of vmmci, the device through which OpenBSD's vmd(8) controls a guest.
 //!
-//! vmmci is PCI function 0b5d:0777. Its 4 KiB I/O BAR starts with the registers of a legacy virtio device without
-//! queues; the device's own registers follow at offset 20. The host sets the command register, raises INTA, and
-//! expects the guest to write the same value back: within 3 s for [`Command::Shutdown`] and [`Command::Reboot`], or
-//! the VM is killed.
+//! vmmci is PCI function 0b5d:0777. Its 4 KiB I/O BAR starts with the registers of a legacy virtio
+//! device without queues; the device's own registers follow at offset 20. The host sets the command
+//! register, raises INTA, and expects the guest to write the same value back: within 3 s for
+//! [`Command::Shutdown`] and [`Command::Reboot`], or the VM is killed.
 //!
 //! - [`register`]: where things are;
 //! - [`Command`] and [`Features`]: what is said;
 //! - [`Driver`]: the guest's side of it, over any [`Registers`];
-//! - [`Comparison`]: what is made of the host's time.
+//! - [`Comparison`]: what is made of the host's time;
+//! - [`step`]: setting the guest's clock to it, with a second look;
+//! - [`follow`]: when that is done without the host asking for it.
 //!
-//! All accesses have to be 32 bits wide. vmd answers an exact offset with 32 bits whatever the width, does not answer
-//! offsets inside a register at all, and takes the whole of EAX from a write.
+//! All accesses have to be 32 bits wide. vmd answers an exact offset with 32 bits whatever the
+//! width, does not answer offsets inside a register at all, and takes the whole of EAX from a
+//! write.
 //!
-//! This source is compiled into the kernel's driver too, as a module of it (`kernel/drivers/virt/openbsd`): it names its own
-//! items by `super`, and does with the 2021 edition and Linux's oldest compiler.
+//! This source is compiled into the kernel's driver too, as a module of it
+//! (`kernel/drivers/virt/openbsd`): it names its own items by `super`, and does with the 2021
+//! edition and Linux's oldest compiler.
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod clock;
 mod driver;
+pub mod follow;
 pub mod register;
+pub mod step;
 
 pub use clock::{Comparison, HostTime};
 pub use driver::{power_off, reset, take_interrupt, Action, Driver, ProbeError, Registers};
@@ -38,8 +46,8 @@ pub const SUBSYSTEM_ID: u16 = 0xffff;
 pub enum Command {
     /// Nothing.
     None = 0,
-    /// Power off. Written by the guest with no command pending, it tells the host that the guest is going down by
-    /// itself.
+    /// Power off. Written by the guest with no command pending, it tells the host that the guest is
+    /// going down by itself.
     Shutdown = 1,
     /// Reboot. It is also what `vmctl stop` sends: the host then does not start the VM again.
     Reboot = 2,

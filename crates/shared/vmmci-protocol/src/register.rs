@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-only OR ISC
+
 //! Offsets in the BAR, and the values of the registers that are not numbers.
 
 /// Features that the device offers, read-only.
@@ -18,7 +20,8 @@ pub const DEVICE_STATUS: u16 = 0x12;
 pub const ISR_STATUS: u16 = 0x13;
 /// The pending command; what is written here acknowledges it.
 pub const COMMAND: u16 = 0x14;
-/// The host's time in seconds since 1970, lower 32 bits. Reading it latches the time for [`MICROS`].
+/// The host's time in seconds since 1970, lower 32 bits. Reading it latches the time for
+/// [`MICROS`].
 pub const SECONDS: u16 = 0x18;
 /// Meant for the seconds' upper 32 bits; always 0.
 pub const SECONDS_HIGH: u16 = 0x1c;
@@ -38,5 +41,6 @@ pub const STATUS_FAILED: u32 = 0x80;
 
 /// The command register has changed.
 pub const ISR_CONFIG_CHANGE: u32 = 2;
-/// The bits that an ISR can have: [`ISR_CONFIG_CHANGE`], and that of the queues, of which there are none.
+/// The bits that an ISR can have: [`ISR_CONFIG_CHANGE`], and that of the queues, of which there are
+/// none.
 pub const ISR_ALL: u32 = 3;
