@@ -1,10 +1,10 @@
 //! The `vmmlinux` command: one file per subcommand in `cmd/`.
 
+mod args;
 mod cmd;
 mod file_magic;
 mod kernel_args;
 mod progress_bar;
-mod vm;
 mod welcome;
 
 use std::process::ExitCode;
@@ -26,8 +26,8 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    if vm::in_helper_vm() {
-        vm::run_in_helper_vm();
+    if runner::in_helper_vm() {
+        runner::run_in_helper_vm();
     }
     let cli = Cli::parse();
     let level = match cli.verbose {

@@ -13,10 +13,7 @@ use miette::{IntoDiagnostic, WrapErr, miette};
 use support::cache::Cache;
 use vmd_release::Generation;
 
-use crate::{
-    progress_bar::ProgressBar,
-    vm::{self, Accel},
-};
+use crate::{args::Accel, progress_bar::ProgressBar};
 
 /// Where `make kernel` puts ours.
 const OURS: &str = "out/7.3";
@@ -139,9 +136,8 @@ impl Args {
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         let program = env::current_exe().into_diagnostic().wrap_err("cannot tell where this program is")?;
         // Found out once, and told in the report.
-        let accel =
-            vm::choose(self.accel)?.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
-        let lab = Runner::new(&program, &accel, Box::new(|what| support::note!("{what}")))?;
+        let accel = runner::resolve_accel(self.accel.into())?;
+        let lab = Runner::new(&program, accel.as_str(), Box::new(|what| support::note!("{what}")))?;
         let everything = [What::Boot, What::Idle, What::Disk, What::Net, What::Size];
         let benches = if self.what == What::All { &everything[..] } else { &[self.what] };
         for &what in benches {

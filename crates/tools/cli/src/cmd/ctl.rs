@@ -13,8 +13,7 @@ use miette::{IntoDiagnostic, WrapErr, miette};
 use vmd_release::SleepingTsc;
 use vmm_control::{Answer, Client, Command, Status, place};
 
-use super::run::duration;
-use crate::vm;
+use crate::args::duration;
 
 /// Arguments of `vmmlinux ctl`.
 #[derive(clap::Args)]
@@ -177,17 +176,17 @@ fn console(client: Client) -> miette::Result<ExitCode> {
     if io::stdin().is_terminal() {
         support::note!("vmmlinux: connected; `~.` at the beginning of a line leaves");
     }
-    let raw = vm::raw_mode()?;
+    let raw = runner::raw_mode().into_diagnostic().wrap_err("cannot set up the terminal")?;
     let share = || stream.try_clone().into_diagnostic().wrap_err("cannot share the console's connection");
     let (mut typing, mut reading) = (share()?, share()?);
     let keyboard = move || {
-        let left = vm::converse(|bytes| typing.write_all(bytes));
+        let left = runner::forward_input(|bytes| typing.write_all(bytes));
         // The end of piped input leaves the guest's output to be read.
         let how = if matches!(left, Ok(false)) { Shutdown::Write } else { Shutdown::Both };
         let _ = typing.shutdown(how);
     };
     thread::Builder::new().name("input".to_owned()).spawn(keyboard).into_diagnostic()?;
-    let result = io::copy(&mut reading, &mut vm::Screen);
+    let result = io::copy(&mut reading, &mut runner::UnbufferedStdout);
     drop(raw);
     match result {
         // Nobody reads: as good as leaving.

@@ -8,13 +8,14 @@ use std::{
 };
 
 use miette::miette;
+use runner::{Detached, EXIT_STATUS_HELP, FAILED, Network, Outcome, RunConfig};
 use vmd_release::Generation;
 use vmm::{Boot, BootDevice, Config, Disk, OnReset, Vendor};
-use vmm_control::place::check_name;
+use vmm_control::{Ending, place::check_name};
 
 use crate::{
+    args::{Accel, disk, duration, size},
     file_magic::Beginning,
-    vm::{self, Accel, DiskArgument, EXIT_STATUS, Network, Plan, Session, size},
 };
 
 /// Where SeaBIOS is found if nobody says otherwise: Debian's packages seabios and qemu-system-data.
@@ -24,10 +25,11 @@ const FIRMWARE: [&str; 3] =
 /// Arguments of `vmmlinux run`.
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 #[derive(clap::Args)]
-#[command(after_long_help = EXIT_STATUS)]
+#[command(after_long_help = EXIT_STATUS_HELP)]
 pub(crate) struct Args {
     /// The disk image to boot from, through the firmware; may begin with raw: or qcow2:
-    image: Option<DiskArgument>,
+    #[arg(value_parser = disk)]
+    image: Option<Disk>,
     /// Boot this bzImage or vmlinux directly, without firmware and boot loader
     #[arg(short = 'b', long, value_name = "BZIMAGE")]
     kernel: Option<PathBuf>,
@@ -47,8 +49,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COUNT", default_value = "1")]
     cpus: u8,
     /// A further disk image; may begin with raw: or qcow2:
-    #[arg(short, long, value_name = "DISK")]
-    disk: Vec<DiskArgument>,
+    #[arg(short, long, value_name = "DISK", value_parser = disk)]
+    disk: Vec<Disk>,
     /// A network interface: `local` has DHCP and a gateway but nothing behind it, `user` reaches the host's network
     /// through NAT, `tap:INTERFACE` is a tap interface, `socket:PATH` a Unix socket as passt(1) has it
     #[arg(
@@ -111,11 +113,6 @@ pub(crate) struct Args {
     detach: bool,
 }
 
-/// A duration as in 90s, 5m or 1h 30m.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|e| format!("{e}; a duration is written as in 90s, 5m or 3h"))
-}
-
 fn vendor(text: &str) -> Result<Vendor, String> {
     match text {
         "amd" => Ok(Vendor::Amd),
@@ -134,13 +131,29 @@ fn boot_device(text: &str) -> Result<BootDevice, String> {
 }
 
 impl Args {
-    /// Runs the guest to its end.
-    pub(crate) fn run(self, log: String) -> miette::Result<ExitCode> {
-        let name = self.name.or_else(vm::detached).unwrap_or_else(|| format!("vm{}", std::process::id()));
+    /// Runs the guest to its end, or starts the background process that does.
+    pub(crate) fn run(self, log_filter: String) -> miette::Result<ExitCode> {
+        let detached = runner::detached_name();
+        let name = self.name.clone().or_else(|| detached.clone());
+        let name = name.unwrap_or_else(|| format!("vm{}", std::process::id()));
         check_name(&name)?;
-        if self.detach && vm::detached().is_none() {
-            return vm::detach(&name);
+        if self.detach && detached.is_none() {
+            return detach(&name);
         }
+        let (statistics, networks, accel, timeout) =
+            (self.stats.clone(), self.interfaces.clone(), self.accel.into(), self.timeout);
+        let vm = self.vm_config(name.clone())?;
+        let config = RunConfig { vm, networks, accel, log_filter, timeout, detached: detached.is_some() };
+        let outcome = runner::run(config, &|text| support::note!("vmmlinux: {text}"))?;
+        if let Some(path) = statistics {
+            write_statistics(&path, &outcome)?;
+        }
+        report(&name, &outcome);
+        Ok(ExitCode::from(outcome.exit_status()))
+    }
+
+    /// The VM that the arguments describe.
+    fn vm_config(self, name: String) -> miette::Result<Config> {
         if self.image.is_none() && self.kernel.is_none() && self.cdrom.is_none() && self.disk.is_empty() {
             return Err(nothing_to_boot());
         }
@@ -155,17 +168,12 @@ impl Args {
         config.generation = self.host;
         config.memory = self.memory;
         config.cpus = self.cpus;
-        // Here, for it may be run elsewhere.
+        // Checked before the helper VM is started for it.
         config.check()?;
         if let Boot::Direct { kernel, .. } = &config.boot {
             check_kernel(kernel)?;
         }
-        config.disks = self
-            .image
-            .into_iter()
-            .chain(self.disk)
-            .map(|disk| Disk { path: disk.path, format: disk.format })
-            .collect();
+        config.disks = self.image.into_iter().chain(self.disk).collect();
         config.cdrom = self.cdrom;
         config.host_hz = self.host_hz;
         config.vendor = self.cpu_vendor;
@@ -177,12 +185,49 @@ impl Args {
         config.marks = self.marks;
         config.trace = self.trace;
         config.symbols = self.system_map;
-        vm::run(Session {
-            plan: Plan { config, networks: self.interfaces, accel: self.accel, log },
-            statistics: self.stats,
-            timeout: self.timeout,
-            detached: vm::detached().is_some(),
-        })
+        Ok(config)
+    }
+}
+
+/// Starts the background process and prints the VM's name, or what the process said before it failed.
+fn detach(name: &str) -> miette::Result<ExitCode> {
+    match runner::detach(name)? {
+        Detached::Running => {
+            support::print(&format!("{name}\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Detached::Failed { code, errors } => {
+            support::note!("{}", errors.trim_end());
+            Ok(ExitCode::from(code))
+        }
+    }
+}
+
+/// Writes the statistics in the format that the file's name asks for; `-` is standard error.
+fn write_statistics(path: &Path, outcome: &Outcome) -> miette::Result<()> {
+    let text = outcome.statistics(path.extension().and_then(|extension| extension.to_str()))?;
+    if path == Path::new("-") {
+        support::note!("{}", text.trim_end());
+        return Ok(());
+    }
+    support::file::write_atomically(path, text.as_bytes())?;
+    Ok(())
+}
+
+/// Prints the exit reason on standard error, unless the reader of the output has gone.
+fn report(name: &str, outcome: &Outcome) {
+    let Ending { status, text, help, .. } = &outcome.report;
+    if outcome.output_closed && !outcome.timed_out {
+        return;
+    }
+    if outcome.timed_out {
+        support::note!("vmmlinux: {name}: --timeout expired: {text}");
+        return;
+    }
+    match (help, *status) {
+        (Some(help), _) => support::note!("{:?}", miette!(help = help.clone(), "{name}: {text}")),
+        (None, FAILED) => support::note!("{:?}", miette!("{name}: {text}")),
+        (None, _) => support::note!("vmmlinux: {name}: {text}"),
     }
 }
 
@@ -211,7 +256,7 @@ fn check_kernel(path: &Path) -> miette::Result<()> {
 }
 
 /// Says what SeaBIOS is about to find out. What cannot be read is complained of later.
-fn warn_of_no_boot_sector(image: &DiskArgument) {
+fn warn_of_no_boot_sector(image: &Disk) {
     if Beginning::read(&image.path).is_ok_and(|start| !start.is_boot_sector() && !start.is_qcow2()) {
         let path = image.path.display();
         support::note!("{path} has no boot sector: it will not boot. `vmmlinux image` makes disks that do");

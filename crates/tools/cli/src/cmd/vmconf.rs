@@ -13,8 +13,8 @@ use vmconf::{Check, DiskFormat, Network, Owner, Proposal, Severity};
 use vmd_release::Generation;
 
 use crate::{
+    args::{disk, size},
     file_magic::Beginning,
-    vm::{DiskArgument, size},
 };
 
 /// Exit status of a check that found something that vmd refuses; 1 is a failure to check.
@@ -79,8 +79,8 @@ impl From<Min> for Severity {
 #[derive(clap::Args)]
 struct WriteArgs {
     /// The disk image; may begin with raw: or qcow2:
-    #[arg(required = true)]
-    image: Option<DiskArgument>,
+    #[arg(required = true, value_parser = disk)]
+    image: Option<vmm::Disk>,
     /// Name of the VM
     #[arg(long, default_value = "linux")]
     name: String,

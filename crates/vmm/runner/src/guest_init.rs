@@ -1,4 +1,4 @@
-//! This program as the init of the helper VM: runs the machine that the host describes.
+//! This program as init of the helper VM: runs the VM that the host process describes.
 
 use std::{
     io::{self, Write},
@@ -13,31 +13,31 @@ use serde::{Deserialize, Serialize};
 use vmm::{Config, Console};
 use vmm_control::{Answer, Command, Ending, Vm, remote};
 
-use super::{
-    ending::ending,
-    in_process::{About, Local},
+use crate::{
+    exit_status::exit_report,
+    in_process::{InProcessVm, StatusInfo},
 };
 
-/// What the host asks for.
+/// The job of the helper VM.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Job {
-    /// The machine, its files as they are called inside.
+    /// The VM, with the paths that its files have in the helper VM.
     pub(crate) config: Config,
-    pub(crate) about: About,
-    /// What the log shall tell.
-    pub(crate) log: String,
+    pub(crate) info: StatusInfo,
+    /// The log filter, in `RUST_LOG` syntax.
+    pub(crate) log_filter: String,
 }
 
-/// Whether this process is the init of a helper VM.
-pub(crate) fn in_helper_vm() -> bool {
+/// Whether this process is init of the helper VM.
+pub fn in_helper_vm() -> bool {
     init::is_init()
 }
 
-/// Does the host's job, then powers the helper VM off.
-pub(crate) fn run_in_helper_vm() -> ! {
+/// Runs the host's job, then powers the helper VM off.
+pub fn run_in_helper_vm() -> ! {
     init::run(|env| {
         if let Err(error) = run(env) {
-            // The log of the helper VM, which the host shows when it gets no answer.
+            // Standard error is the helper VM's log: the host shows it if no answer comes.
             support::note!("vmmlinux: {error}");
         }
     })
@@ -45,8 +45,8 @@ pub(crate) fn run_in_helper_vm() -> ! {
 
 fn run(env: Env) -> io::Result<()> {
     let Env { job, console, control } = env;
-    let Job { config, about, log } = serde_json::from_value(job)?;
-    let filter = tracing_subscriber::EnvFilter::new(log);
+    let Job { config, info, log_filter } = serde_json::from_value(job)?;
+    let filter = tracing_subscriber::EnvFilter::new(log_filter);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
@@ -54,23 +54,24 @@ fn run(env: Env) -> io::Result<()> {
         .log_internal_errors(false)
         .init();
 
-    let output = Counted { to: console.try_clone()?, count: Arc::default() };
+    let output = CountingWriter { to: console.try_clone()?, count: Arc::default() };
     let count = Arc::clone(&output.count);
     let console = Console { input: Some(console.into()), output: Box::new(output) };
-    let vm: Arc<dyn Vm> = match Local::start(config, console, about, move || count.load(Ordering::Acquire)) {
-        Ok(local) => local,
-        Err(error) => Arc::new(Failed(ending(Err(error), &vmm::Statistics::default(), 0))),
+    let written = move || count.load(Ordering::Acquire);
+    let vm: Arc<dyn Vm> = match InProcessVm::start(config, console, info, written) {
+        Ok(vm) => vm,
+        Err(error) => Arc::new(FailedVm(exit_report(Err(error), &vmm::Statistics::default(), 0))),
     };
-    // The host hangs up when it has all it wants, or is gone itself.
+    // Returns when the host closes the connection: it has its answers, or has ended.
     remote::serve(control.try_clone()?, control, &vm)?;
     let _ = vm.call(Command::Stop { force: true });
     vm.call(Command::Wait).map(drop).map_err(io::Error::other)
 }
 
-/// A machine that could not be started.
-struct Failed(Ending);
+/// A VM that could not be started: answers `wait` with the reason and refuses everything else.
+struct FailedVm(Ending);
 
-impl Vm for Failed {
+impl Vm for FailedVm {
     fn call(&self, command: Command) -> Result<Answer, String> {
         match command {
             Command::Wait => Ok(Answer::Ended(Box::new(self.0.clone()))),
@@ -79,13 +80,13 @@ impl Vm for Failed {
     }
 }
 
-/// Counts what is written through it.
-struct Counted<W> {
+/// A writer that counts the bytes written.
+struct CountingWriter<W> {
     to: W,
     count: Arc<AtomicU64>,
 }
 
-impl<W: Write> Write for Counted<W> {
+impl<W: Write> Write for CountingWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.to.write(bytes)?;
         self.count.fetch_add(written as u64, Ordering::Release);

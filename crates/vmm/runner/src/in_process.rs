@@ -1,8 +1,8 @@
-//! A machine in this process, as the control protocol sees it.
+//! A VM in this process, controlled by the commands of the control protocol.
 
 use std::{
     io,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, OnceLock},
     thread,
     time::Instant,
 };
@@ -12,96 +12,87 @@ use serde::{Deserialize, Serialize};
 use vmm::{Config, Console, Handle, Machine, ShutdownOutcome};
 use vmm_control::{Answer, Command, Ending, State, Status, Vm};
 
-use super::ending::ending;
+use crate::exit_status::exit_report;
 
-/// What the status says beyond what the machine knows.
+/// What a status report says beyond the VM's own state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct About {
+pub(crate) struct StatusInfo {
     /// The process that the user started.
     pub(crate) pid: u32,
-    /// Where the machine's KVM is.
+    /// Where the VM's KVM is.
     pub(crate) accel: String,
     /// The disk images, as the user named them.
     pub(crate) disks: Vec<String>,
-    /// What the network interfaces are plugged into, as the user named it.
+    /// What the network interfaces are connected to, as the user named it.
     pub(crate) nics: Vec<String>,
 }
 
-/// A machine that runs in a thread of this process.
-pub(crate) struct Local {
+/// A VM that runs in a thread of this process.
+pub(crate) struct InProcessVm {
     handle: Handle,
-    about: About,
+    info: StatusInfo,
     started: Instant,
-    ending: Mutex<Option<Ending>>,
-    ended: Condvar,
+    report: OnceLock<Ending>,
 }
 
-impl Local {
-    /// Starts a machine. `written` tells, when the guest has ended, how many bytes it has written to its console.
+impl InProcessVm {
+    /// Starts a VM. `console_bytes` is called when the guest has ended, and returns the number of bytes that it has
+    /// written to its console.
     pub(crate) fn start(
         config: Config,
         console: Console,
-        about: About,
-        written: impl FnOnce() -> u64 + Send + 'static,
+        info: StatusInfo,
+        console_bytes: impl FnOnce() -> u64 + Send + 'static,
     ) -> Result<Arc<Self>, vmm::Error> {
         let machine = Machine::new(config, console)?;
-        let local = Arc::new(Self {
-            handle: machine.handle(),
-            about,
-            started: Instant::now(),
-            ending: Mutex::new(None),
-            ended: Condvar::new(),
-        });
-        let finish = Arc::clone(&local);
+        let handle = machine.handle();
+        let vm = Arc::new(Self { handle, info, started: Instant::now(), report: OnceLock::new() });
+        let running = Arc::clone(&vm);
         let run = move || {
             let result = machine.run();
-            let ending = ending(result, &finish.handle.statistics(), written());
-            *finish.ending.lock().unwrap_or_else(PoisonError::into_inner) = Some(ending);
-            finish.ended.notify_all();
+            let report = exit_report(result, &running.handle.statistics(), console_bytes());
+            let _ = running.report.set(report);
         };
         thread::Builder::new().name("machine".to_owned()).spawn(run).map_err(host("start a thread"))?;
-        Ok(local)
+        Ok(vm)
     }
 
     /// Blocks until the guest has ended.
     pub(crate) fn wait(&self) -> Ending {
-        let ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
-        let ended = self.ended.wait_while(ending, |ending| ending.is_none());
-        ended.unwrap_or_else(PoisonError::into_inner).clone().expect("waited until it is there")
+        self.report.wait().clone()
     }
 
     fn status(&self) -> Status {
         let now = self.handle.status();
-        let ended = self.ending.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         let state = match now.state {
             vmm::State::Running => State::Running,
             vmm::State::Paused => State::Paused,
             vmm::State::Stopping => State::Stopping,
-            vmm::State::Stopped if ended => State::Ended,
+            vmm::State::Stopped if self.report.get().is_some() => State::Ended,
             vmm::State::Stopped => State::Starting,
         };
         Status {
             name: now.name,
-            pid: self.about.pid,
+            pid: self.info.pid,
             host: now.generation,
-            accel: self.about.accel.clone(),
+            accel: self.info.accel.clone(),
             state,
             vcpus: now.cpus.into(),
             memory: now.memory >> 20,
-            disks: self.about.disks.clone(),
-            nics: self.about.nics.clone(),
+            disks: self.info.disks.clone(),
+            nics: self.info.nics.clone(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
 }
 
-/// What became of an order to go down.
-fn answer(asked: ShutdownOutcome) -> Answer {
-    match asked {
+/// The answer to a shutdown request.
+fn answer(outcome: ShutdownOutcome) -> Answer {
+    match outcome {
         ShutdownOutcome::Guest => Answer::Done,
-        ShutdownOutcome::Again => Answer::Note("the guest is asked already".to_owned()),
+        ShutdownOutcome::Again => Answer::Note("the guest is already shutting down".to_owned()),
         ShutdownOutcome::NoDriver => {
-            Answer::Note("the guest has no vmmci driver that could be asked: it was ended".to_owned())
+            Answer::Note("the guest has no vmmci driver to ask: it was stopped by force".to_owned())
         }
     }
 }
@@ -110,22 +101,22 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> vmm::Error {
     move |source| vmm::Error::Host { what, source }
 }
 
-impl Vm for Local {
+impl Vm for InProcessVm {
     fn call(&self, command: Command) -> Result<Answer, String> {
-        let said = |refused: vmm::Refused| {
+        let text = |refused: vmm::Refused| {
             refused.help().map_or_else(|| refused.to_string(), |help| format!("{refused}: {help}"))
         };
         match command {
             Command::Stop { force: true } => self.handle.kill(),
-            Command::Stop { force: false } => return self.handle.stop().map(answer).map_err(said),
-            Command::Reboot => return self.handle.reboot().map(answer).map_err(said),
+            Command::Stop { force: false } => return self.handle.stop().map(answer).map_err(text),
+            Command::Reboot => return self.handle.reboot().map(answer).map_err(text),
             Command::Pause => self.handle.pause(),
             Command::Unpause => self.handle.unpause(),
             Command::Suspend { length, tsc } => self.handle.suspend(length, tsc),
             Command::ShowCommand { value, interrupts } => self.handle.show_command(value, interrupts),
             Command::Status => return Ok(Answer::Status(Box::new(self.status()))),
             Command::Wait => return Ok(Answer::Ended(Box::new(self.wait()))),
-            Command::Console => return Err("the console is not had this way".to_owned()),
+            Command::Console => return Err("the console needs a connection of its own".to_owned()),
         }
         Ok(Answer::Done)
     }

@@ -1,0 +1,161 @@
+//! A VM in the helper VM, seen from the host: packing its files, starting it, and forwarding commands.
+
+use std::{
+    fs::File,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use devices::virtio::disk;
+use helper_vm::{Format, L1, Launch, Net};
+use vmm::{Boot, Config, Disk, DiskFormat, NicBackend};
+use vmm_control::{Answer, Command, Ending, Vm, remote::Remote};
+
+use crate::{
+    Error, Network, Result, RunConfig, config::nic, exit_status::failure, guest_init::Job,
+    in_process::StatusInfo,
+};
+
+/// How long the helper VM may take to write back its disks and power off.
+const POWER_OFF: Duration = Duration::from_secs(30);
+
+/// A VM in the helper VM.
+pub(crate) struct HelperVm {
+    remote: Remote,
+    l1: Mutex<L1>,
+    console: UnixStream,
+    report: OnceLock<Ending>,
+}
+
+impl HelperVm {
+    /// Starts the helper VM, and the VM in it. `progress` is called with each step that takes long.
+    pub(crate) fn start(
+        config: RunConfig,
+        info: StatusInfo,
+        progress: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<Self> {
+        let (launch, job) = pack(config, info)?;
+        let job = serde_json::to_value(job).map_err(|e| Error::host("describe the VM")(e.into()))?;
+        let l1 = launch.start(&job, progress)?;
+        let share = |stream: &UnixStream| {
+            stream.try_clone().map_err(Error::host("share a connection to the helper VM"))
+        };
+        let console = share(l1.console())?;
+        let remote =
+            Remote::new(share(l1.control())?, share(l1.control())?).map_err(Error::host("start a thread"))?;
+        Ok(Self { remote, l1: Mutex::new(l1), console, report: OnceLock::new() })
+    }
+
+    /// The guest's console.
+    pub(crate) fn console(&self) -> &UnixStream {
+        &self.console
+    }
+
+    /// Blocks until the guest or the helper VM has ended, then answers all clients that wait.
+    pub(crate) fn wait(&self) -> Ending {
+        self.report.get_or_init(|| self.wait_for_report()).clone()
+    }
+
+    fn wait_for_report(&self) -> Ending {
+        match self.remote.call(Command::Wait) {
+            Ok(Answer::Ended(report)) => *report,
+            Ok(answer) => failure(format!("the helper VM answered a wait with {answer:?}"), None),
+            Err(_) => {
+                let died = self.l1.lock().unwrap_or_else(PoisonError::into_inner).died();
+                let help = miette::Diagnostic::help(&died).map(|help| help.to_string());
+                failure(died.to_string(), help)
+            }
+        }
+    }
+
+    /// Lets the helper VM write back its disks and power off.
+    pub(crate) fn power_off(&self) {
+        let mut l1 = self.l1.lock().unwrap_or_else(PoisonError::into_inner);
+        match l1.power_off(POWER_OFF) {
+            Ok(status) if status.success() => {}
+            Ok(status) => tracing::warn!(%status, "the helper VM did not power off by itself"),
+            Err(error) => tracing::warn!(%error, "the helper VM did not power off"),
+        }
+        tracing::debug!(log = l1.log(), "the helper VM's log");
+    }
+}
+
+impl Vm for HelperVm {
+    fn call(&self, command: Command) -> std::result::Result<Answer, String> {
+        if command == Command::Wait {
+            // One request for all waiting clients: the helper VM powers off after its first answer.
+            return Ok(Answer::Ended(Box::new(self.report.wait().clone())));
+        }
+        self.remote.call(command)
+    }
+}
+
+/// The helper VM for a run, and its job with the paths that the files have there.
+fn pack(config: RunConfig, info: StatusInfo) -> Result<(Launch, Job)> {
+    let RunConfig { vm: mut config, networks, log_filter, .. } = config;
+    // One host processor, however many vCPUs the guest has: they take turns (docs/decisions/one-helper-processor.md).
+    let mut launch = Launch::new(config.memory >> 20);
+    // QEMU's processor has the host's TSC but does not report it as invariant.
+    config.tsc_hz = vmm::host_tsc_hz();
+    pack_boot_files(&mut launch, &mut config)?;
+    for disk in &mut config.disks {
+        let format = match disk::check(&disk.path, disk.format.map(Into::into), true)? {
+            disk::Format::Raw => Format::Raw,
+            disk::Format::Qcow2 => Format::Qcow2,
+        };
+        // QEMU decodes the image: in the helper VM it is a block device.
+        let path = launch.drive(&absolute(&disk.path)?, format, false);
+        *disk = Disk { path, format: Some(DiskFormat::Raw) };
+    }
+    if let Some(cdrom) = &mut config.cdrom {
+        disk::check(cdrom, Some(disk::Format::Raw), false)?;
+        *cdrom = launch.drive(&absolute(cdrom)?, Format::Raw, true);
+    }
+    if let Some(trace) = &mut config.trace {
+        *trace = launch.sink(&absolute(trace)?);
+    }
+    for network in networks {
+        let backend = match network {
+            Network::Local => NicBackend::Gateway,
+            Network::User => NicBackend::Stream(launch.net(Net::User)),
+            Network::Tap(name) => NicBackend::Stream(launch.net(Net::Tap(name))),
+            Network::Socket(path) => {
+                let stream = UnixStream::connect(&path)
+                    .map_err(|source| Error::NetworkSocket { path: path.clone(), source })?;
+                NicBackend::Stream(launch.stream(stream))
+            }
+        };
+        config.nics.push(nic(backend));
+    }
+    Ok((launch, Job { config, info, log_filter }))
+}
+
+/// Adds the files that the VM boots from, and its symbols. Each is opened here first, so that an error names the file
+/// by its path on the host.
+fn pack_boot_files(launch: &mut Launch, config: &mut Config) -> Result<()> {
+    let mut pack = |name, what, path: &mut PathBuf| -> Result<()> {
+        let failed = |source| vmm::Error::Read { what, path: path.clone(), source };
+        File::open(&*path).map_err(failed)?;
+        *path = launch.file(name, path);
+        Ok(())
+    };
+    match &mut config.boot {
+        Boot::Firmware { image, .. } => pack("firmware", "the firmware", image)?,
+        Boot::Direct { kernel, initrd, .. } => {
+            pack("kernel", "the kernel", kernel)?;
+            if let Some(initrd) = initrd {
+                pack("initrd", "the initrd", initrd)?;
+            }
+        }
+    }
+    if let Some(symbols) = &mut config.symbols {
+        pack("symbols", "the kernel's symbols", symbols)?;
+    }
+    Ok(())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|source| Error::Path { path: path.to_owned(), source })
+}

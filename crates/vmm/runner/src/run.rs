@@ -1,0 +1,318 @@
+//! One run of a VM: start it, forward the terminal, serve the control socket, and wait for its end.
+
+use std::{
+    io::{self, IsTerminal, Read},
+    os::unix::net::UnixStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use vmm::{
+    NicBackend, Statistics, probe,
+    report::{Table, svg},
+};
+use vmm_control::{Command, Ending, Server, Vm, console::Console, place::Claim};
+
+use crate::{
+    Accel, Error, FORCED, Network, Result, RunConfig, TIMED_OUT,
+    config::nic,
+    helper::HelperVm,
+    in_process::{InProcessVm, StatusInfo},
+    terminal::{self, UnbufferedStdout, raw_mode},
+};
+
+/// Time to wait for the console to drain after the guest has ended.
+const CONSOLE_DRAIN: Duration = Duration::from_secs(10);
+
+/// The end of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit report: the guest's exit reason or the VM's error, with statistics.
+    pub report: Ending,
+    /// `--timeout` expired and the guest was stopped by force for it.
+    pub timed_out: bool,
+    /// The reader of standard output closed its pipe and the guest was stopped by force for it.
+    pub output_closed: bool,
+}
+
+impl Outcome {
+    /// The exit status of `vmmlinux run`, as in [`crate::EXIT_STATUS_HELP`].
+    pub fn exit_status(&self) -> u8 {
+        if self.timed_out { TIMED_OUT } else { self.report.status }
+    }
+
+    /// The statistics as text: a table for the file name extension `txt`, a plot for `svg`, otherwise JSON together
+    /// with the exit reason.
+    pub fn statistics(&self, extension: Option<&str>) -> Result<String> {
+        let Ending { status, text, ended, statistics, .. } = &self.report;
+        let Some(format @ ("txt" | "svg")) = extension else {
+            let value = serde_json::json!({
+                "ended": ended,
+                "status": status,
+                "text": text,
+                "statistics": statistics,
+            });
+            return Ok(format!("{value:#}\n"));
+        };
+        let statistics: Statistics =
+            serde_json::from_value(statistics.clone()).map_err(|source| Error::NoStatistics { source })?;
+        Ok(if format == "svg" { svg(&statistics) } else { Table(&statistics).to_string() })
+    }
+}
+
+/// Runs a VM to its end. `progress` is called with a line of text for each step that takes long, and when the guest
+/// starts on a terminal.
+pub fn run(config: RunConfig, progress: &(dyn Fn(&str) + Send + Sync)) -> Result<Outcome> {
+    let RunConfig { timeout, detached, .. } = config;
+    let name = config.vm.name.clone();
+    let claim = Claim::new(&name)?;
+    let accel = resolve_accel(config.accel)?;
+    let interactive = !detached && io::stdin().is_terminal();
+    let output = (!detached).then(|| Box::new(UnbufferedStdout) as Box<dyn io::Write + Send>);
+    let info = StatusInfo {
+        pid: std::process::id(),
+        accel: accel.as_str().to_owned(),
+        disks: config.vm.disks.iter().map(|disk| disk.path.display().to_string()).collect(),
+        nics: config.networks.iter().map(ToString::to_string).collect(),
+    };
+    let started = match accel {
+        Accel::Nested => Started::in_helper_vm(config, info, output, interactive, progress)?,
+        _ => Started::in_process(config, info, output, interactive)?,
+    };
+    let Started { vm, console, place } = &started;
+    let server = Server::start(claim, Arc::clone(vm), Arc::clone(console))?;
+    if interactive {
+        progress(&format!("{name} runs; type `~.` at the beginning of a line to stop it"));
+    }
+    let raw = if interactive { raw_mode().map_err(Error::host("set up the terminal"))? } else { None };
+    stop_on_signals(vm)?;
+    let timed_out = stop_after(vm, timeout)?;
+    let output_closed = Arc::new(AtomicBool::new(false));
+    if !detached {
+        forward_stdin(vm, console)?;
+        stop_when_output_closes(vm, &output_closed)?;
+    }
+
+    let report = place.wait();
+    if !console.wait_for(report.console_bytes, CONSOLE_DRAIN) {
+        tracing::warn!("the last bytes of the console did not arrive");
+    }
+    console.close();
+    drop(server);
+    if let Place::HelperVm(helper) = place {
+        helper.power_off();
+    }
+    drop(raw);
+    let forced = report.status == FORCED;
+    Ok(Outcome {
+        report,
+        timed_out: forced && timed_out.load(Ordering::Acquire),
+        output_closed: forced && output_closed.load(Ordering::Acquire),
+    })
+}
+
+/// The given place of KVM, with `Auto` replaced by the one that works here.
+pub fn resolve_accel(accel: Accel) -> Result<Accel> {
+    match accel {
+        Accel::Nested => Ok(Accel::Nested),
+        Accel::Kvm => probe::probe().map(|_| Accel::Kvm).map_err(Into::into),
+        Accel::Auto => Ok(match probe::probe() {
+            Ok(_) => Accel::Kvm,
+            Err(error) => {
+                tracing::info!(%error, "the host's KVM cannot be used: using a helper VM");
+                Accel::Nested
+            }
+        }),
+    }
+}
+
+type Output = Option<Box<dyn io::Write + Send>>;
+
+/// A VM that has been started.
+struct Started {
+    vm: Arc<dyn Vm>,
+    console: Arc<Console>,
+    place: Place,
+}
+
+/// Where a VM runs.
+enum Place {
+    InProcess(Arc<InProcessVm>),
+    HelperVm(Arc<HelperVm>),
+}
+
+impl Place {
+    /// Blocks until the guest has ended.
+    fn wait(&self) -> Ending {
+        match self {
+            Self::InProcess(vm) => vm.wait(),
+            Self::HelperVm(vm) => vm.wait(),
+        }
+    }
+}
+
+impl Started {
+    fn in_process(config: RunConfig, info: StatusInfo, output: Output, interactive: bool) -> Result<Self> {
+        let RunConfig { vm: mut config, networks, .. } = config;
+        for network in networks {
+            let backend = match network {
+                Network::Local => NicBackend::Gateway,
+                Network::Tap(name) => NicBackend::Tap(name),
+                Network::Socket(path) => NicBackend::Stream(path),
+                Network::User => NicBackend::Stream(crate::passt::start(&config.name)?),
+            };
+            config.nics.push(nic(backend));
+        }
+        let (keys, keyboard) = UnixStream::pair().map_err(Error::host("create a socket pair"))?;
+        let console = Arc::new(Console::new(Box::new(keyboard), output, interactive));
+        let writer = ConsoleWriter(Arc::clone(&console));
+        let guest = vmm::Console { input: Some(keys.into()), output: Box::new(writer) };
+        // Writes to the console are synchronous here: none are outstanding when the guest ends.
+        let vm = InProcessVm::start(config, guest, info, || 0)?;
+        Ok(Self { vm: Arc::clone(&vm) as Arc<dyn Vm>, console, place: Place::InProcess(vm) })
+    }
+
+    fn in_helper_vm(
+        config: RunConfig,
+        info: StatusInfo,
+        output: Output,
+        interactive: bool,
+        progress: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<Self> {
+        let step = |what: &str| progress(&format!("{what} …"));
+        let helper = Arc::new(HelperVm::start(config, info, &step)?);
+        let share = || helper.console().try_clone().map_err(Error::host("share the console"));
+        let console = Arc::new(Console::new(Box::new(share()?), output, interactive));
+        let (from, to) = (share()?, Arc::clone(&console));
+        spawn("console", move || {
+            if let Err(error) = to.show_all(from) {
+                tracing::debug!(%error, "the console ended");
+            }
+        })?;
+        Ok(Self { vm: Arc::clone(&helper) as Arc<dyn Vm>, console, place: Place::HelperVm(helper) })
+    }
+}
+
+/// Writes the guest's output to the console.
+struct ConsoleWriter(Arc<Console>);
+
+impl io::Write for ConsoleWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.show(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).map(drop).map_err(Error::host("start a thread"))
+}
+
+/// Stops the guest by force on SIGHUP, SIGINT and SIGTERM.
+fn stop_on_signals(vm: &Arc<dyn Vm>) -> Result<()> {
+    let (mut reader, writer) = UnixStream::pair().map_err(Error::host("create a socket pair"))?;
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        let writer = writer.try_clone().map_err(Error::host("share a socket"))?;
+        signal_hook::low_level::pipe::register(signal, writer).map_err(Error::host("handle signals"))?;
+    }
+    let vm = Arc::clone(vm);
+    spawn("signals", move || {
+        let mut byte = [0];
+        while reader.read_exact(&mut byte).is_ok() {
+            if let Err(error) = vm.call(Command::Stop { force: true }) {
+                // The VM cannot be stopped in order: end the process.
+                terminal::restore();
+                support::note!("vmmlinux: {error}");
+                std::process::exit(FORCED.into());
+            }
+        }
+    })
+}
+
+/// Stops the guest by force after `timeout`. The returned flag is set then.
+fn stop_after(vm: &Arc<dyn Vm>, timeout: Option<Duration>) -> Result<Arc<AtomicBool>> {
+    let expired = Arc::new(AtomicBool::new(false));
+    if let Some(timeout) = timeout {
+        let (vm, expired) = (Arc::clone(vm), Arc::clone(&expired));
+        spawn("timeout", move || {
+            thread::sleep(timeout);
+            expired.store(true, Ordering::Release);
+            stop(&vm);
+        })?;
+    }
+    Ok(expired)
+}
+
+/// Stops the guest by force when the reader of standard output closes its pipe, as in `vmmlinux run … | head`, and sets
+/// `closed`.
+fn stop_when_output_closes(vm: &Arc<dyn Vm>, closed: &Arc<AtomicBool>) -> Result<()> {
+    let (vm, closed) = (Arc::clone(vm), Arc::clone(closed));
+    spawn("output", move || match terminal::wait_until_closed(io::stdout()) {
+        Ok(()) => {
+            closed.store(true, Ordering::Release);
+            stop(&vm);
+        }
+        Err(error) => tracing::debug!(%error, "standard output is not watched"),
+    })
+}
+
+/// Stops the guest by force.
+fn stop(vm: &Arc<dyn Vm>) {
+    if let Err(error) = vm.call(Command::Stop { force: true }) {
+        tracing::warn!(error, "cannot stop the guest");
+    }
+}
+
+/// Forwards standard input to the guest. Its end does not stop the guest; the escape `~.` does.
+fn forward_stdin(vm: &Arc<dyn Vm>, console: &Arc<Console>) -> Result<()> {
+    let (vm, console) = (Arc::clone(vm), Arc::clone(console));
+    spawn("input", move || match terminal::forward_input(|bytes| console.typed(bytes)) {
+        Ok(false) => {}
+        Ok(true) => stop(&vm),
+        Err(error) => tracing::debug!(%error, "standard input ended"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(statistics: serde_json::Value) -> Outcome {
+        let report = Ending {
+            status: 0,
+            text: "the guest reset itself".to_owned(),
+            help: None,
+            ended: serde_json::json!("reset"),
+            statistics,
+            console_bytes: 42,
+        };
+        Outcome { report, timed_out: false, output_closed: false }
+    }
+
+    #[test]
+    fn statistics_have_the_form_that_the_file_name_asks_for() {
+        let statistics = Statistics { starts: 1, console_bytes: 42, ..Statistics::default() };
+        let outcome = outcome(serde_json::to_value(&statistics).unwrap());
+        for (extension, part) in
+            [("json", "\"console_bytes\": 42"), ("txt", "console bytes 42"), ("svg", "<svg")]
+        {
+            let text = outcome.statistics(Some(extension)).unwrap();
+            assert!(text.contains(part), "{extension}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_table_needs_statistics() {
+        let outcome = outcome(serde_json::Value::Null);
+        assert!(matches!(outcome.statistics(Some("txt")), Err(Error::NoStatistics { .. })));
+    }
+}
