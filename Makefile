@@ -21,11 +21,17 @@ NEXTEST = $(CARGO) nextest run --locked --workspace
 .DEFAULT_GOAL := guest
 .PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages release book nextest lint unit check e2e test check-config long-test fuzz bench boot-test
 
-# Without a terminal there is nobody to type `poweroff`: then it ends when the guest is ready.
+# Without a terminal, the guest is stopped through vmmci once it is ready, and terminal control sequences of the firmware
+# and the boot loader are removed from the output.
 guest: image ## Build the kernel and an image, boot it in the vmd machine, show its console (leave with ~.)
 	@if [ -t 0 ]; then $(PROGRAM) run -i $(IMAGE); else \
-	  $(PROGRAM) run -i --name make $(IMAGE) </dev/null | while IFS= read -r line; do printf '%s\n' "$$line"; \
-	    case $$line in *"vmmlinux: ready"*) $(PROGRAM) ctl make stop -f >/dev/null;; esac; done; fi
+	  { $(PROGRAM) run -i --name make $(IMAGE) </dev/null; echo "exit status $$?"; } \
+	  | sed -u 's/\x1b\[[0-9;?]*[A-Za-z]//g; s/\x1b[()].//g; s/\x1b[a-zA-Z0-9]//g; s/\r//g' \
+	  | { ready=; while IFS= read -r line; do case $$line in \
+	      "exit status 0") [ "$$ready" ] && echo "guest booted and was stopped: OK" && exit 0;; \
+	      "exit status "*) echo "$$line";; \
+	      *) printf '%s\n' "$$line"; case $$line in *"vmmlinux: ready"*) ready=1; $(PROGRAM) ctl make stop;; esac;; \
+	    esac; done; echo "guest booted and was stopped: FAILED"; exit 1; }; fi
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22

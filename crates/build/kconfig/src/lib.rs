@@ -9,6 +9,7 @@
 
 mod audit;
 mod conf;
+mod diff;
 mod dotconfig;
 mod explain;
 mod expr;
@@ -21,13 +22,14 @@ mod tree;
 mod value;
 
 pub use audit::{Audit, Class, Finding, Rules, RulesError, Severity};
+pub use diff::{Difference, Values, diff};
 pub use dotconfig::{DotConfig, DotConfigError};
 pub use explain::{Explanation, Follows, explain};
 pub use expr::{Expr, Operator, Tristate};
 pub use fragments::{FragmentError, Fragments, Origin, Place, Request, Requests};
 pub use given::{BASES, Completed, Given, GivenError};
 pub use resolve::{Mismatch, Resolve, ResolveError, Resolved, resolve, unknown, verify};
-pub use selection::{Selection, UnknownWorkload, Workload};
+pub use selection::{ParseSelectionError, Selection, UnknownWorkload, Workload};
 pub use tree::{Definition, Kind, Location, Symbol, Tree, TreeError};
 pub use value::Value;
 pub use vmd_release::Generation as Host;

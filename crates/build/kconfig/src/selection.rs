@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use vmd_release::UnknownGeneration;
 
 use crate::Host;
 
@@ -88,6 +89,41 @@ impl Selection {
     }
 }
 
+/// Why a text is not a selection.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ParseSelectionError {
+    /// The first part is not a version.
+    #[error("`{0}` is not a kernel series")]
+    Series(String),
+    /// The second part names an unknown host.
+    #[error(transparent)]
+    Host(#[from] UnknownGeneration),
+    /// The third part names an unknown workload.
+    #[error(transparent)]
+    Workload(#[from] UnknownWorkload),
+}
+
+/// Parses `SERIES[:HOSTS[:WORKLOADS]]`, such as `7.3:7.8,7.9:core,vpn`; missing parts have their defaults.
+impl FromStr for Selection {
+    type Err = ParseSelectionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split(':');
+        let series = parts.next().unwrap_or_default();
+        if !series.split('.').all(|number| number.parse::<u32>().is_ok()) {
+            return Err(ParseSelectionError::Series(series.to_owned()));
+        }
+        let mut selection = Self::new(series);
+        if let Some(hosts) = parts.next().filter(|hosts| !hosts.is_empty()) {
+            selection.hosts = hosts.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        }
+        if let Some(workloads) = parts.next() {
+            selection.workloads = workloads.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        }
+        Ok(selection)
+    }
+}
+
 /// `7.3 for 7.8, 7.9: core, systemd`.
 impl fmt::Display for Selection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,5 +131,22 @@ impl fmt::Display for Selection {
         let workloads: Vec<_> =
             Workload::ALL.into_iter().filter(|w| self.wants(*w)).map(Workload::as_str).collect();
         write!(f, "{} for {}: {}", self.series, hosts.join(", "), workloads.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selections_are_parsed_with_their_defaults() {
+        let selection: Selection = "6.12:7.8,7.9:core,vpn".parse().unwrap();
+        assert_eq!(selection.series, "6.12");
+        assert_eq!(selection.hosts, [Host::V7_8, Host::V7_9].into());
+        assert_eq!(selection.workloads, [Workload::Core, Workload::Vpn].into());
+        assert_eq!("7.3".parse(), Ok(Selection::new("7.3")));
+        for wrong in ["nonsense", "7.3:6.0", "7.3:7.8:games"] {
+            assert!(wrong.parse::<Selection>().is_err(), "{wrong}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What a file is, by how it begins.
+//! File types by their first bytes.
 
 use std::{
     fs::File,
@@ -6,13 +6,13 @@ use std::{
     path::Path,
 };
 
-/// As much as tells: up to the end of a bzImage's magic number.
+/// Number of bytes read: up to the end of a bzImage's magic number.
 const LENGTH: u64 = 0x206;
 
-/// The first bytes of a file, or all of a shorter one.
-pub(crate) struct Beginning(Vec<u8>);
+/// The first bytes of a file, or all bytes of a shorter one.
+pub(crate) struct FileMagic(Vec<u8>);
 
-impl Beginning {
+impl FileMagic {
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
         let mut start = Vec::new();
         File::open(path)?.take(LENGTH).read_to_end(&mut start)?;

@@ -12,9 +12,9 @@ use crate::progress_bar::ProgressBar;
 /// The origin of sources.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Origin {
-    /// Debian's linux-source package, by the system's apt
+    /// Debian's linux-source package, through the system's apt
     Debian,
-    /// A signed tarball
+    /// Signed tarball from kernel.org
     #[value(name = "kernel.org")]
     KernelOrg,
 }
@@ -31,16 +31,16 @@ impl From<Origin> for kernel_builder::Origin {
 /// Options of every subcommand that prepares a source.
 #[derive(clap::Args)]
 pub(crate) struct KernelArgs {
-    /// The directory with series.toml, config/ and patches/ [default: kernel/ of the checkout around the current directory]
+    /// Directory with series.toml, config/ and patches/ [default: kernel/ of the checkout around the current directory]
     #[arg(long, value_name = "DIR", env = "VMMLINUX_KERNEL_DIR")]
     kernel_dir: Option<PathBuf>,
-    /// Use only sources in the cache
+    /// Use only cached downloads
     #[arg(long, conflicts_with = "update")]
     offline: bool,
-    /// Take the newest release of the series, even if another was built before
+    /// Use the newest release of the series, even if an older one is cached
     #[arg(long)]
     update: bool,
-    /// Take the source from here [default: debian where apt knows it, else kernel.org]
+    /// Origin of the source [default: debian if apt has the series, otherwise kernel.org]
     #[arg(long, value_enum)]
     origin: Option<Origin>,
 }

@@ -14,11 +14,11 @@ use tracing_subscriber::EnvFilter;
 
 /// Linux as a first-class guest of OpenBSD's vmm(4)/vmd(8).
 ///
-/// Without a subcommand it tells what it can do on this machine.
+/// Without a subcommand, it reports what this machine can do and suggests the next step.
 #[derive(Parser)]
 #[command(name = "vmmlinux", version, propagate_version = true)]
 struct Cli {
-    /// Say more; twice for debugging (`RUST_LOG` overrides)
+    /// Log more: -v for information, -vv for debugging (`RUST_LOG` overrides)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
     #[command(subcommand)]

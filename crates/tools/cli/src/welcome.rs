@@ -1,4 +1,4 @@
-//! `vmmlinux` alone: what it can do on this machine, and what to do next.
+//! `vmmlinux` without a subcommand: reports what this machine can do, and suggests the next step.
 
 use std::{
     fs,
@@ -13,16 +13,16 @@ use vmm::probe;
 /// Findings about this machine.
 #[derive(Debug, Default)]
 struct Findings {
-    /// This is a guest of vmd.
+    /// Whether this machine is a vmd guest.
     guest: bool,
     /// Why the host's KVM cannot be used.
     no_kvm: Option<&'static str>,
-    /// There is a checkout around the current directory.
+    /// Whether there is a checkout around the current directory.
     checkout: bool,
-    /// Tools that are missing for the virtual machine, and for building.
+    /// Missing tools for running guests, and for building.
     missing_machine: Vec<&'static str>,
     missing_build: Vec<&'static str>,
-    /// Kernels that were built, and images that were made of them.
+    /// Kernels that were built, and images that were created from them.
     kernels: Vec<PathBuf>,
     images: Vec<PathBuf>,
 }
@@ -37,8 +37,8 @@ fn look() -> Findings {
     let mut findings = Findings {
         guest: doctor::Host::recognise(&doctor::System::here()).is_vmd(),
         no_kvm: probe::probe().err().map(|error| match error {
-            probe::Unusable::NoKvm { .. } => "there is no /dev/kvm to use",
-            _ => "this /dev/kvm cannot run ordinary kernels",
+            probe::Unusable::NoKvm { .. } => "no usable /dev/kvm",
+            _ => "/dev/kvm lacks features that guests need",
         }),
         ..Findings::default()
     };
@@ -68,6 +68,22 @@ pub(crate) fn built(out: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     (kernels, images)
 }
 
+/// The tools that are missing for guests, and for kernels and images, as text.
+fn missing_tools(machine: &[&str], build: &[&str]) -> String {
+    match (machine, build) {
+        ([], []) => "nothing is missing".to_owned(),
+        ([], build) => format!("missing for kernels and images: {}", build.join(", ")),
+        (machine, []) => format!("missing for guests: {}", machine.join(", ")),
+        (machine, build) => {
+            format!(
+                "missing for guests: {}; for kernels and images: {}",
+                machine.join(", "),
+                build.join(", ")
+            )
+        }
+    }
+}
+
 fn text(findings: &Findings) -> String {
     let Findings { guest, no_kvm, checkout, missing_machine, missing_build, kernels, images } = findings;
     let names =
@@ -80,28 +96,16 @@ fn text(findings: &Findings) -> String {
     let mut next = Vec::new();
     let mut tell = |what: &str, found: String| lines.push(format!("  {what:<9} {found}"));
     if *guest {
-        tell("place", "is itself a guest of vmd".to_owned());
-        next.push(("vmmlinux doctor".to_owned(), "see how well this guest does"));
+        tell("place", "a vmd guest itself".to_owned());
+        next.push(("vmmlinux doctor".to_owned(), "examine this guest"));
     }
     match no_kvm {
         None => tell("guests", "run on /dev/kvm".to_owned()),
         Some(why) => tell("guests", format!("run in a helper VM under QEMU, slower: {why}")),
     }
-    let tools = match (missing_machine.as_slice(), missing_build.as_slice()) {
-        ([], []) => "nothing is missing".to_owned(),
-        ([], build) => format!("missing for kernels and images: {}", build.join(", ")),
-        (machine, []) => format!("missing for guests: {}", machine.join(", ")),
-        (machine, build) => {
-            format!(
-                "missing for guests: {}; for kernels and images: {}",
-                machine.join(", "),
-                build.join(", ")
-            )
-        }
-    };
-    tell("tools", tools);
+    tell("tools", missing_tools(missing_machine, missing_build));
     if !missing_machine.is_empty() || !missing_build.is_empty() && *checkout {
-        next.push(("vmmlinux setup".to_owned(), "install what is missing, and say what that is first"));
+        next.push(("vmmlinux setup".to_owned(), "list what is missing and install it"));
     }
     match kernels.as_slice() {
         [] => tell("kernels", "none in out/ yet".to_owned()),
@@ -110,25 +114,22 @@ fn text(findings: &Findings) -> String {
     match (images.first(), kernels.first()) {
         (Some(image), _) => {
             tell("images", names(images));
-            next.push((format!("vmmlinux run -i {}", image.display()), "boot it here, as vmd would"));
-            next.push((format!("vmmlinux vmconf {}", image.display()), "what to do on the OpenBSD host"));
+            next.push((format!("vmmlinux run -i {}", image.display()), "boot it on emulated vmd hardware"));
+            next.push((format!("vmmlinux vmconf {}", image.display()), "how to run it on an OpenBSD host"));
         }
         (None, Some(kernel)) => {
-            next.push((format!("vmmlinux image {}", kernel.display()), "make a disk image of it"));
+            next.push((format!("vmmlinux image {}", kernel.display()), "create a disk image from it"));
         }
         (None, None) if *checkout => {
             next.push(("vmmlinux build".to_owned(), "build a kernel: a few minutes, 250 MB to download"));
         }
         (None, None) => {
-            tell("source", "no checkout of vmmlinux here: kernels are built in one".to_owned());
-            next.push(("vmmlinux run DISK".to_owned(), "boot a disk image as vmd would"));
-            next.push((
-                "vmmlinux config audit FILE".to_owned(),
-                "judge a kernel's configuration as a guest's",
-            ));
+            tell("source", "no checkout of vmmlinux here, which building a kernel needs".to_owned());
+            next.push(("vmmlinux run DISK".to_owned(), "boot a disk image on emulated vmd hardware"));
+            next.push(("vmmlinux config audit FILE".to_owned(), "audit a kernel's configuration for vmd"));
         }
     }
-    next.push(("vmmlinux --help".to_owned(), "everything else"));
+    next.push(("vmmlinux --help".to_owned(), "all subcommands"));
     lines.extend([String::new(), "Next:".to_owned()]);
     let width = next.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
     lines.extend(next.iter().map(|(command, why)| format!("  {command:<width$}  {why}")));

@@ -1,4 +1,4 @@
-//! Initramfs archives: uncompressed newc, because unpacking costs emulated time and RAM is cheap.
+//! Initramfs archives in cpio's newc format, uncompressed: unpacking costs time on the emulated processor.
 
 use std::{
     fs::File,
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 const DIRECTORY: u32 = 0o040_755;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// Files over this size are refused: newc's size field has 32 bits and Linux reads it as signed.
+/// Maximum size of a file in bytes: newc's size field has 32 bits and Linux reads it as signed.
 const LARGEST: u64 = i32::MAX as u64;
 
 /// A newc archive under construction.
@@ -24,8 +24,8 @@ pub struct Archive<W> {
 }
 
 impl<W: Write> Archive<W> {
-    /// An archive with the directories `dirs`, and with what Linux needs before init runs: `/dev/console`. Errors call
-    /// it `path`.
+    /// An archive with the directories `dirs`, and `/dev/console`, which Linux opens for init. Errors name the archive
+    /// `path`.
     pub fn new(to: W, path: &Path, dirs: &[&str]) -> Result<Self> {
         let mut archive = Self { to, path: path.to_owned() };
         for dir in ["dev"].iter().chain(dirs) {
@@ -64,7 +64,7 @@ impl<W: Write> Archive<W> {
         self.entry(NewcBuilder::new(name).mode(0o120_777), target.as_bytes())
     }
 
-    /// Ends the archive and gives back what it was written to.
+    /// Writes the trailer and returns the writer.
     pub fn finish(self) -> Result<W> {
         let mut to = newc::trailer(self.to).map_err(|e| Error::io("write", &self.path, e))?;
         to.flush().map_err(|e| Error::io("write", &self.path, e))?;

@@ -1,4 +1,4 @@
-//! The running program as the helper VM's init: it must be linked statically, and only what is loaded is packed.
+//! The running program as init of the helper VM: checks that it is static, and strips what the kernel does not load.
 
 use std::{fs, path::Path};
 
@@ -10,11 +10,11 @@ use object::{
 
 use crate::{Error, Result};
 
-/// Offset and width of `e_shoff` in an ELF64 header, and of `e_shnum` with `e_shstrndx` behind it.
+/// Offset and width in bytes of the ELF64 header's `e_shoff`, and of `e_shnum` together with `e_shstrndx`.
 const SECTION_FIELDS: [(usize, usize); 2] = [(0x28, 8), (0x3c, 4)];
 
-/// A statically linked program, without what the kernel does not load: sections, symbols and debugging information
-/// make up most of a debug build.
+/// The bytes of a statically linked program without its sections, symbols and debugging information, which are most
+/// of a debug build. Fails for a dynamic program.
 pub fn static_program(path: &Path) -> Result<Vec<u8>> {
     loadable(path, fs::read(path).map_err(|e| Error::io("read", path, e))?)
 }
@@ -28,7 +28,7 @@ fn loadable(path: &Path, mut program: Vec<u8>) -> Result<Vec<u8>> {
         let header = FileHeader64::<LittleEndian>::parse(data).map_err(broken)?;
         let endian = header.endian().map_err(broken)?;
         if header.e_machine(endian) != object::elf::EM_X86_64 {
-            return Err(bad("it is for another kind of processor".to_owned()));
+            return Err(bad("it is not for x86-64".to_owned()));
         }
         for segment in header.program_headers(endian, data).map_err(broken)? {
             match segment.p_type(endian) {
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_no_program() {
+    fn an_invalid_elf_file_is_refused() {
         let mut other = elf(false);
         other[0x12] = 183;
         let mut short = elf(false);

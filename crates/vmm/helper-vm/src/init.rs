@@ -1,4 +1,4 @@
-//! The other side: the running program as process 1 of the helper VM.
+//! The running program as init of the helper VM: loads KVM, opens the ports, receives the job and runs it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -26,37 +26,37 @@ use rustix::{
 
 use crate::{Error, GREETING, PORTS, PORTS_ARGUMENT, Result, Start};
 
-/// How long the ports may take to appear.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout for all virtio-serial ports to appear.
+const PORT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a job finds when it starts.
+/// The environment of a job.
 #[derive(Debug)]
 pub struct Env {
-    /// The job's description, as [`crate::Launch::start`] got it.
+    /// The job's description, as passed to [`crate::Launch::start`].
     pub job: serde_json::Value,
-    /// The console: bytes, as they are.
+    /// The console.
     pub console: Port,
-    /// The wire to [`crate::L1::control`].
+    /// The other end of [`crate::L1::control`].
     pub control: Port,
 }
 
-/// Whether this process is the init of a helper VM.
+/// Whether this process is init of a helper VM.
 pub fn is_init() -> bool {
     rustix::process::getpid().is_init() && Path::new("/modules").is_dir() && Path::new("/job").is_dir()
 }
 
-/// Runs a job as the init of the helper VM, which is powered off when the job is done.
+/// Runs a job as init of the helper VM and powers the helper VM off.
 ///
-/// The helper VM's clock is the host's to within a few milliseconds when the job starts.
+/// When the job starts, the helper VM's clock equals the host's within a few milliseconds.
 pub fn run(job: impl FnOnce(Env)) -> ! {
     if let Err(error) = prepare().map(|env| catch_unwind(AssertUnwindSafe(|| job(env)))) {
-        // Standard error is the log that the host shows when there is no answer.
+        // Standard error is the helper VM's log: the host shows it if no answer comes.
         support::note!("vmmlinux: {:?}", miette::Report::new(error));
     }
     rustix::fs::sync();
     let Err(error) = reboot(RebootCommand::PowerOff) else { unreachable!("the power is off") };
     support::note!("vmmlinux: cannot power off: {error}");
-    // The kernel panics when init exits, and that ends QEMU too.
+    // The kernel panics when init exits, which ends QEMU.
     std::process::exit(1)
 }
 
@@ -66,12 +66,12 @@ fn prepare() -> Result<Env> {
     }
     for module in sorted(Path::new("/modules"))? {
         let file = File::open(&module).map_err(|e| Error::io("open", &module, e))?;
-        // An emulated processor has better things to do than to poll for an interrupt.
+        // Without polling for interrupts, which would waste time of the emulated processor.
         let parameters = if module.to_string_lossy().ends_with("-kvm.ko") { c"halt_poll_ns=0" } else { c"" };
         finit_module(&file, parameters, 0).map_err(|e| Error::io("load", &module, e))?;
     }
     name_ports()?;
-    // What a guest has written is soon on the host, even if nobody flushes and the host kills us.
+    // Write back within a second what the guest has written, in case the host kills the helper VM.
     for setting in ["dirty_writeback_centisecs", "dirty_expire_centisecs"] {
         let path = Path::new("/proc/sys/vm").join(setting);
         fs::write(&path, "100").map_err(|e| Error::io("write", &path, e))?;
@@ -105,8 +105,7 @@ fn sorted(dir: &Path) -> Result<Vec<std::path::PathBuf>> {
 
 /// Links each port under its name in `/dev/virtio-ports`, as udev does elsewhere.
 ///
-/// The driver learns of ports, and of their names, one by one and after it was loaded: the kernel's command line tells
-/// how many to wait for.
+/// The driver finds ports and their names one by one after it was loaded. The kernel's command line has their number.
 fn name_ports() -> Result<()> {
     fs::create_dir_all(PORTS).map_err(|e| Error::io("create", PORTS, e))?;
     let cmdline = fs::read_to_string("/proc/cmdline").map_err(|e| Error::io("read", "/proc/cmdline", e))?;
@@ -128,20 +127,20 @@ fn name_ports() -> Result<()> {
             }
             return Ok(());
         }
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > PORT_TIMEOUT {
             return Err(Error::io("find all ports in", class, io::Error::from(io::ErrorKind::TimedOut)));
         }
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// How many ports the kernel's command line promises.
+/// The number of ports, from the kernel's command line.
 fn wanted_ports(cmdline: &str) -> usize {
     let count = cmdline.split_whitespace().find_map(|word| word.strip_prefix(PORTS_ARGUMENT));
     count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
-/// Turns a port into a Unix stream socket at `/run/<name>`, for one connection.
+/// Makes a port available as the Unix stream socket `/run/<name>`, for one connection.
 fn listen(name: &str) -> Result<()> {
     let path = Path::new("/run").join(name);
     let listener = UnixListener::bind(&path).map_err(|e| Error::io("create", &path, e))?;
@@ -150,7 +149,7 @@ fn listen(name: &str) -> Result<()> {
         let (socket, _) = listener.accept()?;
         let (mut from_port, mut to_socket) = (port.try_clone()?, socket.try_clone()?);
         thread::Builder::new()
-            .name("wire".to_owned())
+            .name("port".to_owned())
             .spawn(move || io::copy(&mut from_port, &mut to_socket))?;
         io::copy(&mut { socket }, &mut { port })?;
         Ok(())
@@ -161,16 +160,16 @@ fn listen(name: &str) -> Result<()> {
         }
     };
     thread::Builder::new()
-        .name("wire".to_owned())
+        .name("port".to_owned())
         .spawn(report)
         .map_err(|e| Error::io("start", "a thread", e))?;
     Ok(())
 }
 
-/// A wire to the host: a virtio-serial port.
+/// A virtio-serial port to the host.
 ///
-/// Reads and writes wait by poll(2): a blocking write to such a port would spin with interrupts off until the host has
-/// taken the bytes.
+/// Reads and writes wait with poll(2): a blocking write to such a port spins with interrupts disabled until the host
+/// has read the bytes.
 #[derive(Debug)]
 pub struct Port(File);
 
@@ -182,12 +181,12 @@ impl Port {
         options.open(&path).map(Self).map_err(|e| Error::io("open", &path, e))
     }
 
-    /// A second handle to the same wire.
+    /// A second handle to the same port.
     pub fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
     }
 
-    /// Waits until the port is ready for what `flags` say. A host that has hung up takes nothing any more.
+    /// Waits until the port is ready for `flags`. Fails if the host has closed its end.
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
         let mut ports = [PollFd::new(&self.0, flags)];
         poll(&mut ports, None)?;

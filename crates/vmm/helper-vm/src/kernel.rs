@@ -1,11 +1,11 @@
 //! The helper VM's kernel: Debian's cloud kernel, unpacked into the user's cache, never installed.
 //!
 //! ```text
-//! <cache>/vmmlinux/debian/…                                the kernel's packages, as `forge` keeps them
+//! <cache>/vmmlinux/debian/…                                the kernel's packages (crate debian-archive)
 //! <cache>/vmmlinux/l1/<release>/00-irqbypass.ko …          modules in loading order, not compressed
 //! ```
 //!
-//! A directory with its final name is whole: it is made under a temporary name and renamed.
+//! A directory is created under a temporary name and renamed: one with its final name is complete.
 
 use std::{
     fs,
@@ -17,14 +17,14 @@ use support::{cache::Cache, progress::Progress};
 
 use crate::{Error, Result};
 
-/// Where the kernel comes from, on whatever Debian this runs: bookworm's 6.1 is compressed with LZ4 and at its init a
-/// second sooner than later releases' kernels.
+/// Debian release of the kernel, independent of the host's: bookworm's 6.1 is compressed with LZ4 and starts init one
+/// second earlier than the kernels of later releases.
 const SUITE: &str = "bookworm";
 
-/// Depends on the current kernel of its release of Debian.
+/// The package that depends on the release's current cloud kernel.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// Drivers that the helper VM needs; what they depend on comes along, what is built in is left out.
+/// Drivers that the helper VM needs. Their dependencies are added; built-in drivers are skipped.
 const MODULES: [&str; 4] = ["kvm_amd", "virtio_pci", "virtio_console", "virtio_blk"];
 
 /// The helper VM's kernel, in the user's cache.
@@ -37,18 +37,18 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The helper VM's kernel, which is fetched where the cache has none; `say` hears of that.
+    /// The helper VM's kernel, which is fetched if the cache has none; `progress` is called then.
     ///
     /// A cached kernel is used until its directory is removed: the helper VM has no network to be attacked from.
-    pub fn get(say: &(dyn Fn(&str) + Send + Sync)) -> Result<Self> {
+    pub fn get(progress: &(dyn Fn(&str) + Send + Sync)) -> Result<Self> {
         let cache = Cache::user()?;
-        let kernel = Debian::new(&cache, SUITE, &Phases(say)).kernel(META_PACKAGE)?;
+        let kernel = Debian::new(&cache, SUITE, &Phases(progress)).kernel(META_PACKAGE)?;
         let modules = unpack_modules(&kernel, &cache.root().join("l1"))?;
         Ok(Self { vmlinuz: kernel.vmlinuz, modules })
     }
 }
 
-/// Of what the forge tells about its work, the phases.
+/// Passes on the phases and notes of progress reports.
 struct Phases<'a>(&'a (dyn Fn(&str) + Send + Sync));
 
 impl Progress for Phases<'_> {
@@ -77,7 +77,7 @@ fn unpack_modules(kernel: &DebianKernel, cache: &Path) -> Result<Vec<PathBuf>> {
             fs::write(&path, content).map_err(|e| Error::io("write", &path, e))?;
         }
         match fs::rename(scratch.path(), &to) {
-            // Another run was faster: its directory is as good.
+            // Another process created it first, with the same contents.
             Err(_) if to.is_dir() => {}
             result => result.map_err(|e| Error::io("create", &to, e))?,
         }
@@ -105,7 +105,7 @@ mod tests {
         let (tree, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let modules = tree.path().join("lib/modules/9.9");
         fs::create_dir_all(&modules).unwrap();
-        // All but one are built in; that one is no ELF file, and so the first attempt fails and leaves nothing.
+        // All but one are built in. That one is not an ELF file, so the first attempt fails and leaves no directory.
         let builtin = "kernel/kvm-amd.ko\nkernel/virtio_pci.ko\nkernel/virtio_console.ko\n";
         fs::write(modules.join("modules.builtin"), builtin).unwrap();
         fs::write(modules.join("virtio_blk.ko"), "rubbish").unwrap();

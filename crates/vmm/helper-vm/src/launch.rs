@@ -1,4 +1,4 @@
-//! Starting the helper VM with a job, and holding on to it.
+//! Starts the helper VM with a job, and controls it from the host.
 
 use std::{
     env,
@@ -29,21 +29,21 @@ use crate::{
     qemu::{Drive, End, Machine, Port, Qemu},
 };
 
-/// MiB that the helper VM needs for itself: its kernel and what that keeps for each page of RAM.
+/// Memory in MiB for the helper VM itself: its kernel, with the metadata of each page of RAM.
 const OWN_MEMORY: u64 = 224;
 
-/// What its init mounts, and where it finds its job.
+/// Directories of the initramfs: mount points, and the places of modules and job files.
 const DIRECTORIES: [&str; 5] = ["proc", "sys", "run", "job", "modules"];
 
-/// How much of the log is shown where it must explain something.
+/// Number of log lines in an error.
 const LOG_LINES: usize = 30;
 
-/// How long the helper VM may take to greet us. It needs 3 s on an idle machine; this is for a crowded one.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Timeout of the helper VM's start. It takes 3 s on an idle host.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A job for the helper VM: the running program becomes its init, and finds there what was added here.
+/// A job for the helper VM, in which the running program is init.
 ///
-/// Every method that adds something returns the path that it has inside.
+/// Every method that adds something returns its path in the helper VM.
 #[derive(Debug)]
 pub struct Launch {
     memory: u64,
@@ -56,7 +56,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// A job that uses `memory` MiB for itself.
+    /// A job that needs `memory` MiB.
     pub fn new(memory: u64) -> Self {
         Self {
             memory,
@@ -69,37 +69,37 @@ impl Launch {
         }
     }
 
-    /// The number of processors (default 1).
+    /// Sets the number of processors (default 1).
     #[must_use]
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
         self
     }
 
-    /// Copies a file of up to 2 GiB; `name` is its name inside.
+    /// Copies a file of up to 2 GiB under the name `name`.
     pub fn file(&mut self, name: &str, path: &Path) -> PathBuf {
-        let inside = format!("job/{name}");
-        let path = (inside.clone(), path.to_owned());
+        let packed = format!("job/{name}");
+        let path = (packed.clone(), path.to_owned());
         self.files.push(path);
-        Path::new("/").join(inside)
+        Path::new("/").join(packed)
     }
 
-    /// Adds a disk image. Writes inside reach the file outside, at the latest when the job flushes or ends.
+    /// Adds a disk image. Writes reach the file on the host when the job flushes or ends.
     pub fn drive(&mut self, path: &Path, format: Format, read_only: bool) -> PathBuf {
         let device = drive_name(self.drives.len());
         self.drives.push(Drive { path: path.to_owned(), format, read_only });
         device.into()
     }
 
-    /// Adds a network. Inside, it is a Unix stream socket to connect to, with the wire format of passt(1) and QEMU's
-    /// `-netdev stream`.
+    /// Adds a network. In the helper VM it is a listening Unix stream socket with the frame format of passt(1) and
+    /// QEMU's `-netdev stream`.
     pub fn net(&mut self, net: Net) -> PathBuf {
         let socket = format!("/run/net{}", self.nets.len());
         self.nets.push(net);
         socket.into()
     }
 
-    /// Passes a connected stream socket in. Inside, it is a Unix stream socket to connect to, once.
+    /// Adds a connected stream socket. In the helper VM it is a listening Unix stream socket for one connection.
     pub fn stream(&mut self, stream: UnixStream) -> PathBuf {
         let name = format!("stream{}", self.streams.len());
         let socket = format!("/run/{name}");
@@ -107,20 +107,20 @@ impl Launch {
         socket.into()
     }
 
-    /// Adds a file that the job writes from its beginning; inside it can only be written in sequence.
+    /// Adds a file that the job writes from its beginning, sequentially.
     pub fn sink(&mut self, path: &Path) -> PathBuf {
         let name = format!("sink{}", self.sinks.len());
-        let inside = Path::new(crate::PORTS).join(&name);
+        let device = Path::new(crate::PORTS).join(&name);
         self.sinks.push((name, path.to_owned()));
-        inside
+        device
     }
 
-    /// Starts the helper VM and hands it the job's description. `say` hears of steps that take long.
-    pub fn start(self, job: &serde_json::Value, say: &(dyn Fn(&str) + Send + Sync)) -> Result<L1> {
+    /// Starts the helper VM and sends it the job's description. `progress` is called with each step that takes long.
+    pub fn start(self, job: &serde_json::Value, progress: &(dyn Fn(&str) + Send + Sync)) -> Result<L1> {
         let begin = Instant::now();
         let qemu = Qemu::find()?;
         let program = elf::static_program(Path::new("/proc/self/exe"))?;
-        let kernel = Kernel::get(say)?;
+        let kernel = Kernel::get(progress)?;
         let (initrd, initrd_size) = self.initramfs(&program, &kernel)?;
 
         let mut inherited = vec![initrd];
@@ -131,13 +131,13 @@ impl Launch {
             Ok(number)
         };
         let mut ports = Vec::new();
-        let mut wire = |name: &str, inherited: &mut Vec<OwnedFd>| -> Result<UnixStream> {
+        let mut connect = |name: &str, inherited: &mut Vec<OwnedFd>| -> Result<UnixStream> {
             let (ours, qemus) = pair()?;
             ports.push(Port { name: name.to_owned(), end: End::Socket(inherit(qemus, inherited)?) });
             Ok(ours)
         };
-        let console = wire("console", &mut inherited)?;
-        let mut control = wire("control", &mut inherited)?;
+        let console = connect("console", &mut inherited)?;
+        let control = connect("control", &mut inherited)?;
         for (index, net) in self.nets.into_iter().enumerate() {
             let (here, there) = pair()?;
             let ends = [inherit(here, &mut inherited)?, inherit(there, &mut inherited)?];
@@ -151,7 +151,7 @@ impl Launch {
         let machine = Machine {
             kernel: kernel.vmlinuz,
             initrd: format!("/proc/self/fd/{}", inherited[0].as_raw_fd()).into(),
-            // The archive is in memory twice while it is unpacked.
+            // The archive is in memory twice while the kernel unpacks it.
             memory: self.memory + OWN_MEMORY + 2 * initrd_size.div_ceil(1 << 20),
             cpus: self.cpus,
             drives: self.drives,
@@ -160,33 +160,20 @@ impl Launch {
         let log = memory_file("vmmlinux-log", MemfdFlags::CLOEXEC)?;
         let shared = || log.try_clone().map(Stdio::from).map_err(|e| Error::io("share", "the log", e));
         let mut command = qemu.command(&machine);
-        // A group of its own, for ^C on the terminal is not meant for QEMU.
+        // Its own process group: ^C in the terminal must not reach QEMU.
         command.stdin(Stdio::null()).stdout(shared()?).stderr(shared()?).process_group(0);
         tracing::debug!(?command, "start the helper VM");
         let child = command.spawn().map_err(|source| qemu.missing(source))?;
-        // Only QEMU holds its ends now: when it ends, ours read their end.
+        // Only QEMU has its ends open now: our ends read end-of-file when it ends.
         drop(inherited);
-        let mut l1 = L1 { child, log: log.into(), console, control: pair()?.0, start: Duration::ZERO };
-
-        let io = |e| Error::io("talk to", "the helper VM", e);
-        control.set_read_timeout(Some(PATIENCE)).map_err(io)?;
-        let mut greeting = [0; GREETING.len()];
-        if control.read_exact(&mut greeting).is_err() || greeting != *GREETING {
-            return Err(l1.died());
-        }
-        control.set_read_timeout(None).map_err(io)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let start = Start { now, job: job.clone() };
-        let start = serde_json::to_vec(&start).map_err(|e| io(e.into()))?;
-        let length = (start.len() as u32).to_be_bytes();
-        control.write_all(&length).and_then(|()| control.write_all(&start)).map_err(io)?;
-        l1.control = control;
+        let mut l1 = L1 { child, log: log.into(), console, control, start: Duration::ZERO };
+        l1.send_job(job)?;
         l1.start = begin.elapsed();
         tracing::info!(elapsed = ?l1.start, initramfs = initrd_size, memory = machine.memory, "the helper VM is up");
         Ok(l1)
     }
 
-    /// Packs the initramfs into a file in memory that child processes inherit. Its size is in bytes.
+    /// Packs the initramfs into a file in memory that child processes inherit. Returns it and its size in bytes.
     fn initramfs(&self, program: &[u8], kernel: &Kernel) -> Result<(OwnedFd, u64)> {
         let name = Path::new("the initramfs");
         let file = memory_file("vmmlinux-initramfs", MemfdFlags::empty())?;
@@ -235,17 +222,33 @@ pub struct L1 {
 }
 
 impl L1 {
-    /// The job's console: bytes, as they are.
+    /// Waits for the helper VM's greeting, and sends it the job and the host's time.
+    fn send_job(&mut self, job: &serde_json::Value) -> Result<()> {
+        let io = |e| Error::io("talk to", "the helper VM", e);
+        self.control.set_read_timeout(Some(START_TIMEOUT)).map_err(io)?;
+        let mut greeting = [0; GREETING.len()];
+        if self.control.read_exact(&mut greeting).is_err() || greeting != *GREETING {
+            return Err(self.died());
+        }
+        self.control.set_read_timeout(None).map_err(io)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let start = Start { now, job: job.clone() };
+        let start = serde_json::to_vec(&start).map_err(|e| io(e.into()))?;
+        let length = (start.len() as u32).to_be_bytes();
+        self.control.write_all(&length).and_then(|()| self.control.write_all(&start)).map_err(io)
+    }
+
+    /// The job's console.
     pub fn console(&self) -> &UnixStream {
         &self.console
     }
 
-    /// The wire to the job's control end.
+    /// The host's end of the job's control port.
     pub fn control(&self) -> &UnixStream {
         &self.control
     }
 
-    /// How long it took from the call to the job's start.
+    /// The time from [`Launch::start`] to the job's start.
     pub fn start_time(&self) -> Duration {
         self.start
     }
@@ -255,42 +258,42 @@ impl L1 {
         self.child.id()
     }
 
-    /// Hangs up the control wire, and waits until the helper VM has powered off. One that takes longer is killed.
-    pub fn power_off(&mut self, patience: Duration) -> Result<ExitStatus> {
+    /// Closes the control port and waits until the helper VM has powered off. Kills it after `timeout`.
+    pub fn power_off(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let _ = self.control.shutdown(Shutdown::Both);
-        if !self.ends_within(patience)? {
+        if !self.ends_within(timeout)? {
             tracing::warn!("the helper VM does not power off; killing it");
             self.child.kill().map_err(|e| Error::io("kill", "QEMU", e))?;
         }
         self.child.wait().map_err(|e| Error::io("wait for", "QEMU", e))
     }
 
-    /// Whether QEMU ends in a certain time.
-    fn ends_within(&self, patience: Duration) -> Result<bool> {
+    /// Waits for QEMU to end. Returns false after `timeout`.
+    fn ends_within(&self, timeout: Duration) -> Result<bool> {
         let wait = || -> rustix::io::Result<bool> {
-            // The process is our child and not waited for: its id cannot have gone to another.
+            // The process is our child and has not been waited for: its id cannot be reused.
             let process = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
-            let patience = Timespec::try_from(patience).ok();
-            retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], patience.as_ref()))
+            let timeout = Timespec::try_from(timeout).ok();
+            retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], timeout.as_ref()))
                 .map(|n| n > 0)
         };
         wait().map_err(|e| Error::io("wait for", "QEMU", e))
     }
 
-    /// The end of what QEMU, the helper VM's kernel and its init said.
+    /// The last lines of output of QEMU, the helper VM's kernel and its init.
     pub fn log(&mut self) -> String {
         let mut log = Vec::new();
-        // QEMU writes through the same file offset: the end is where it is.
+        // QEMU shares the file offset; reading to the end restores it.
         let _ = self.log.seek(SeekFrom::Start(0)).and_then(|_| self.log.read_to_end(&mut log));
         let log = String::from_utf8_lossy(&log);
-        let said: Vec<&str> =
+        let lines: Vec<&str> =
             log.lines().filter(|line| !line.contains("TCG doesn't support requested feature")).collect();
-        said[said.len().saturating_sub(LOG_LINES)..].join("\n")
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
-    /// The error for a helper VM that went away, or will not come up.
+    /// The error for a helper VM that has ended or does not start. It is killed if it has not ended.
     pub fn died(&mut self) -> Error {
-        // One that closed its wires is ending; one that did not hangs.
+        // It closes its ports when it ends; otherwise it hangs.
         if !self.ends_within(Duration::from_secs(1)).unwrap_or(false) {
             let _ = self.child.kill();
         }
@@ -314,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_inside_are_told() {
+    fn added_things_have_paths_in_the_helper_vm() {
         let mut launch = Launch::new(512);
         assert_eq!(launch.file("kernel", Path::new("/boot/vmlinuz")), Path::new("/job/kernel"));
         assert_eq!(launch.drive(Path::new("a.img"), Format::Raw, false), Path::new("/dev/vda"));

@@ -1,10 +1,10 @@
 //! A helper VM ("L1") with KVM of its own, for hosts whose `/dev/kvm` is missing or unusable.
 //!
 //! [`Launch`] starts QEMU with an emulated AMD CPU that has SVM, Debian's cloud kernel, and an initramfs in which the
-//! running program itself is `/init`. There, [`init::is_init`] tells the program where it is, and [`init::run`] loads
-//! KVM and hands it its job. Console and control are two wires that are passed through as they are.
+//! running program itself is `/init`. There, [`init::is_init`] returns true, and [`init::run`] loads KVM and runs the
+//! job. Console and control are two virtio-serial ports that carry unmodified bytes.
 //!
-//! Nothing here knows what the job is.
+//! This crate does not depend on the job's contents: a job is a JSON value.
 
 mod archive;
 mod elf;
@@ -25,16 +25,16 @@ pub use kernel::Kernel;
 pub use launch::{L1, Launch};
 pub use qemu::{Format, Net};
 
-/// Where the helper VM's wires are, by name.
+/// The directory of the helper VM's virtio-serial ports, by name.
 const PORTS: &str = "/dev/virtio-ports";
 
-/// The argument on the helper VM's kernel command line that tells how many wires there are.
+/// The parameter on the helper VM's kernel command line for the number of ports.
 const PORTS_ARGUMENT: &str = "vmmlinux.ports=";
 
-/// What the helper VM says when it is up.
+/// The helper VM's first message, when it is up.
 const GREETING: &[u8; 14] = b"vmmlinux-l1 1\n";
 
-/// What it hears then, as JSON with its length in four bytes (big endian) before it.
+/// The host's reply: JSON, after its length in four bytes (big endian).
 #[derive(Debug, Serialize, Deserialize)]
 struct Start {
     /// The host's time since 1970.

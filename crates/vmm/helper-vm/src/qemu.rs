@@ -12,10 +12,10 @@ use serde_json::json;
 
 use crate::{Error, Result};
 
-/// The first major version whose emulated SVM runs a nested guest right: 7.2 loses bits of its RFLAGS.
+/// First major version whose emulated SVM runs a nested guest correctly: 7.2 loses bits of RFLAGS.
 const OLDEST: u32 = 10;
 
-/// QEMU, of a version that works.
+/// QEMU of a supported version.
 #[derive(Debug)]
 pub(crate) struct Qemu {
     program: PathBuf,
@@ -28,20 +28,20 @@ impl Qemu {
         let qemu = Self { program };
         let output =
             Command::new(&qemu.program).arg("--version").output().map_err(|source| qemu.missing(source))?;
-        // One that failed says why where its version would be.
+        // On failure, the first line of standard error replaces the version.
         let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
         check_version(&qemu.program, &String::from_utf8_lossy(&said))?;
         Ok(qemu)
     }
 
-    /// The command that runs a machine.
+    /// The command that runs the helper VM.
     pub(crate) fn command(&self, machine: &Machine) -> Command {
         let mut command = Command::new(&self.program);
         command.args(machine.arguments());
         command
     }
 
-    /// The error for one that could not be started.
+    /// The error for a QEMU that could not be started.
     pub(crate) fn missing(&self, source: std::io::Error) -> Error {
         Error::NoQemu { program: self.program.clone(), source }
     }
@@ -62,7 +62,7 @@ fn check_version(program: &Path, output: &str) -> Result<()> {
 /// A disk image's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Every sector at its place.
+    /// The bytes of the disk.
     Raw,
     /// QEMU's copy-on-write format; QEMU decodes it.
     Qcow2,
@@ -76,7 +76,7 @@ pub(crate) struct Drive {
     pub(crate) read_only: bool,
 }
 
-/// What is at the host's end of a network interface.
+/// The host's end of a network interface.
 #[derive(Debug)]
 pub enum Net {
     /// QEMU's user-space network: NAT to the host's, DHCP and DNS at 10.0.2.0/24.
@@ -85,7 +85,7 @@ pub enum Net {
     Tap(String),
 }
 
-/// One wire between the helper VM and this process or a file.
+/// A virtio-serial port between the helper VM and this process or a file.
 #[derive(Debug)]
 pub(crate) struct Port {
     pub(crate) name: String,
@@ -99,62 +99,50 @@ pub(crate) enum End {
     Socket(RawFd),
     /// A file that QEMU writes.
     File(PathBuf),
-    /// A network: frames with their length in four bytes (big endian) before them, through a pair of sockets that QEMU
+    /// A network: frames, each after its length in four bytes (big endian), through a pair of sockets that QEMU
     /// inherits.
     Net(Net, [RawFd; 2]),
 }
 
-/// The helper VM as QEMU sees it.
+/// QEMU's configuration of the helper VM.
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: PathBuf,
-    /// MiB.
+    /// In MiB.
     pub(crate) memory: u64,
     pub(crate) cpus: u32,
     pub(crate) drives: Vec<Drive>,
     pub(crate) ports: Vec<Port>,
 }
 
-/// What the helper VM's kernel is told: no calibration loops or mitigations that cost emulated time, messages only of
-/// what fails, and a panic ends QEMU.
+/// The helper VM's kernel command line: no calibration loops and no mitigations, which cost time on the emulated
+/// processor; error messages only; a panic ends QEMU.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 tsc=reliable no_timer_check mitigations=off nokaslr \
                                 random.trust_cpu=on nowatchdog audit=0 panic=-1 rdinit=/init";
 
 impl Machine {
     fn arguments(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();
-        let mut say = |words: &[&str]| args.extend(words.iter().map(OsString::from));
-        say(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        say(&["-name", "vmmlinux-l1", "-machine", "pc,usb=off,vmport=off,i8042=off,hpet=off"]);
-        say(&["-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt,+nrip-save,+invtsc"]);
-        say(&["-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory)]);
-        say(&["-chardev", "stdio,id=log,signal=off", "-serial", "chardev:log"]);
-        say(&["-append", &format!("{KERNEL_ARGUMENTS} {}{}", crate::PORTS_ARGUMENT, self.ports.len())]);
+        let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
+        add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        add(&["-name", "vmmlinux-l1", "-machine", "pc,usb=off,vmport=off,i8042=off,hpet=off"]);
+        add(&["-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt,+nrip-save,+invtsc"]);
+        add(&["-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory)]);
+        add(&["-chardev", "stdio,id=log,signal=off", "-serial", "chardev:log"]);
+        add(&["-append", &format!("{KERNEL_ARGUMENTS} {}{}", crate::PORTS_ARGUMENT, self.ports.len())]);
         for (index, drive) in self.drives.iter().enumerate() {
-            let format = match drive.format {
-                Format::Raw => "raw",
-                Format::Qcow2 => "qcow2",
-            };
-            // As JSON, for file names with commas.
-            let blockdev = json!({
-                "node-name": format!("drive{index}"),
-                "driver": format,
-                "read-only": drive.read_only,
-                "discard": "unmap",
-                "file": { "driver": "file", "filename": drive.path.to_string_lossy() },
-            });
-            say(&["-blockdev", &blockdev.to_string()]);
-            say(&["-device", &format!("virtio-blk-pci,drive=drive{index}")]);
+            add(&["-blockdev", &blockdev(index, drive)]);
+            add(&["-device", &format!("virtio-blk-pci,drive=drive{index}")]);
         }
-        say(&["-device", &format!("virtio-serial-pci,max_ports={}", self.ports.len() + 1)]);
+        add(&["-device", &format!("virtio-serial-pci,max_ports={}", self.ports.len() + 1)]);
         for (index, port) in self.ports.iter().enumerate() {
             let socket = |fd| format!("socket,id=port{index},fd={fd}");
             match &port.end {
-                End::Socket(fd) => say(&["-chardev", &socket(*fd)]),
-                End::File(path) => say(&["-chardev", &format!("file,id=port{index},path={}", escape(path))]),
+                End::Socket(fd) => add(&["-chardev", &socket(*fd)]),
+                End::File(path) => add(&["-chardev", &format!("file,id=port{index},path={}", escape(path))]),
                 End::Net(net, [here, there]) => {
-                    say(&["-chardev", &socket(*here)]);
+                    add(&["-chardev", &socket(*here)]);
                     let backend = match net {
                         Net::User => format!("user,id=net{index}"),
                         Net::Tap(name) => {
@@ -164,13 +152,13 @@ impl Machine {
                             )
                         }
                     };
-                    say(&["-netdev", &backend]);
-                    say(&[
+                    add(&["-netdev", &backend]);
+                    add(&[
                         "-netdev",
                         &format!("stream,id=wire{index},server=off,addr.type=fd,addr.str={there}"),
                     ]);
                     for end in ["net", "wire"] {
-                        say(&[
+                        add(&[
                             "-netdev",
                             &format!("hubport,id=hub-{end}{index},hubid={index},netdev={end}{index}"),
                         ]);
@@ -178,7 +166,7 @@ impl Machine {
                 }
             }
             let name = &port.name;
-            say(&["-device", &format!("virtserialport,nr={},chardev=port{index},name={name}", index + 1)]);
+            add(&["-device", &format!("virtserialport,nr={},chardev=port{index},name={name}", index + 1)]);
         }
         args.extend([
             "-kernel".into(),
@@ -190,7 +178,23 @@ impl Machine {
     }
 }
 
-/// A value in a comma-separated list of options.
+/// The value of `-blockdev` for a drive: JSON, because a file's name may contain commas.
+fn blockdev(index: usize, drive: &Drive) -> String {
+    let format = match drive.format {
+        Format::Raw => "raw",
+        Format::Qcow2 => "qcow2",
+    };
+    json!({
+        "node-name": format!("drive{index}"),
+        "driver": format,
+        "read-only": drive.read_only,
+        "discard": "unmap",
+        "file": { "driver": "file", "filename": drive.path.to_string_lossy() },
+    })
+    .to_string()
+}
+
+/// Escapes a value for a comma-separated list of options.
 fn escape(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
@@ -207,7 +211,7 @@ mod tests {
         let old = check_version(program, "QEMU emulator version 7.2.17 (Debian)\n").unwrap_err();
         assert_eq!(
             old.to_string(),
-            "qemu-system-x86_64 is version 7.2.17; the nested machine needs 10.0 or newer"
+            "qemu-system-x86_64 is version 7.2.17; the helper VM needs 10.0 or newer"
         );
         assert!(miette::Diagnostic::help(&old).unwrap().to_string().contains("bookworm-backports"));
         for strange in ["", "bash: no such", "QEMU emulator version x"] {
@@ -234,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_helper_vm_is_told_how_many_ports_to_wait_for() {
+    fn the_command_line_has_the_number_of_ports() {
         let append = values(&machine().arguments(), "-append");
         assert!(append[0].ends_with(" vmmlinux.ports=3"), "{append:?}");
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use miette::Diagnostic;
 use vmm::{ExitReason, FatalExit};
-use vmm_control::Ending;
+use vmm_control::ExitReport;
 
 /// Exit status: the VM could not be started or failed.
 pub const FAILED: u8 = 1;
@@ -31,7 +31,7 @@ pub(crate) fn exit_report(
     result: Result<ExitReason, vmm::Error>,
     statistics: &vmm::Statistics,
     console_bytes: u64,
-) -> Ending {
+) -> ExitReport {
     let (status, text, help, ended) = match result {
         Ok(reason) => {
             let value = serde_json::to_value(&reason).unwrap_or_default();
@@ -43,12 +43,12 @@ pub(crate) fn exit_report(
         }
     };
     let statistics = serde_json::to_value(statistics).unwrap_or_default();
-    Ending { status, text, help, ended, statistics, console_bytes }
+    ExitReport { status, text, help, ended, statistics, console_bytes }
 }
 
 /// The exit report of a VM that failed outside of the guest, without statistics.
-pub(crate) fn failure(text: String, help: Option<String>) -> Ending {
-    Ending {
+pub(crate) fn failure(text: String, help: Option<String>) -> ExitReport {
+    ExitReport {
         status: FAILED,
         text,
         help,

@@ -11,7 +11,7 @@ use std::{
 use helper_vm::init::{self, Env};
 use serde::{Deserialize, Serialize};
 use vmm::{Config, Console};
-use vmm_control::{Answer, Command, Ending, Vm, remote};
+use vmm_control::{Answer, Command, ExitReport, Vm, remote};
 
 use crate::{
     exit_status::exit_report,
@@ -69,7 +69,7 @@ fn run(env: Env) -> io::Result<()> {
 }
 
 /// A VM that could not be started: answers `wait` with the reason and refuses everything else.
-struct FailedVm(Ending);
+struct FailedVm(ExitReport);
 
 impl Vm for FailedVm {
     fn call(&self, command: Command) -> Result<Answer, String> {

@@ -4,14 +4,15 @@ use std::{
     fs::File,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::OnceLock,
     time::Duration,
 };
 
 use devices::virtio::disk;
 use helper_vm::{Format, L1, Launch, Net};
+use parking_lot::Mutex;
 use vmm::{Boot, Config, Disk, DiskFormat, NicBackend};
-use vmm_control::{Answer, Command, Ending, Vm, remote::Remote};
+use vmm_control::{Answer, Command, ExitReport, Vm, remote::RemoteVm};
 
 use crate::{
     Error, Network, Result, RunConfig, config::nic, exit_status::failure, guest_init::Job,
@@ -23,10 +24,10 @@ const POWER_OFF: Duration = Duration::from_secs(30);
 
 /// A VM in the helper VM.
 pub(crate) struct HelperVm {
-    remote: Remote,
+    remote: RemoteVm,
     l1: Mutex<L1>,
     console: UnixStream,
-    report: OnceLock<Ending>,
+    report: OnceLock<ExitReport>,
 }
 
 impl HelperVm {
@@ -43,8 +44,8 @@ impl HelperVm {
             stream.try_clone().map_err(Error::host("share a connection to the helper VM"))
         };
         let console = share(l1.console())?;
-        let remote =
-            Remote::new(share(l1.control())?, share(l1.control())?).map_err(Error::host("start a thread"))?;
+        let remote = RemoteVm::new(share(l1.control())?, share(l1.control())?)
+            .map_err(Error::host("start a thread"))?;
         Ok(Self { remote, l1: Mutex::new(l1), console, report: OnceLock::new() })
     }
 
@@ -54,16 +55,16 @@ impl HelperVm {
     }
 
     /// Blocks until the guest or the helper VM has ended, then answers all clients that wait.
-    pub(crate) fn wait(&self) -> Ending {
+    pub(crate) fn wait(&self) -> ExitReport {
         self.report.get_or_init(|| self.wait_for_report()).clone()
     }
 
-    fn wait_for_report(&self) -> Ending {
+    fn wait_for_report(&self) -> ExitReport {
         match self.remote.call(Command::Wait) {
             Ok(Answer::Ended(report)) => *report,
             Ok(answer) => failure(format!("the helper VM answered a wait with {answer:?}"), None),
             Err(_) => {
-                let died = self.l1.lock().unwrap_or_else(PoisonError::into_inner).died();
+                let died = self.l1.lock().died();
                 let help = miette::Diagnostic::help(&died).map(|help| help.to_string());
                 failure(died.to_string(), help)
             }
@@ -72,7 +73,7 @@ impl HelperVm {
 
     /// Lets the helper VM write back its disks and power off.
     pub(crate) fn power_off(&self) {
-        let mut l1 = self.l1.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut l1 = self.l1.lock();
         match l1.power_off(POWER_OFF) {
             Ok(status) if status.success() => {}
             Ok(status) => tracing::warn!(%status, "the helper VM did not power off by itself"),

@@ -10,7 +10,7 @@ use std::{
 use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
 use vmm::{Config, Console, Handle, Machine, ShutdownOutcome};
-use vmm_control::{Answer, Command, Ending, State, Status, Vm};
+use vmm_control::{Answer, Command, ExitReport, Vm, VmState, VmStatus};
 
 use crate::exit_status::exit_report;
 
@@ -32,7 +32,7 @@ pub(crate) struct InProcessVm {
     handle: Handle,
     info: StatusInfo,
     started: Instant,
-    report: OnceLock<Ending>,
+    report: OnceLock<ExitReport>,
 }
 
 impl InProcessVm {
@@ -58,20 +58,20 @@ impl InProcessVm {
     }
 
     /// Blocks until the guest has ended.
-    pub(crate) fn wait(&self) -> Ending {
+    pub(crate) fn wait(&self) -> ExitReport {
         self.report.wait().clone()
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> VmStatus {
         let now = self.handle.status();
         let state = match now.state {
-            vmm::State::Running => State::Running,
-            vmm::State::Paused => State::Paused,
-            vmm::State::Stopping => State::Stopping,
-            vmm::State::Stopped if self.report.get().is_some() => State::Ended,
-            vmm::State::Stopped => State::Starting,
+            vmm::State::Running => VmState::Running,
+            vmm::State::Paused => VmState::Paused,
+            vmm::State::Stopping => VmState::Stopping,
+            vmm::State::Stopped if self.report.get().is_some() => VmState::Ended,
+            vmm::State::Stopped => VmState::Starting,
         };
-        Status {
+        VmStatus {
             name: now.name,
             pid: self.info.pid,
             host: now.generation,

@@ -2,13 +2,13 @@
 
 use std::{path::PathBuf, process::Command, time::Instant};
 
-use vmm_control::place;
+use vmm_control::runtime_dir;
 
 use crate::{Error, Result};
 
 /// Starts passt for the VM `name` and returns its socket. passt exits when the VM closes the connection.
 pub(crate) fn start(name: &str) -> Result<PathBuf> {
-    let socket = place::directory()?.join(format!("{name}.passt"));
+    let socket = runtime_dir::directory()?.join(format!("{name}.passt"));
     let _ = std::fs::remove_file(&socket);
     let begin = Instant::now();
     // passt forks to the background once the socket exists: this call returns then.

@@ -16,7 +16,7 @@ use vmm::{
     NicBackend, Statistics, probe,
     report::{Table, svg},
 };
-use vmm_control::{Command, Ending, Server, Vm, console::Console, place::Claim};
+use vmm_control::{Command, ExitReport, Server, Vm, console::Console, runtime_dir::NameLock};
 
 use crate::{
     Accel, Error, FORCED, Network, Result, RunConfig, TIMED_OUT,
@@ -33,7 +33,7 @@ const CONSOLE_DRAIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Outcome {
     /// The exit report: the guest's exit reason or the VM's error, with statistics.
-    pub report: Ending,
+    pub report: ExitReport,
     /// `--timeout` expired and the guest was stopped by force for it.
     pub timed_out: bool,
     /// The reader of standard output closed its pipe and the guest was stopped by force for it.
@@ -49,7 +49,7 @@ impl Outcome {
     /// The statistics as text: a table for the file name extension `txt`, a plot for `svg`, otherwise JSON together
     /// with the exit reason.
     pub fn statistics(&self, extension: Option<&str>) -> Result<String> {
-        let Ending { status, text, ended, statistics, .. } = &self.report;
+        let ExitReport { status, text, ended, statistics, .. } = &self.report;
         let Some(format @ ("txt" | "svg")) = extension else {
             let value = serde_json::json!({
                 "ended": ended,
@@ -70,7 +70,7 @@ impl Outcome {
 pub fn run(config: RunConfig, progress: &(dyn Fn(&str) + Send + Sync)) -> Result<Outcome> {
     let RunConfig { timeout, detached, .. } = config;
     let name = config.vm.name.clone();
-    let claim = Claim::new(&name)?;
+    let name_lock = NameLock::new(&name)?;
     let accel = resolve_accel(config.accel)?;
     let interactive = !detached && io::stdin().is_terminal();
     let output = (!detached).then(|| Box::new(UnbufferedStdout) as Box<dyn io::Write + Send>);
@@ -85,7 +85,7 @@ pub fn run(config: RunConfig, progress: &(dyn Fn(&str) + Send + Sync)) -> Result
         _ => Started::in_process(config, info, output, interactive)?,
     };
     let Started { vm, console, place } = &started;
-    let server = Server::start(claim, Arc::clone(vm), Arc::clone(console))?;
+    let server = Server::start(name_lock, Arc::clone(vm), Arc::clone(console))?;
     if interactive {
         progress(&format!("{name} runs; type `~.` at the beginning of a line to stop it"));
     }
@@ -148,7 +148,7 @@ enum Place {
 
 impl Place {
     /// Blocks until the guest has ended.
-    fn wait(&self) -> Ending {
+    fn wait(&self) -> ExitReport {
         match self {
             Self::InProcess(vm) => vm.wait(),
             Self::HelperVm(vm) => vm.wait(),
@@ -190,7 +190,7 @@ impl Started {
         let console = Arc::new(Console::new(Box::new(share()?), output, interactive));
         let (from, to) = (share()?, Arc::clone(&console));
         spawn("console", move || {
-            if let Err(error) = to.show_all(from) {
+            if let Err(error) = to.copy_output(from) {
                 tracing::debug!(%error, "the console ended");
             }
         })?;
@@ -203,7 +203,7 @@ struct ConsoleWriter(Arc<Console>);
 
 impl io::Write for ConsoleWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.show(bytes);
+        self.0.write_output(bytes);
         Ok(bytes.len())
     }
 
@@ -275,7 +275,7 @@ fn stop(vm: &Arc<dyn Vm>) {
 /// Forwards standard input to the guest. Its end does not stop the guest; the escape `~.` does.
 fn forward_stdin(vm: &Arc<dyn Vm>, console: &Arc<Console>) -> Result<()> {
     let (vm, console) = (Arc::clone(vm), Arc::clone(console));
-    spawn("input", move || match terminal::forward_input(|bytes| console.typed(bytes)) {
+    spawn("input", move || match terminal::forward_input(|bytes| console.send_input(bytes)) {
         Ok(false) => {}
         Ok(true) => stop(&vm),
         Err(error) => tracing::debug!(%error, "standard input ended"),
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     fn outcome(statistics: serde_json::Value) -> Outcome {
-        let report = Ending {
+        let report = ExitReport {
             status: 0,
             text: "the guest reset itself".to_owned(),
             help: None,

@@ -3,9 +3,9 @@
 use std::{
     io::{self, IsTerminal, Read, Write},
     os::fd::AsFd,
-    sync::{Mutex, PoisonError},
 };
 
+use parking_lot::Mutex;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     termios::{OptionalActions, Termios, tcgetattr, tcsetattr},
@@ -14,6 +14,10 @@ use vmm_control::escape::Escape;
 
 /// The terminal's settings before raw mode.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Undoes what a guest's firmware, boot loader and programs leave set on a terminal: default attributes and character
+/// set, cursor shown, line wrap on, bracketed paste off. The cursor's position and the text stay.
+const RESET: &[u8] = b"\x1b[0m\x1b(B\x1b[?25h\x1b[?7h\x1b[?2004l";
 
 /// Restores the terminal's settings when dropped.
 #[derive(Debug)]
@@ -28,7 +32,7 @@ pub fn raw_mode() -> io::Result<Option<RawMode>> {
     let saved = tcgetattr(&stdin)?;
     let mut raw = saved.clone();
     raw.make_raw();
-    *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+    *SAVED.lock() = Some(saved);
     tcsetattr(&stdin, OptionalActions::Flush, &raw)?;
     // A panic in any thread restores the terminal before it is reported.
     let earlier = std::panic::take_hook();
@@ -39,9 +43,12 @@ pub fn raw_mode() -> io::Result<Option<RawMode>> {
     Ok(Some(RawMode(())))
 }
 
-/// Restores the terminal's settings if raw mode changed them.
+/// Restores the terminal's settings and attributes if raw mode is on.
 pub(crate) fn restore() {
-    if let Some(saved) = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    if let Some(saved) = SAVED.lock().take() {
+        if io::stdout().is_terminal() {
+            let _ = UnbufferedStdout.write_all(RESET);
+        }
         let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &saved);
     }
 }

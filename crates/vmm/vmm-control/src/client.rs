@@ -1,33 +1,33 @@
-//! The user's end of the control socket.
+//! The client of the control socket.
 
 use std::{io, os::unix::net::UnixStream, path::Path};
 
 use crate::{
     Answer, Command, Error, Result,
+    json_lines::{Line, LineReader, send},
     message::{Request, Response},
-    place::{self, check_name, running, socket_path},
-    wire::{Line, Lines, send},
+    runtime_dir::{self, check_name, running, socket_path},
 };
 
-/// The longest answer that is read, in bytes: statistics have many rows.
-const LONGEST: usize = 16 << 20;
+/// Maximum length of an answer in bytes. Statistics have many rows.
+const MAX_ANSWER: usize = 16 << 20;
 
-/// A connection to a running machine.
+/// A connection to a running VM.
 #[derive(Debug)]
 pub struct Client {
     name: String,
     to: UnixStream,
-    from: Lines<UnixStream>,
+    from: LineReader<UnixStream>,
     last: u64,
 }
 
 impl Client {
-    /// Connects to the user's machine of that name.
+    /// Connects to the user's VM of that name.
     pub fn connect(name: &str) -> Result<Self> {
-        Self::connect_in(&place::directory()?, name)
+        Self::connect_in(&runtime_dir::directory()?, name)
     }
 
-    /// Connects to a machine whose socket is in a directory of the caller's.
+    /// Connects to a VM whose socket is in the given directory.
     pub fn connect_in(dir: &Path, name: &str) -> Result<Self> {
         check_name(name)?;
         let path = socket_path(dir, name);
@@ -35,28 +35,28 @@ impl Client {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 let running = match running(dir)?.as_slice() {
                     names if names.iter().any(|running| running == name) => {
-                        return Err(Error::Deaf { name: name.to_owned() });
+                        return Err(Error::NotListening { name: name.to_owned() });
                     }
-                    [] => "no machine is running at all: `vmmlinux run` starts one".to_owned(),
-                    names => format!("running: {}", names.join(", ")),
+                    [] => "no VM is running: `vmmlinux run` starts one".to_owned(),
+                    names => format!("running VMs: {}", names.join(", ")),
                 };
                 return Err(Error::NotRunning { name: name.to_owned(), running });
             }
             result => result.map_err(|e| Error::io("connect to", &path, e))?,
         };
         let from = to.try_clone().map_err(|e| Error::io("share", &path, e))?;
-        Ok(Self { name: name.to_owned(), to, from: Lines::new(from, LONGEST), last: 0 })
+        Ok(Self { name: name.to_owned(), to, from: LineReader::new(from, MAX_ANSWER), last: 0 })
     }
 
-    /// Gives a command and waits for its answer.
+    /// Sends a command and waits for its answer.
     pub fn call(&mut self, command: Command) -> Result<Answer> {
         self.last += 1;
         let protocol = |problem: String| Error::Protocol { name: self.name.clone(), problem };
         send(&self.to, &Request::new(self.last, command)).map_err(|e| protocol(e.to_string()))?;
         let line = match self.from.next().map_err(|e| protocol(e.to_string()))? {
             Line::Whole(line) => line,
-            Line::TooLong => return Err(protocol(format!("an answer of more than {LONGEST} bytes"))),
-            Line::End => return Err(protocol("it has hung up".to_owned())),
+            Line::TooLong => return Err(protocol(format!("its answer is longer than {MAX_ANSWER} bytes"))),
+            Line::End => return Err(protocol("it closed the connection".to_owned())),
         };
         let response: Response = serde_json::from_slice(&line).map_err(|e| protocol(e.to_string()))?;
         if response.id != self.last && response.id != 0 {
@@ -65,14 +65,14 @@ impl Client {
         response.into_result().map_err(|reason| Error::Refused { name: self.name.clone(), reason })
     }
 
-    /// Takes the console. What comes from the stream is what the guest wrote, beginning with the last 64 KiB of the past.
+    /// Attaches to the console. The returned stream begins with the last 64 KiB of the guest's earlier output.
     pub fn console(mut self) -> Result<UnixStream> {
         self.call(Command::Console)?;
         let (stream, early) = self.from.into_parts();
         if early.is_empty() {
             return Ok(stream);
         }
-        // The beginning was read along with the answer: put it before the rest.
+        // The first output was read along with the answer: a pair of sockets puts it before the rest.
         let io = |e| Error::io("share", "the console", e);
         let (ours, mut theirs) = UnixStream::pair().map_err(io)?;
         let (mut from, mut to) = (stream, self.to);

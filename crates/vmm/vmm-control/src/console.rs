@@ -1,18 +1,20 @@
-//! The console of a running machine: one stream of bytes from the guest, and one person at a time who types.
+//! The console of a running VM: the guest's output, its history, and one attached client at a time.
 
 use std::{
     collections::VecDeque,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-/// How much of what the guest wrote is shown to who comes later, in bytes.
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+/// How much of the guest's earlier output a client gets when it attaches, in bytes.
 const HISTORY: usize = 64 << 10;
 
-/// A client that takes nothing for so long loses its seat, for the guest waits for it.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of a write to the attached client. The guest waits for the write, so a slower client is detached.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The console.
 pub struct Console {
@@ -24,145 +26,151 @@ pub struct Console {
 struct Screen {
     history: VecDeque<u8>,
     output: Option<Box<dyn Write + Send>>,
-    seat: Seat,
+    owner: Owner,
+    /// Bytes of output so far.
     count: u64,
 }
 
-enum Seat {
-    Free,
-    /// Taken, for good, by the process that runs the machine.
+/// Who is attached to the console.
+enum Owner {
+    None,
+    /// The terminal of the process that runs the VM, until the VM ends.
     Terminal,
-    /// Given to a client that does not know yet.
-    Promised,
+    /// A client that has not been told yet: output is not sent to it.
+    Reserved,
     Client(UnixStream),
 }
 
 impl Console {
-    /// A console whose typed bytes go to `keyboard`, and all of whose output also goes to `output`. With `terminal`,
-    /// somebody types at the machine's own terminal and nobody else can.
+    /// A console that sends input to `keyboard`, and copies all output to `output`. With `terminal`, the terminal of
+    /// this process is attached and no client can be.
     pub fn new(
         keyboard: Box<dyn Write + Send>,
         output: Option<Box<dyn Write + Send>>,
         terminal: bool,
     ) -> Self {
-        let seat = if terminal { Seat::Terminal } else { Seat::Free };
+        let owner = if terminal { Owner::Terminal } else { Owner::None };
         Self {
             keyboard: Mutex::new(keyboard),
-            screen: Mutex::new(Screen { history: VecDeque::new(), output, seat, count: 0 }),
+            screen: Mutex::new(Screen { history: VecDeque::new(), output, owner, count: 0 }),
             written: Condvar::new(),
         }
     }
 
-    /// Sends what was typed to the guest.
-    pub fn typed(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut keyboard = self.keyboard.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Sends input to the guest.
+    pub fn send_input(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut keyboard = self.keyboard.lock();
         keyboard.write_all(bytes)?;
         keyboard.flush()
     }
 
-    /// Shows what the guest has written.
-    pub fn show(&self, bytes: &[u8]) {
+    /// Adds output of the guest: to the history, the copy, and the attached client.
+    pub fn write_output(&self, bytes: &[u8]) {
         let mut screen = self.screen();
         screen.count += bytes.len() as u64;
         let keep = &bytes[bytes.len().saturating_sub(HISTORY)..];
         let over = (screen.history.len() + keep.len()).saturating_sub(HISTORY);
         screen.history.drain(..over);
         screen.history.extend(keep);
-        // Whether the guest ends when nobody reads is for whoever runs it to say.
+        // A failed copy is dropped. Whether the guest is stopped then is the caller's decision.
         if let Some(output) = &mut screen.output
             && output.write_all(bytes).and_then(|()| output.flush()).is_err()
         {
             screen.output = None;
         }
-        if let Seat::Client(client) = &mut screen.seat
+        if let Owner::Client(client) = &mut screen.owner
             && client.write_all(bytes).is_err()
         {
             let _ = client.shutdown(std::net::Shutdown::Both);
-            screen.seat = Seat::Free;
+            screen.owner = Owner::None;
         }
         drop(screen);
         self.written.notify_all();
     }
 
-    /// Shows all that comes from a stream, to its end.
-    pub fn show_all(&self, mut from: impl Read) -> io::Result<()> {
+    /// Copies the guest's output from a stream until its end.
+    pub fn copy_output(&self, mut from: impl Read) -> io::Result<()> {
         let mut bytes = vec![0; 16 << 10];
         loop {
             match from.read(&mut bytes) {
                 Ok(0) => return Ok(()),
-                Ok(n) => self.show(&bytes[..n]),
+                Ok(n) => self.write_output(&bytes[..n]),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
     }
 
-    /// Waits until so many bytes were shown in all. False if that takes longer than `patience`.
-    pub fn wait_for(&self, bytes: u64, patience: Duration) -> bool {
-        let waited = self.written.wait_timeout_while(self.screen(), patience, |screen| screen.count < bytes);
-        waited.unwrap_or_else(PoisonError::into_inner).0.count >= bytes
+    /// Waits until the guest has written `bytes` bytes in all. Returns false after `timeout`.
+    pub fn wait_for(&self, bytes: u64, timeout: Duration) -> bool {
+        let mut screen = self.screen();
+        self.written.wait_while_for(&mut screen, |screen| screen.count < bytes, timeout);
+        screen.count >= bytes
     }
 
-    /// How many bytes were shown so far.
+    /// The number of bytes that the guest has written so far.
     pub fn count(&self) -> u64 {
         self.screen().count
     }
 
-    /// Tells a client that there is no more to come.
+    /// Closes the connection of the attached client: there is no further output.
     pub fn close(&self) {
-        if let Seat::Client(client) = &self.screen().seat {
+        if let Owner::Client(client) = &self.screen().seat {
             let _ = client.shutdown(std::net::Shutdown::Both);
         }
     }
 
-    /// Takes the seat at the console, if it is free.
-    pub(crate) fn sit_down(self: &Arc<Self>) -> Result<Sitting, String> {
+    /// Attaches a client unless the terminal or another client is attached.
+    pub(crate) fn attach(self: &Arc<Self>) -> Result<Attached, String> {
         let mut screen = self.screen();
-        match screen.seat {
-            Seat::Free => {
-                screen.seat = Seat::Promised;
-                Ok(Sitting { console: Arc::clone(self) })
+        match screen.owner {
+            Owner::None => {
+                screen.owner = Owner::Reserved;
+                Ok(Attached { console: Arc::clone(self) })
             }
-            Seat::Terminal => Err("its console is on the terminal that it was started from".to_owned()),
-            Seat::Promised | Seat::Client(_) => Err("somebody else is at its console".to_owned()),
+            Owner::Terminal => {
+                Err("its console is attached to the terminal that it was started from".to_owned())
+            }
+            Owner::Reserved | Owner::Client(_) => Err("another client is attached to its console".to_owned()),
         }
     }
 
     fn screen(&self) -> MutexGuard<'_, Screen> {
-        self.screen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.screen.lock()
     }
 }
 
-/// The seat at a console; free again when dropped.
-pub(crate) struct Sitting {
+/// A client attached to a console; detached when dropped.
+pub(crate) struct Attached {
     console: Arc<Console>,
 }
 
-impl Sitting {
-    /// Passes bytes between a client and the console until either goes; `typed` has been read from the client already.
-    pub(crate) fn stay(self, mut client: UnixStream, typed: &[u8]) -> io::Result<()> {
-        client.set_write_timeout(Some(PATIENCE))?;
+impl Attached {
+    /// Passes bytes between the client and the console until one of them ends. `input` has already been read from the
+    /// client.
+    pub(crate) fn serve(self, mut client: UnixStream, input: &[u8]) -> io::Result<()> {
+        client.set_write_timeout(Some(CLIENT_TIMEOUT))?;
         {
             let mut screen = self.console.screen();
             let (old, new) = screen.history.as_slices();
             client.write_all(old)?;
             client.write_all(new)?;
-            screen.seat = Seat::Client(client.try_clone()?);
+            screen.owner = Owner::Client(client.try_clone()?);
         }
-        self.console.typed(typed)?;
+        self.console.send_input(input)?;
         let mut bytes = [0; 4096];
         loop {
             match client.read(&mut bytes)? {
                 0 => return Ok(()),
-                n => self.console.typed(&bytes[..n])?,
+                n => self.console.send_input(&bytes[..n])?,
             }
         }
     }
 }
 
-impl Drop for Sitting {
+impl Drop for Attached {
     fn drop(&mut self) {
-        self.console.screen().seat = Seat::Free;
+        self.console.screen().seat = Owner::None;
     }
 }
 
@@ -177,7 +185,7 @@ mod tests {
 
     impl Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -186,34 +194,34 @@ mod tests {
     }
 
     #[test]
-    fn a_client_sees_the_past_and_types() {
+    fn a_client_sees_earlier_output_and_types() {
         let (keyboard, output) = (Sink::default(), Sink::default());
         let console =
             Arc::new(Console::new(Box::new(keyboard.clone()), Some(Box::new(output.clone())), false));
-        console.show(b"login: ");
+        console.write_output(b"login: ");
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let sitting = console.sit_down().unwrap();
-        assert!(console.sit_down().is_err_and(|reason| reason.contains("somebody else")));
-        let client = thread::spawn(move || sitting.stay(theirs, b"ro"));
+        let attached = console.attach().unwrap();
+        assert!(console.attach().is_err_and(|reason| reason.contains("another client")));
+        let client = thread::spawn(move || attached.serve(theirs, b"ro"));
         let mut seen = [0; 7];
         ours.read_exact(&mut seen).unwrap();
         assert_eq!(&seen, b"login: ");
         ours.write_all(b"ot\n").unwrap();
         ours.shutdown(std::net::Shutdown::Write).unwrap();
         client.join().unwrap().unwrap();
-        assert_eq!(*keyboard.0.lock().unwrap(), b"root\n");
-        assert_eq!(*output.0.lock().unwrap(), b"login: ");
-        assert!(console.sit_down().is_ok());
+        assert_eq!(*keyboard.0.lock(), b"root\n");
+        assert_eq!(*output.0.lock(), b"login: ");
+        assert!(console.attach().is_ok());
     }
 
     #[test]
     fn the_history_is_the_end_of_the_output() {
         let console = Console::new(Box::new(io::sink()), None, false);
         for _ in 0..3 {
-            console.show(&vec![b'a'; HISTORY / 2]);
+            console.write_output(&vec![b'a'; HISTORY / 2]);
         }
-        console.show(b"end");
-        console.show(&[]);
+        console.write_output(b"end");
+        console.write_output(&[]);
         let screen = console.screen();
         assert_eq!(screen.history.len(), HISTORY);
         assert_eq!(screen.history.iter().rev().take(3).copied().collect::<Vec<u8>>(), b"dne");
@@ -226,15 +234,15 @@ mod tests {
     #[test]
     fn one_write_larger_than_the_history() {
         let console = Console::new(Box::new(io::sink()), None, false);
-        console.show(b"past");
-        console.show(&vec![b'b'; HISTORY + 5]);
+        console.write_output(b"past");
+        console.write_output(&vec![b'b'; HISTORY + 5]);
         assert!(console.screen().history.iter().all(|byte| *byte == b'b'));
         assert_eq!(console.screen().history.len(), HISTORY);
     }
 
     #[test]
-    fn the_terminal_keeps_its_seat() {
+    fn a_client_cannot_replace_the_terminal() {
         let console = Arc::new(Console::new(Box::new(io::sink()), None, true));
-        assert!(console.sit_down().is_err_and(|reason| reason.contains("terminal")));
+        assert!(console.attach().is_err_and(|reason| reason.contains("terminal")));
     }
 }

@@ -1,58 +1,58 @@
-//! What can go wrong on the way to a running machine.
+//! Errors of controlling a running VM, each with its remedy.
 
 use std::{io, path::PathBuf};
 
 use miette::Diagnostic;
 use thiserror::Error;
 
-/// Why a machine could not be reached, or would not obey.
+/// Why a VM could not be reached, or did not carry out a command.
 #[derive(Debug, Error, Diagnostic)]
 #[non_exhaustive]
 pub enum Error {
-    /// A name that no machine can have.
-    #[error("`{name}` cannot be the name of a machine")]
+    /// The name is not a valid VM name.
+    #[error("`{name}` is not a valid VM name")]
     #[diagnostic(help(
-        "as in vmctl(8), a name starts with a letter and has letters, digits, `.`, `-` and `_` only; here it has at \
-         most {} of them",
-        crate::place::LONGEST_NAME
+        "as in vmctl(8), a name starts with a letter and consists of letters, digits, `.`, `-` and `_`; the maximum \
+         length is {}",
+        crate::runtime_dir::MAX_NAME
     ))]
     Name {
         /// The name.
         name: String,
     },
-    /// A machine with the name is running.
-    #[error("a machine named {name} is running already")]
-    #[diagnostic(help("give this one another name (--name), or stop that one: vmmlinux ctl {name} stop"))]
+    /// A VM of that name is running.
+    #[error("a VM named {name} is already running")]
+    #[diagnostic(help("choose another name with --name, or stop the running VM: vmmlinux ctl {name} stop"))]
     Taken {
         /// The name.
         name: String,
     },
-    /// No machine of that name is running.
-    #[error("no machine named {name} is running")]
+    /// No VM of that name is running.
+    #[error("no VM named {name} is running")]
     #[diagnostic(help("{running}"))]
     NotRunning {
         /// The name.
         name: String,
-        /// What is running.
+        /// Which VMs are running, as text.
         running: String,
     },
-    /// A machine of that name does not listen yet, or no longer.
-    #[error("the machine {name} does not listen: it is being started, or ends")]
+    /// The VM of that name is starting or ending, and has no control socket.
+    #[error("the VM {name} does not listen on its control socket: it is starting or ending")]
     #[diagnostic(help("try again in a moment"))]
-    Deaf {
+    NotListening {
         /// The name.
         name: String,
     },
-    /// The directory of the control sockets is not safe.
+    /// The directory of the control sockets is accessible to other users.
     #[error("{} {problem}", path.display())]
     #[diagnostic(help(
-        "whoever can write to this directory controls the machines: remove it, or set XDG_RUNTIME_DIR to a directory \
-         that only you can enter"
+        "any user who can write to this directory can control your VMs: remove it, or set XDG_RUNTIME_DIR to a \
+         directory that only you can enter"
     ))]
     Unsafe {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its problem, as it follows the path.
         problem: &'static str,
     },
     /// A socket or file operation failed.
@@ -62,29 +62,29 @@ pub enum Error {
         what: &'static str,
         /// The socket, file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The machine said no.
+    /// The VM refused the command.
     #[error("{name}: {reason}")]
     Refused {
-        /// The machine's name.
+        /// The VM's name.
         name: String,
         /// Its reason.
         reason: String,
     },
-    /// The other side does not speak this protocol.
-    #[error("{name} does not answer as a machine does: {problem}")]
-    #[diagnostic(help("was it started by another version of vmmlinux? this one is {}", env!("CARGO_PKG_VERSION")))]
+    /// The other side does not follow this protocol.
+    #[error("unexpected answer on the control socket of {name}: {problem}")]
+    #[diagnostic(help("the VM may have been started by another version of vmmlinux; this is version {}", env!("CARGO_PKG_VERSION")))]
     Protocol {
-        /// The machine's name.
+        /// The VM's name.
         name: String,
-        /// What it said instead.
+        /// What is wrong with its answer.
         problem: String,
     },
 }
 
-/// What every function here returns.
+/// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {

@@ -1,26 +1,25 @@
-//! The escape of cu(1) at the keyboard's end of a console: `~.` at the beginning of a line leaves, `~~` sends one `~`.
+//! The escape sequences of cu(1) in console input: `~.` at the beginning of a line detaches, `~~` sends one `~`.
 
-/// What the keyboard has sent so far.
+/// Where in a line of input the next byte is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum At {
     /// The beginning of a line.
     #[default]
     LineStart,
-    /// Behind a `~` at the beginning of a line, which is kept back.
+    /// After a `~` at the beginning of a line, which has not been sent.
     Tilde,
     /// Elsewhere.
     Line,
 }
 
-/// A keyboard with the escape.
+/// A filter that recognises the escape sequences.
 #[derive(Debug, Default)]
 pub struct Escape {
     at: At,
 }
 
 impl Escape {
-    /// Takes what was typed and adds what is to be sent to `out`. True means that the user wants to leave: the rest of
-    /// what was typed is dropped.
+    /// Appends the input to send to `out`. Returns true on `~.`; the input after it is dropped.
     pub fn typed(&mut self, typed: &[u8], out: &mut Vec<u8>) -> bool {
         for &byte in typed {
             let after = |byte| if matches!(byte, b'\r' | b'\n') { At::LineStart } else { At::Line };

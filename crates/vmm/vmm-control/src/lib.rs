@@ -1,31 +1,31 @@
-//! Control of a running machine: what vmctl(8) is to vmd(8).
+//! The control protocol of a running VM: what vmctl(8) is to vmd(8).
 //!
-//! Each running machine has a Unix socket in the user's runtime directory ([`place`]). On it, client and server exchange
-//! lines of JSON ([`message`]): requests that carry a number, and answers that carry the same. After an answer to
+//! Each running VM has a Unix socket in the user's runtime directory ([`runtime_dir`]). On it, client and server exchange
+//! lines of JSON ([`message`]): numbered requests, and answers with the number of their request. After the answer to
 //! `console`, the connection carries the console's bytes and nothing else.
 //!
-//! The same messages go through the wire to a helper VM, where the machine is when the host has no KVM ([`remote`]).
+//! Where the host has no KVM, the VM runs in a helper VM, and the same messages pass between the two ([`remote`]).
 
 mod client;
 pub mod console;
 mod error;
 pub mod escape;
+mod json_lines;
 pub mod message;
-pub mod place;
 pub mod remote;
+pub mod runtime_dir;
 mod server;
-mod wire;
 
 pub use client::Client;
 pub use error::{Error, Result};
-pub use message::{Answer, Command, Ending, State, Status};
+pub use message::{Answer, Command, ExitReport, VmState, VmStatus};
 pub use server::Server;
 
-/// A machine that obeys commands.
+/// A VM that can be controlled.
 pub trait Vm: Send + Sync {
-    /// Carries out a command; an error is text for the person who gave it.
+    /// Carries out a command. An error is text for the user who sent the command.
     ///
-    /// [`Command::Wait`] blocks until the machine has ended, and may be called by several threads at once with others;
-    /// [`Command::Console`] never comes here.
+    /// [`Command::Wait`] blocks until the VM has ended. Several threads may call this at the same time.
+    /// [`Command::Console`] is never passed: the server handles it.
     fn call(&self, command: Command) -> std::result::Result<Answer, String>;
 }

@@ -1,4 +1,4 @@
-//! The messages, one a line:
+//! The messages, one per line:
 //!
 //! ```text
 //! {"vmmlinux":1,"id":7,"do":{"stop":{"force":false}}}
@@ -13,83 +13,83 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use vmd_release::{Generation, SleepingTsc};
 
-/// The version of the protocol. It changes when a message changes its meaning; new commands and fields do not change it.
+/// Protocol version. It changes when a message changes its meaning; new commands and fields do not change it.
 pub const VERSION: u32 = 1;
 
-/// What a machine can be told. The words are vmctl(8)'s where it has them.
+/// A command to a VM, named as in vmctl(8) where that has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Command {
-    /// Go down: the guest is asked through vmmci, or is ended at once.
+    /// Shut the guest down through vmmci, or stop it by force.
     Stop {
-        /// End it at once.
+        /// Stop it at once, without asking the guest.
         #[serde(default)]
         force: bool,
     },
-    /// Go down and start again.
+    /// Ask the guest to reboot.
     Reboot,
-    /// Stop the processor; the guest's clocks go on.
+    /// Stop the vCPUs; the guest's clocks keep running.
     Pause,
-    /// Let it run again.
+    /// Resume the vCPUs after a pause.
     Unpause,
-    /// Stop the processor for a time by which the host's clock then is later, as when a laptop's lid is closed.
+    /// Emulate a suspend of the host: stop the vCPUs and advance the host's clock by `length`.
     Suspend {
-        /// For how long, on the host's clock.
+        /// Length of the suspend on the host's clock; whole milliseconds in the message.
         #[serde(rename = "for-ms", with = "milliseconds")]
         length: Duration,
-        /// What the host's TSC does meanwhile.
+        /// Behaviour of the host's TSC during the suspend.
         #[serde(default)]
         tsc: SleepingTsc,
     },
-    /// Show a value in the control device's command register, as no vmd does: for tests of drivers.
+    /// Show any value in the control device's command register, for tests of drivers. vmd has no such command.
     ShowCommand {
-        /// A command or not.
+        /// The register's value, which need not be a valid command.
         value: u32,
-        /// How often the interrupt line is raised.
+        /// Number of interrupts to raise.
         interrupts: u8,
     },
-    /// Say how things are.
+    /// Report the VM's status.
     Status,
     /// Answer when the guest has ended.
     Wait,
-    /// From now on, this connection is the console.
+    /// Attach to the console: after the answer, the connection carries the console's bytes.
     Console,
 }
 
-/// What a machine answers.
+/// A VM's answer to a command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// It is done, or under way.
+    /// The command was carried out, or has begun.
     Done,
-    /// It is done, and there is something to know about it.
+    /// The command was carried out, with a note for the user.
     Note(String),
-    /// How things are.
-    Status(Box<Status>),
-    /// How the guest ended.
-    Ended(Box<Ending>),
+    /// The VM's status.
+    Status(Box<VmStatus>),
+    /// The guest has ended.
+    Ended(Box<ExitReport>),
 }
 
-/// What a machine is doing.
+/// The run state of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// The helper VM or the machine is being set up.
+pub enum VmState {
+    /// The helper VM or the VM itself is being set up.
     Starting,
     /// The guest runs.
     Running,
-    /// The guest was asked to go down.
+    /// The guest was asked to shut down.
     Stopping,
-    /// Its processor is stopped.
+    /// Its vCPUs are stopped.
     Paused,
-    /// Its processor is stopped, and the host's clock will be later.
+    /// Its vCPUs are stopped, and the host's clock will be later when they resume.
     Suspended,
     /// The guest has ended.
     Ended,
 }
 
-impl State {
-    /// The word for it in a table.
+impl VmState {
+    /// The word for it in a status table.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -102,53 +102,53 @@ impl State {
     }
 }
 
-/// How things are with a machine.
+/// The status of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
+pub struct VmStatus {
     /// Its name.
     pub name: String,
     /// The process that runs it.
     pub pid: u32,
-    /// Which vmd it runs on.
+    /// OpenBSD release of the emulated vmd.
     pub host: Generation,
     /// Where its KVM is: `kvm` or `nested`.
     pub accel: String,
-    /// What it is doing.
-    pub state: State,
-    /// Processors.
+    /// Its run state.
+    pub state: VmState,
+    /// Number of vCPUs.
     pub vcpus: u32,
     /// Memory in MiB.
     pub memory: u64,
-    /// Disk images.
+    /// Paths of the disk images, as the user named them.
     pub disks: Vec<String>,
-    /// What its network interfaces are plugged into.
+    /// What its network interfaces are connected to.
     pub nics: Vec<String>,
-    /// Milliseconds since the guest's start.
+    /// Time since the guest's start, in milliseconds.
     pub uptime_ms: u64,
 }
 
-/// How a guest ended.
+/// The exit reason of a VM with its statistics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Ending {
-    /// The exit status of `vmmlinux run` for it.
+pub struct ExitReport {
+    /// Exit status of `vmmlinux run`.
     pub status: u8,
-    /// For people.
+    /// The exit reason, as text for people.
     pub text: String,
-    /// What to do about it, if it died.
+    /// What to do about it, if it is an error.
     #[serde(default)]
     pub help: Option<String>,
-    /// For programs: the machine's own account.
+    /// The exit reason, for programs.
     #[serde(default)]
     pub ended: serde_json::Value,
-    /// The machine's statistics.
+    /// The VM's statistics.
     #[serde(default)]
     pub statistics: serde_json::Value,
-    /// How many bytes the guest has written to its console in all.
+    /// Number of bytes that the guest has written to its console; 0 if all of them have been copied.
     #[serde(default)]
     pub console_bytes: u64,
 }
 
-/// A command with its number.
+/// A numbered command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Request {
     #[serde(rename = "vmmlinux")]
@@ -163,15 +163,15 @@ pub(crate) struct Request {
 pub(crate) struct Response {
     #[serde(rename = "vmmlinux")]
     pub(crate) version: u32,
-    /// Zero if the request was not understood so far as to have a number.
+    /// Zero if the request's number could not be decoded.
     pub(crate) id: u64,
     #[serde(flatten)]
-    pub(crate) result: Outcome,
+    pub(crate) result: ResponseBody,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Outcome {
+pub(crate) enum ResponseBody {
     Ok(Answer),
     Error(String),
 }
@@ -181,44 +181,45 @@ impl Request {
         Self { version: VERSION, id, command }
     }
 
-    /// A request out of a line. What is wrong with it is said as the response to send.
+    /// Decodes a line. An error is the response to send.
     pub(crate) fn parse(line: &[u8]) -> Result<Self, Response> {
-        // Version and number first: a newer client's command may be unknown here and still wants its answer.
+        // The version and number first: the refusal of an unknown command carries the number of its request.
         #[derive(Deserialize)]
         struct Envelope {
             vmmlinux: u32,
             #[serde(default)]
             id: u64,
         }
-        let envelope: Envelope =
-            serde_json::from_slice(line).map_err(|e| Response::new(0, Err(format!("not a request: {e}"))))?;
+        let envelope: Envelope = serde_json::from_slice(line)
+            .map_err(|e| Response::new(0, Err(format!("invalid request: {e}"))))?;
         let refuse = |text: String| Response::new(envelope.id, Err(text));
         if envelope.vmmlinux != VERSION {
-            let text = format!("protocol version {} is not spoken here, but {VERSION}", envelope.vmmlinux);
+            let text =
+                format!("unsupported protocol version {}: this side speaks {VERSION}", envelope.vmmlinux);
             return Err(refuse(text));
         }
-        serde_json::from_slice(line).map_err(|e| refuse(format!("not a command: {e}")))
+        serde_json::from_slice(line).map_err(|e| refuse(format!("unknown command: {e}")))
     }
 }
 
 impl Response {
     pub(crate) fn new(id: u64, result: Result<Answer, String>) -> Self {
         let result = match result {
-            Ok(answer) => Outcome::Ok(answer),
-            Err(text) => Outcome::Error(text),
+            Ok(answer) => ResponseBody::Ok(answer),
+            Err(text) => ResponseBody::Error(text),
         };
         Self { version: VERSION, id, result }
     }
 
     pub(crate) fn into_result(self) -> Result<Answer, String> {
         match self.result {
-            Outcome::Ok(answer) => Ok(answer),
-            Outcome::Error(text) => Err(text),
+            ResponseBody::Ok(answer) => Ok(answer),
+            ResponseBody::Error(text) => Err(text),
         }
     }
 }
 
-/// Durations as whole milliseconds.
+/// Serialises durations as whole milliseconds.
 mod milliseconds {
     use std::time::Duration;
 
@@ -298,7 +299,7 @@ mod tests {
         let newer = Request::parse(br#"{"vmmlinux":2,"id":5,"do":"status"}"#).unwrap_err();
         assert_eq!(
             (newer.id, newer.into_result().unwrap_err()),
-            (5, "protocol version 2 is not spoken here, but 1".into())
+            (5, "unsupported protocol version 2: this side speaks 1".into())
         );
         let unknown = Request::parse(br#"{"vmmlinux":1,"id":6,"do":"fly"}"#).unwrap_err();
         assert_eq!(unknown.id, 6);

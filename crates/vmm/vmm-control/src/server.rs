@@ -1,40 +1,41 @@
-//! The machine's end of the control socket.
+//! The server of the control socket.
 
 use std::{
     io,
     os::unix::net::{UnixListener, UnixStream},
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex};
+
 use crate::{
     Answer, Command, Error, Result, Vm,
     console::Console,
+    json_lines::{Line, LineReader, MAX_LINE, send},
     message::{Request, Response},
-    place::Claim,
-    wire::{LONGEST, Line, Lines, send},
+    runtime_dir::NameLock,
 };
 
-/// How many clients are served at once.
-const CLIENTS: usize = 64;
+/// Maximum number of clients at a time.
+const MAX_CLIENTS: usize = 64;
 
-/// How long clients may take, when the machine has ended, to hear the answers that they wait for.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// How long the server waits, after the VM has ended, until all outstanding answers are sent.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A control socket that is being served. Dropping it removes the socket and frees the name, after clients that wait
-/// for an answer have got it.
+/// A running control server. Dropping it sends outstanding answers, removes the socket and frees the name.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
-    claim: Claim,
+    name: NameLock,
     unanswered: Arc<Unanswered>,
 }
 
-/// How many requests were read and not answered.
+/// The number of requests that were read and not answered.
 #[derive(Debug, Default)]
 struct Unanswered {
     count: Mutex<usize>,
@@ -42,27 +43,27 @@ struct Unanswered {
 }
 
 impl Unanswered {
-    /// Answers a request with what `answer` does.
+    /// Counts one request while `answer` runs.
     fn with<T>(&self, answer: impl FnOnce() -> T) -> T {
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *self.count.lock() += 1;
         let result = answer();
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        *self.count.lock() -= 1;
         self.fewer.notify_all();
         result
     }
 
-    fn wait(&self, patience: Duration) {
-        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.fewer.wait_timeout_while(count, patience, |count| *count > 0));
+    fn wait(&self, timeout: Duration) {
+        let mut count = self.count.lock();
+        self.fewer.wait_while_for(&mut count, |count| *count > 0, timeout);
     }
 }
 
 impl Server {
-    /// Serves a machine and its console under a name.
-    pub fn start(claim: Claim, vm: Arc<dyn Vm>, console: Arc<Console>) -> Result<Self> {
+    /// Serves a VM and its console under a name.
+    pub fn start(name: NameLock, vm: Arc<dyn Vm>, console: Arc<Console>) -> Result<Self> {
         let listener =
-            UnixListener::bind(claim.socket()).map_err(|e| Error::io("create", claim.socket(), e))?;
-        let accepting = listener.try_clone().map_err(|e| Error::io("share", claim.socket(), e))?;
+            UnixListener::bind(name.socket()).map_err(|e| Error::io("create", name.socket(), e))?;
+        let accepting = listener.try_clone().map_err(|e| Error::io("share", name.socket(), e))?;
         let clients = Arc::new(AtomicUsize::new(0));
         let unanswered = Arc::<Unanswered>::default();
         let pending = Arc::clone(&unanswered);
@@ -71,17 +72,20 @@ impl Server {
                 let Ok(stream) = stream else { return };
                 let (vm, console, clients) = (Arc::clone(&vm), Arc::clone(&console), Arc::clone(&clients));
                 let pending = Arc::clone(&pending);
-                // One more than is served is told so; the next ones wait in the socket's queue.
-                let crowded = clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS;
+                // A client over the limit is refused at once, in this thread.
+                let over_limit = clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS;
                 let serve = move || {
-                    let result =
-                        if crowded { turn_away(&stream) } else { converse(stream, &*vm, &console, &pending) };
+                    let result = if over_limit {
+                        refuse(&stream)
+                    } else {
+                        serve_client(stream, &*vm, &console, &pending)
+                    };
                     clients.fetch_sub(1, Ordering::Relaxed);
                     if let Err(error) = result {
-                        tracing::debug!(%error, "a client of the control socket went away");
+                        tracing::debug!(%error, "the connection to a control client was lost");
                     }
                 };
-                if crowded {
+                if over_limit {
                     serve();
                 } else if thread::Builder::new().name("control".to_owned()).spawn(serve).is_err() {
                     return;
@@ -91,13 +95,13 @@ impl Server {
         thread::Builder::new()
             .name("control".to_owned())
             .spawn(accept)
-            .map_err(|e| Error::io("start a thread for", claim.socket(), e))?;
-        Ok(Self { listener, claim, unanswered })
+            .map_err(|e| Error::io("start a thread for", name.socket(), e))?;
+        Ok(Self { listener, name, unanswered })
     }
 
-    /// The machine's name.
+    /// The VM's name.
     pub fn name(&self) -> &str {
-        self.claim.name()
+        self.name.name()
     }
 }
 
@@ -105,28 +109,28 @@ impl Drop for Server {
     fn drop(&mut self) {
         // Ends the accepting thread.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
-        self.unanswered.wait(LAST_ANSWERS);
+        self.unanswered.wait(DRAIN_TIMEOUT);
     }
 }
 
-fn turn_away(stream: &UnixStream) -> io::Result<()> {
-    send(stream, &Response::new(0, Err(format!("it has {CLIENTS} control clients already"))))
+fn refuse(stream: &UnixStream) -> io::Result<()> {
+    send(stream, &Response::new(0, Err(format!("it already has {MAX_CLIENTS} control clients"))))
 }
 
-/// Answers a client's requests until it goes.
-fn converse(
+/// Answers a client's requests until it closes the connection.
+fn serve_client(
     stream: UnixStream,
     vm: &dyn Vm,
     console: &Arc<Console>,
     unanswered: &Unanswered,
 ) -> io::Result<()> {
     let to = stream.try_clone()?;
-    let mut lines = Lines::new(stream, LONGEST);
+    let mut lines = LineReader::new(stream, MAX_LINE);
     loop {
         let line = match lines.next()? {
             Line::Whole(line) => line,
             Line::TooLong => {
-                let text = format!("a request has more than {LONGEST} bytes");
+                let text = format!("a request is longer than {MAX_LINE} bytes");
                 return send(&to, &Response::new(0, Err(text)));
             }
             Line::End => return Ok(()),
@@ -139,11 +143,11 @@ fn converse(
             }
         };
         if request.command == Command::Console {
-            match console.sit_down() {
-                Ok(sitting) => {
+            match console.attach() {
+                Ok(attached) => {
                     send(&to, &Response::new(request.id, Ok(Answer::Done)))?;
-                    let (stream, typed) = lines.into_parts();
-                    return sitting.stay(stream, &typed);
+                    let (stream, input) = lines.into_parts();
+                    return attached.serve(stream, &input);
                 }
                 Err(reason) => send(&to, &Response::new(request.id, Err(reason)))?,
             }
@@ -163,7 +167,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{Client, message::Ending};
+    use crate::{Client, message::ExitReport};
 
     struct Fake;
 
@@ -171,7 +175,7 @@ mod tests {
         fn call(&self, command: Command) -> std::result::Result<Answer, String> {
             match command {
                 Command::Reboot => Err("the guest has no driver for vmmci".to_owned()),
-                Command::Wait => Ok(Answer::Ended(Box::new(Ending {
+                Command::Wait => Ok(Answer::Ended(Box::new(ExitReport {
                     status: 3,
                     text: "died".to_owned(),
                     help: None,
@@ -186,16 +190,16 @@ mod tests {
 
     fn server() -> (tempfile::TempDir, Server) {
         let dir = tempfile::tempdir().unwrap();
-        let claim = Claim::in_directory(dir.path(), "vm").unwrap();
+        let name = NameLock::in_directory(dir.path(), "vm").unwrap();
         let console = Console::new(Box::new(io::sink()), None, false);
-        console.show(b"hello");
-        let server = Server::start(claim, Arc::new(Fake), Arc::new(console)).unwrap();
+        console.write_output(b"hello");
+        let server = Server::start(name, Arc::new(Fake), Arc::new(console)).unwrap();
         (dir, server)
     }
 
     /// What the server says to raw bytes, until it hangs up.
     fn say(server: &Server, bytes: &[u8]) -> Vec<Value> {
-        let mut stream = UnixStream::connect(server.claim.socket()).unwrap();
+        let mut stream = UnixStream::connect(server.name.socket()).unwrap();
         // The server may hang up before it has read everything.
         let _ = stream.write_all(bytes);
         let _ = stream.shutdown(Shutdown::Write);
@@ -230,9 +234,9 @@ mod tests {
     #[test]
     fn an_endless_line_is_cut_off() {
         let (_dir, server) = server();
-        let said = say(&server, &vec![b'x'; LONGEST + 2]);
+        let said = say(&server, &vec![b'x'; MAX_LINE + 2]);
         // The answer may be lost with the connection, for unread bytes reset it; the server lives either way.
-        assert!(said.is_empty() || said[0]["error"].as_str().unwrap().contains("more than"));
+        assert!(said.is_empty() || said[0]["error"].as_str().unwrap().contains("longer than"));
         assert_eq!(say(&server, b"{\"vmmlinux\":1,\"id\":1,\"do\":\"pause\"}\n").len(), 1);
     }
 
@@ -244,7 +248,7 @@ mod tests {
         console.read_exact(&mut seen).unwrap();
         assert_eq!(&seen, b"hello");
         let second = Client::connect_in(dir.path(), "vm").unwrap().console().unwrap_err();
-        assert!(second.to_string().contains("somebody else"));
+        assert!(second.to_string().contains("another client"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `vmmlinux bench`: kernels side by side in the vmd machine.
+//! `vmmlinux bench`: measures kernels side by side on emulated vmd hardware.
 
 use std::{
     env, fs,
@@ -15,80 +15,80 @@ use vmd_release::Generation;
 
 use crate::{args::Accel, progress_bar::ProgressBar};
 
-/// Where `make kernel` puts ours.
+/// The output directory of `make kernel`.
 const OURS: &str = "out/7.3";
 
 /// Arguments of `vmmlinux bench`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to measure
+    /// Benchmark to run
     #[arg(value_enum)]
     what: What,
-    /// A kernel to measure, a bzImage or a build's directory, with virtio and ext4 built in [default: ours=out/7.3]
+    /// Kernel to measure: a bzImage or a build directory, with virtio and ext4 built in (may be repeated) [default: ours=out/7.3]
     #[arg(long, value_name = "NAME=PATH", value_parser = named)]
     kernel: Vec<(String, PathBuf)>,
-    /// Debian's cloud kernels to compare with; ratios are to the last [default: 7.3, for clock 6.12 and 7.3]
+    /// Debian cloud kernels to compare with; ratios are relative to the last one [default: 7.3; for clock 6.12 and 7.3]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "VERSION")]
     against: Vec<Against>,
-    /// Which vmd to be [default: 7.8; for clock all, for net 7.9]
+    /// OpenBSD release whose vmd to emulate [default: 7.8; for clock all, for net 7.9]
     #[arg(long, value_delimiter = ',', value_name = "RELEASE")]
     host: Vec<Generation>,
-    /// How often each kernel runs; they take turns [default: 5]
+    /// Runs of each kernel, in turns [default: 5]
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
-    /// How long clocks are compared, for clock
+    /// clock: minutes for which clocks are compared
     #[arg(long, value_name = "N", default_value = "10")]
     minutes: f64,
-    /// Clock interrupts of the host per second, for clock; clocks are compared with the first only
+    /// clock: rates of the host's clock interrupt; clocks are compared at the first rate only
     #[arg(long, value_delimiter = ',', value_name = "HZ", default_value = "100,1000")]
     host_hz: Vec<u32>,
-    /// How long a guest is watched doing nothing, in seconds [default: 30]
+    /// clock, idle: seconds for which an idle guest is measured [default: 30]
     #[arg(long, value_name = "SECONDS")]
     idle: Option<u64>,
-    /// How long a guest does nothing before it is watched, in seconds, for idle [default: 150]
+    /// idle: seconds for which a guest settles before it is measured [default: 150]
     #[arg(long, value_name = "SECONDS")]
     settle: Option<u64>,
-    /// The workload of our configuration to build, for build
+    /// build: workload of our configuration to build
     #[arg(long, default_value = "core")]
     workload: String,
-    /// A given configuration to build beside it, as `vmmlinux build --config` takes it, for build
+    /// build: configuration to build for comparison, as for `vmmlinux build --config` (may be repeated)
     #[arg(long, value_name = "NAME=FILE[,FILE]", value_parser = configured)]
     config: Vec<(String, String)>,
-    /// What each step costs, too, for build
+    /// build: also measure each step
     #[arg(long)]
     profile: bool,
-    /// As little as tells anything: one round, a few seconds
+    /// Smoke test: one round of a few seconds
     #[arg(long)]
     quick: bool,
-    /// Where the reports go, as WHAT.json and WHAT.html
+    /// Directory for the reports WHAT.json and WHAT.html
     #[arg(long, value_name = "DIR", default_value = "out/bench")]
     out: PathBuf,
-    /// Where the virtual processor comes from
+    /// Where the VM's KVM is
     #[arg(long, value_enum, default_value = "auto")]
     accel: Accel,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// Clocks against the host's, sleeps, suspends
+    /// Guest clocks against the host's, sleeps, suspends
     Clock,
     /// Exits, time and memory until init runs and the guest is ready
     Boot,
-    /// Interrupts and exits of a guest that does nothing
+    /// Interrupts and exits of an idle guest
     Idle,
     /// Exits per disk read
     Disk,
     /// Exits per TCP request
     Net,
-    /// Bytes of kernels and modules
+    /// Sizes of kernels and modules in bytes
     Size,
-    /// Processor time of a cold build
+    /// CPU time of a build without caches
     Build,
-    /// All but build and clock, which take long
+    /// All except build and clock, which take long
     All,
 }
 
-/// A baseline, or none.
+/// A Debian kernel to compare with, or none.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Against {
     /// Debian 12's
@@ -100,7 +100,7 @@ enum Against {
     /// The backport for Debian 13
     #[value(name = "7.3")]
     V7_3,
-    /// Nothing
+    /// No comparison
     None,
 }
 
@@ -118,7 +118,7 @@ impl Against {
 fn named(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), path.into())),
-        _ => Err("a kernel is named as in ours=out/7.3".to_owned()),
+        _ => Err("write a kernel as NAME=PATH, such as ours=out/7.3".to_owned()),
     }
 }
 
@@ -127,15 +127,16 @@ fn configured(text: &str) -> Result<(String, String), String> {
         Some((name, files)) if !name.is_empty() && !files.is_empty() => {
             Ok((name.to_owned(), files.to_owned()))
         }
-        _ => Err("a configuration is named as in theirs=their.config".to_owned()),
+        _ => Err("write a configuration as NAME=FILE, such as theirs=their.config".to_owned()),
     }
 }
 
 impl Args {
     /// Measures and reports.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
-        let program = env::current_exe().into_diagnostic().wrap_err("cannot tell where this program is")?;
-        // Found out once, and told in the report.
+        let program =
+            env::current_exe().into_diagnostic().wrap_err("cannot find the path of this program")?;
+        // Resolved once, for all runs and the report.
         let accel = runner::resolve_accel(self.accel.into())?;
         let lab = Runner::new(&program, accel.as_str(), Box::new(|what| support::note!("{what}")))?;
         let everything = [What::Boot, What::Idle, What::Disk, What::Net, What::Size];
@@ -165,10 +166,10 @@ impl Args {
                 bench::idle::run(lab, &kernels, host(Generation::V7_8), rounds, times)?
             }
             What::Disk => bench::io::disk(lab, &kernels, host(Generation::V7_8), rounds)?,
-            // On 7.8 stock kernels have no network: they believe the feature words that vmd does not have.
+            // On 7.8, stock kernels have no network: they negotiate features that vmd does not implement.
             What::Net => bench::io::net(lab, &kernels, host(Generation::V7_9), rounds)?,
             What::Size => bench::size::run(lab, &kernels)?,
-            What::Build | What::All => unreachable!("done before"),
+            What::Build | What::All => unreachable!("handled above"),
         })
     }
 
@@ -222,8 +223,8 @@ impl Args {
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(miette!(
-                help = "name each kernel as in --kernel new=out/new",
-                "two kernels have one name"
+                help = "give each kernel its own name, such as --kernel new=out/new",
+                "two kernels have the same name"
             ));
         }
         Ok(kernels)

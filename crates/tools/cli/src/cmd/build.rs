@@ -8,7 +8,7 @@ use std::{
 
 use clap::ValueEnum;
 use kconfig::{Fragments, Given, Host, Resolve, Selection, Workload};
-use kernel_builder::{BoxedDiagnostic, Configuration, Error, MakeError, Request};
+use kernel_builder::{BoxedDiagnostic, Built, Configuration, Error, MakeError, Request};
 use miette::{Context, IntoDiagnostic};
 
 use crate::kernel_args::KernelArgs;
@@ -21,13 +21,13 @@ pub(crate) struct Args {
     /// Kernel series [default: the one in kernel/series.toml]
     #[arg(long)]
     series: Option<String>,
-    /// Name of the directory in --out [default: the series, and the workloads and hosts if they are chosen]
+    /// Name of the directory in --out [default: the series, with workloads and hosts that differ from the default]
     #[arg(long)]
     name: Option<String>,
-    /// What the guest is for: core, systemd, containers, vpn, filesystems, debug
+    /// Workloads of the guest: core, systemd, containers, vpn, filesystems, debug
     #[arg(long, value_name = "WORKLOAD", value_delimiter = ',', default_values_t = [Workload::Core, Workload::Systemd, Workload::Containers])]
     workload: Vec<Workload>,
-    /// OpenBSD releases whose vmd it must run on [default: all]
+    /// OpenBSD releases whose vmd must run the kernel [default: all]
     #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
     host: Vec<Host>,
     /// Use this configuration instead of the project's: files, of which later ones win, optionally after a target of the
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Build the source as released, without the project's patches and drivers
     #[arg(long)]
     no_patches: bool,
-    /// Build this tree instead of the series' release; it is not modified
+    /// Build this source tree instead of the series' release; it is not modified
     #[arg(long, value_name = "DIR")]
     tree: Option<PathBuf>,
     /// Number of concurrent commands [default: number of CPUs]
@@ -57,7 +57,7 @@ pub(crate) struct Args {
 /// Package formats.
 #[derive(Clone, Copy, ValueEnum)]
 enum Package {
-    /// Debian packages
+    /// Debian packages (.deb)
     Deb,
     /// A tar archive
     Tar,
@@ -115,18 +115,7 @@ impl Args {
             support::file::write_atomically(path, (lines.join("\n") + "\n").as_bytes())?;
         }
         let dir = self.out.join(&name);
-        if built.up_to_date {
-            support::note!("{}: Linux {} is up to date", dir.display(), built.manifest.release);
-        } else {
-            let image = built.manifest.files.get("bzImage").map_or(0, |file| file.size);
-            support::note!(
-                "{}: Linux {}, bzImage {} KiB, compiled in {:.0} s",
-                dir.display(),
-                built.manifest.release,
-                image.div_ceil(1024),
-                built.manifest.times.compile_seconds
-            );
-        }
+        report(&built, &dir);
         support::print(&format!("{}\n", dir.display()))?;
         Ok(ExitCode::SUCCESS)
     }
@@ -162,6 +151,22 @@ impl Args {
     }
 }
 
+/// Prints on standard error what was built.
+fn report(built: &Built, dir: &Path) {
+    if built.up_to_date {
+        support::note!("{}: Linux {} is up to date", dir.display(), built.manifest.release);
+    } else {
+        let image = built.manifest.files.get("bzImage").map_or(0, |file| file.size);
+        support::note!(
+            "{}: Linux {}, bzImage {} KiB, compiled in {:.0} s",
+            dir.display(),
+            built.manifest.release,
+            image.div_ceil(1024),
+            built.manifest.times.compile_seconds
+        );
+    }
+}
+
 /// The curated configuration of `kernel/config/`.
 struct Curated {
     fragments: Fragments,
@@ -169,7 +174,7 @@ struct Curated {
 }
 
 impl Configuration for Curated {
-    /// What is requested; the reasons may change without a build.
+    /// The requested symbols: a change of their documented reasons alone does not cause a build.
     fn identity(&self) -> Result<String, BoxedDiagnostic> {
         Ok(self.fragments.requests(&self.selection).to_config())
     }
@@ -189,7 +194,7 @@ impl Configuration for Curated {
     }
 }
 
-/// A configuration that the user gave.
+/// A configuration from the user's files.
 struct Foreign(Given);
 
 impl Configuration for Foreign {
@@ -209,7 +214,7 @@ impl Configuration for Foreign {
             let of = self.0.set();
             let names = differing.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(" ");
             let more = if differing.len() > 8 { " …" } else { "" };
-            support::note!("of {of} symbols {} came out otherwise: {names}{more}", differing.len());
+            support::note!("{} of {of} requested symbols have another value: {names}{more}", differing.len());
         }
         Ok(())
     }

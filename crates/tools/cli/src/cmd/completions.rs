@@ -1,4 +1,4 @@
-//! `vmmlinux completions`: completion scripts, from the same definitions that parse the command line.
+//! `vmmlinux completions`: prints completion scripts, generated from the command line definition.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use clap_complete::Shell;
 /// Arguments of `vmmlinux completions`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The shell to write completions for
+    /// Shell that the script is for
     shell: Shell,
 }
 

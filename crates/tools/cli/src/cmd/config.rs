@@ -1,7 +1,7 @@
-//! `vmmlinux config`: the curated kernel configuration, its reasons, and audits of other kernels' configurations.
+//! `vmmlinux config`: shows, explains and checks the curated kernel configuration, and audits other kernels'.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -10,8 +10,8 @@ use std::{
 use clap::{Subcommand, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use kconfig::{
-    Audit, DotConfig, Fragments, Host, Origin, Resolve, Resolved, Rules, Selection, Severity, Tree, Value,
-    Workload,
+    Audit, Difference, DotConfig, Fragments, Host, Origin, Resolve, Resolved, Rules, Selection, Severity,
+    Tree, Values, Workload,
 };
 use kernel_builder::PreparedTree;
 use miette::{Context, IntoDiagnostic};
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::kernel_args::KernelArgs;
 
-/// Exit status of an audit whose worst finding is harm, and of one that is fatal; 1 is a failure to audit.
+/// Exit statuses of an audit by its worst finding; 1 means that the file could not be audited.
 const EXIT_HARM: u8 = 2;
 const EXIT_FATAL: u8 = 3;
 
@@ -36,15 +36,15 @@ enum Command {
     Show {
         #[command(flatten)]
         selection: SelectionArgs,
-        /// Let the kernel's make complete it and print every symbol that is set, not only those requested
+        /// Complete the configuration with the kernel's make and print every symbol that is set, not only those requested
         #[arg(long)]
         resolved: bool,
         #[command(flatten)]
         tree: TreeArgs,
     },
-    /// Say why a symbol has the value it has
+    /// Explain the values of symbols
     Explain {
-        /// The symbols, with or without CONFIG_
+        /// Symbols, with or without CONFIG_
         #[arg(required = true)]
         symbols: Vec<String>,
         #[command(flatten)]
@@ -52,47 +52,47 @@ enum Command {
         #[command(flatten)]
         tree: TreeArgs,
     },
-    /// Compare two configurations: files, build or output directories, or selections as 7.3:7.8,7.9:core,vpn
+    /// Compare two configurations: files, build or output directories, or selections such as 7.3:7.8,7.9:core,vpn
     Diff {
-        /// From
+        /// First configuration
         a: String,
-        /// To
+        /// Second configuration
         b: String,
     },
-    /// List every entry of the fragments
+    /// List the entries of the configuration fragments
     List {
-        /// With the reasons
+        /// Include the reasons
         #[arg(long)]
         why: bool,
-        /// As the book's configuration reference: with the reasons, in Markdown
+        /// Print the book's configuration reference: Markdown with the reasons
         #[arg(long)]
         markdown: bool,
-        /// Only this workload's
+        /// Limit the list to this workload
         #[arg(long)]
         only: Option<Workload>,
     },
-    /// Resolve every selection and verify that each request comes true
+    /// Resolve every selection and verify that each request took effect
     Check {
-        /// Only this series [default: every tracked one, or 7.3 with --tree]
+        /// Series to check [default: every tracked one; 7.3 with --tree]
         #[arg(long)]
         series: Option<String>,
         #[command(flatten)]
         tree: TreeArgs,
     },
-    /// Judge a kernel's configuration as that of a vmd guest
+    /// Audit a kernel's configuration for use in a vmd guest
     ///
-    /// Reads a .config, a /boot/config-* or a /proc/config.gz. The exit status is 0 if nothing worse than a note was
-    /// found, 2 if something does not work or works badly, 3 if the guest does not boot or dies.
+    /// Reads a .config, a /boot/config-* or a /proc/config.gz. The exit status is 0 for notes only, 2 if something does
+    /// not work or works badly, 3 if the guest does not boot or crashes, and 1 if the file could not be audited.
     Audit {
-        /// The configuration
+        /// Configuration file
         file: PathBuf,
-        /// The host generations to judge for [default: all]
+        /// OpenBSD releases of the host to audit for [default: all]
         #[arg(long, value_delimiter = ',', value_name = "HOST")]
         host: Vec<Host>,
-        /// As JSON
+        /// Print the findings as JSON
         #[arg(long)]
         json: bool,
-        /// Leave findings out that are less than this
+        /// Lowest severity to print
         #[arg(long, value_enum, default_value = "note")]
         min: Min,
     },
@@ -101,9 +101,9 @@ enum Command {
 /// The least severity to print.
 #[derive(Clone, Copy, ValueEnum)]
 enum Min {
-    /// All
+    /// Everything
     Note,
-    /// What does not work, and worse
+    /// What does not work or works badly, and worse
     Harm,
     /// What keeps the guest from running
     Fatal,
@@ -119,16 +119,16 @@ impl From<Min> for Severity {
     }
 }
 
-/// What a kernel is configured for.
+/// The series, hosts and workloads that a kernel is configured for.
 #[derive(clap::Args)]
 pub(crate) struct SelectionArgs {
     /// Kernel series
     #[arg(long, default_value = "7.3")]
     series: String,
-    /// Host generations, separated by commas [default: all]
+    /// OpenBSD releases of the host, separated by commas [default: all]
     #[arg(long, value_delimiter = ',', value_name = "HOST")]
     host: Vec<Host>,
-    /// Workloads, separated by commas; core is always part of it [default: core,systemd,containers]
+    /// Workloads, separated by commas; core is always included [default: core,systemd,containers]
     #[arg(long, value_delimiter = ',', value_name = "WORKLOAD")]
     workload: Vec<Workload>,
 }
@@ -150,10 +150,10 @@ impl SelectionArgs {
 /// Where the kernel source is.
 #[derive(clap::Args)]
 struct TreeArgs {
-    /// Take this kernel source tree; it is not written to [default: the series' prepared source]
+    /// Kernel source tree, which is not modified [default: the prepared source of the series]
     #[arg(long, value_name = "DIR")]
     tree: Option<PathBuf>,
-    /// Variable for the kernel's make, as CC=gcc-14
+    /// Variable for the kernel's make, such as CC=gcc-14
     #[arg(long = "make-var", value_name = "NAME=VALUE", value_parser = make_var)]
     make_vars: Vec<(String, String)>,
     #[command(flatten)]
@@ -183,14 +183,14 @@ impl Source {
 impl TreeArgs {
     fn source(&self, series: &str) -> miette::Result<Source> {
         match &self.tree {
-            Some(dir) => {
-                Ok(Source::User(std::path::absolute(dir).into_diagnostic().wrap_err("--tree is no path")?))
-            }
+            Some(dir) => Ok(Source::User(
+                std::path::absolute(dir).into_diagnostic().wrap_err("--tree is not a valid path")?,
+            )),
             None => Ok(Source::Prepared(Box::new(self.kernel.builder()?.prepare(series)?))),
         }
     }
 
-    /// Resolves selections of one series in a temporary directory, which is kept for as long as they come.
+    /// A resolver for selections of one series, with a temporary build directory of its own.
     fn resolver<'a>(
         &self,
         source: &'a Source,
@@ -201,8 +201,8 @@ impl TreeArgs {
             .prefix("vmmlinux-config-")
             .tempdir()
             .into_diagnostic()
-            .wrap_err("cannot make a temporary directory to configure in")?;
-        // The toolchain decides symbols (CONFIG_RUST above all); a directory of the user's may do without ours.
+            .wrap_err("cannot create a temporary build directory")?;
+        // The toolchain determines symbols such as CONFIG_RUST. A tree of the user's may be configured without ours.
         let mut make_vars = match (self.kernel.builder()?.toolchain(series, false), &self.tree) {
             (Ok(toolchain), _) => toolchain.make_vars,
             (Err(error), None) => return Err(error.into()),
@@ -250,7 +250,7 @@ impl Resolver<'_> {
 }
 
 impl Args {
-    /// Does what the subcommand says.
+    /// Runs the subcommand and writes its output at its end.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         let mut out = Vec::new();
         let code = match self.command {
@@ -308,76 +308,27 @@ fn explain(
     Ok(ExitCode::SUCCESS)
 }
 
-/// One side of a comparison.
-struct Side {
-    values: BTreeMap<String, Value>,
-    /// Whether symbols that are not mentioned are not set; a selection says nothing of them.
-    whole: bool,
-}
-
-impl Side {
-    fn read(operand: &str) -> miette::Result<Self> {
-        let path = Path::new(operand);
-        let inside =
-            ["config", ".config"].into_iter().map(|name| path.join(name)).find(|file| file.is_file());
-        if let Some(file) = inside.or_else(|| path.is_file().then(|| path.to_owned())) {
-            let config = DotConfig::load(&file)?;
-            let values = config.iter().map(|(symbol, value)| (symbol.to_owned(), value.clone())).collect();
-            return Ok(Self { values, whole: true });
-        }
-        let selection = parse_selection(operand).wrap_err_with(|| {
-            format!("`{operand}` is neither a configuration, nor a directory with one, nor a selection as 7.3:7.8,7.9:core,vpn")
-        })?;
-        let fragments = Fragments::builtin()?;
-        let requests = fragments.requests(&selection);
-        let values =
-            requests.iter().map(|(symbol, request)| (symbol.to_owned(), request.value.clone())).collect();
-        Ok(Self { values, whole: false })
+/// One side of a comparison: a configuration, a directory with one, or a selection.
+fn values(operand: &str) -> miette::Result<Values> {
+    let path = Path::new(operand);
+    let in_dir = ["config", ".config"].into_iter().map(|name| path.join(name)).find(|file| file.is_file());
+    if let Some(file) = in_dir.or_else(|| path.is_file().then(|| path.to_owned())) {
+        return Ok(Values::from(&DotConfig::load(&file)?));
     }
-
-    fn value(&self, symbol: &str) -> Option<&Value> {
-        self.values.get(symbol).or(self.whole.then_some(&Value::No))
-    }
-}
-
-/// `SERIES[:HOSTS[:WORKLOADS]]`
-fn parse_selection(text: &str) -> miette::Result<Selection> {
-    let mut parts = text.split(':');
-    let series = parts.next().unwrap_or_default();
-    if !series.split('.').all(|number| number.parse::<u32>().is_ok()) {
-        miette::bail!("`{series}` is not a kernel series");
-    }
-    let mut selection = Selection::new(series);
-    if let Some(hosts) = parts.next().filter(|hosts| !hosts.is_empty()) {
-        selection.hosts = hosts.split(',').map(str::parse).collect::<Result<_, _>>().into_diagnostic()?;
-    }
-    if let Some(workloads) = parts.next() {
-        selection.workloads =
-            workloads.split(',').map(str::parse).collect::<Result<_, _>>().into_diagnostic()?;
-    }
-    Ok(selection)
+    let selection: Selection = operand.parse().into_diagnostic().wrap_err_with(|| {
+        format!("`{operand}` is neither a configuration, nor a directory with one, nor a selection such as 7.3:7.8,7.9:core,vpn")
+    })?;
+    Ok(Values::from(&Fragments::builtin()?.requests(&selection)))
 }
 
 fn diff(out: &mut Vec<u8>, a: &str, b: &str) -> miette::Result<ExitCode> {
-    let (a, b) = (Side::read(a)?, Side::read(b)?);
-    // Two selections are compared as what they request; a selection and a file only in what the selection names.
-    let both_partial = !a.whole && !b.whole;
-    let symbols: BTreeSet<_> = a.values.keys().chain(b.values.keys()).collect();
-    for symbol in symbols {
-        let of = |side: &Side| match side.value(symbol) {
-            None if both_partial => Some(Value::No),
-            value => value.cloned(),
-        };
-        if let (Some(from), Some(to)) = (of(&a), of(&b))
-            && from != to
-        {
-            writeln!(out, "{symbol}: {from} -> {to}").into_diagnostic()?;
-        }
+    for Difference { symbol, from, to } in kconfig::diff(&values(a)?, &values(b)?) {
+        writeln!(out, "{symbol}: {from} -> {to}").into_diagnostic()?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The entries of one workload or all, in the order of the workloads.
+/// The entries of one workload, or of all, sorted by workload.
 fn entries(fragments: &Fragments, only: Option<Workload>) -> Vec<&Origin> {
     let mut entries: Vec<_> =
         fragments.entries().iter().filter(|origin| only.is_none_or(|w| origin.workload == w)).collect();
@@ -398,16 +349,16 @@ fn list(out: &mut Vec<u8>, why: bool, only: Option<Workload>) -> miette::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-/// A page with a table for each workload.
+/// Writes a Markdown page with one table per workload.
 fn list_markdown(out: &mut Vec<u8>, only: Option<Workload>) -> miette::Result<ExitCode> {
     let fragments = Fragments::builtin()?;
     writeln!(
         out,
-        "# Configuration reference\n\nEvery symbol that a kernel of vmmlinux asks for, with the reason; what follows \
-         from these, Kconfig decides. Made from `kernel/config` by `vmmlinux config list --markdown`."
+        "# Configuration reference\n\nEvery symbol that a vmmlinux kernel requests, with the reason. Kconfig derives \
+         all others. Generated from `kernel/config` by `vmmlinux config list --markdown`."
     )
     .into_diagnostic()?;
-    // What would end a cell or begin a tag.
+    // Escapes cell separators and tags.
     let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;").replace('\n', " ");
     let mut workload = None;
     for origin in entries(&fragments, only) {
@@ -447,7 +398,7 @@ fn check(out: &mut Vec<u8>, series: Option<String>, tree: &TreeArgs) -> miette::
             if !unknown.is_empty() {
                 miette::bail!(
                     help = "correct the name, or limit the entry to the series that have the symbol",
-                    "{selection}: Linux {series} does not know {}",
+                    "{selection}: Linux {series} has no symbol {}",
                     unknown.join(", ")
                 );
             }
@@ -485,8 +436,7 @@ fn audit(
 }
 
 fn print_audit(out: &mut Vec<u8>, file: &Path, audit: &Audit, min: Severity) -> io::Result<()> {
-    let version =
-        audit.kernel.as_deref().unwrap_or("of unknown version (the header of the file does not say)");
+    let version = audit.kernel.as_deref().unwrap_or("of unknown version (not in the header of the file)");
     writeln!(out, "{}: Linux {version}", file.display())?;
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
@@ -537,18 +487,6 @@ mod tests {
         // Four cells, whatever is in them.
         assert!(rows.iter().all(|row| row.replace("\\|", "").matches('|').count() == 5));
         assert!(page.contains("\n## core\n"));
-    }
-
-    #[test]
-    fn selections_are_parsed_with_their_defaults() {
-        let selection = parse_selection("6.12:7.8,7.9:core,vpn").unwrap();
-        assert_eq!(selection.series, "6.12");
-        assert_eq!(selection.hosts, [Host::V7_8, Host::V7_9].into());
-        assert_eq!(selection.workloads, [Workload::Core, Workload::Vpn].into());
-        assert_eq!(parse_selection("7.3").unwrap(), Selection::new("7.3"));
-        for wrong in ["nonsense", "7.3:6.0", "7.3:7.8:games"] {
-            assert!(parse_selection(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

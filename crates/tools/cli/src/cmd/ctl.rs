@@ -1,4 +1,4 @@
-//! `vmmlinux ctl`: control running machines, in the words of vmctl(8).
+//! `vmmlinux ctl`: control running VMs, in the words of vmctl(8).
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -11,97 +11,97 @@ use std::{
 use clap::Subcommand;
 use miette::{IntoDiagnostic, WrapErr, miette};
 use vmd_release::SleepingTsc;
-use vmm_control::{Answer, Client, Command, Status, place};
+use vmm_control::{Answer, Client, Command, VmStatus, runtime_dir};
 
 use crate::args::duration;
 
 /// Arguments of `vmmlinux ctl`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The machine's name; without it, all that run are shown
+    /// Name of the VM; without it, the status of all running VMs is shown
     name: Option<String>,
     #[command(subcommand)]
-    order: Option<Order>,
+    command: Option<CtlCommand>,
     /// Show the status as JSON
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Subcommand)]
-enum Order {
-    /// Ask the guest to go down
+enum CtlCommand {
+    /// Ask the guest to shut down
     Stop {
-        /// End it at once
+        /// Stop the VM at once, without asking the guest
         #[arg(short, long)]
         force: bool,
-        /// Wait until it has ended
+        /// Wait until the VM has ended
         #[arg(short, long)]
         wait: bool,
     },
-    /// Ask the guest to go down and start again
+    /// Ask the guest to reboot
     Reboot,
-    /// Stop the virtual processor; clocks go on
+    /// Stop the vCPUs; clocks keep running
     Pause,
-    /// Let it run again
+    /// Resume the vCPUs after a pause
     Unpause,
-    /// Close the host's lid: the virtual processor stops, and when it goes on the host's clock is later
+    /// Emulate a suspend of the host: the vCPUs stop, and the host's clock is later when they resume
     Suspend {
-        /// How much later, as in 3h or 90s
+        /// Length of the suspend on the host's clock, such as 3h or 90s
         #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
         length: Duration,
-        /// What the host's TSC does meanwhile: `stands`, `runs` (suspend to idle) or `resets` (S3 on most computers)
+        /// The host's TSC during the suspend: `stands` still, `runs` on (suspend to idle) or `resets` (S3 on most computers)
         #[arg(long, value_name = "WHAT", default_value = "stands")]
         tsc: SleepingTsc,
     },
-    /// For tests of drivers: show values in the control device's command register, as no vmd does
+    /// Show arbitrary values in the control device's command register, for tests of drivers
     ///
-    /// Reads lines of two numbers: the value, and how often the interrupt line is raised. All ones are a device that
-    /// is gone.
+    /// Reads lines of two numbers from standard input: the value, and the number of interrupts to raise. A value of
+    /// all ones looks like a device that was removed.
     #[command(hide = true)]
     ShowCommands,
-    /// Show how things are
+    /// Show the VM's status
     Status,
-    /// Wait until the guest has ended; the exit status is that of `vmmlinux run`
+    /// Wait until the guest has ended; exits with the status of `vmmlinux run`
     Wait,
-    /// Be at the console; `~.` at the beginning of a line leaves it
+    /// Attach to the console; `~.` at the beginning of a line detaches
     Console,
 }
 
 impl Args {
-    /// Carries the order out.
+    /// Carries out the command.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         let Some(name) = self.name else {
             let statuses = all()?;
             return show(&statuses, self.json);
         };
         let mut client = Client::connect(&name)?;
-        match self.order.unwrap_or(Order::Status) {
-            Order::Stop { force, wait } => {
+        match self.command.unwrap_or(CtlCommand::Status) {
+            CtlCommand::Stop { force, wait } => {
                 note(&name, &client.call(Command::Stop { force })?);
                 if wait {
                     client.call(Command::Wait)?;
                 }
             }
-            Order::Reboot => note(&name, &client.call(Command::Reboot)?),
-            Order::Pause => drop(client.call(Command::Pause)?),
-            Order::Unpause => drop(client.call(Command::Unpause)?),
-            Order::Suspend { length, tsc } => drop(client.call(Command::Suspend { length, tsc })?),
-            Order::ShowCommands => show_commands(&mut client)?,
-            Order::Status => return show(&[status(&mut client)?], self.json),
-            Order::Wait => {
+            CtlCommand::Reboot => note(&name, &client.call(Command::Reboot)?),
+            CtlCommand::Pause => drop(client.call(Command::Pause)?),
+            CtlCommand::Unpause => drop(client.call(Command::Unpause)?),
+            CtlCommand::Suspend { length, tsc } => drop(client.call(Command::Suspend { length, tsc })?),
+            CtlCommand::ShowCommands => show_commands(&mut client)?,
+            CtlCommand::Status => return show(&[status(&mut client)?], self.json),
+            CtlCommand::Wait => {
                 let Answer::Ended(ending) = client.call(Command::Wait)? else {
-                    return Err(miette!("{name} does not tell how it ended"));
+                    return Err(miette!("{name} answered a wait without an exit report"));
                 };
                 support::note!("vmmlinux: {name}: {}", ending.text);
                 return Ok(ExitCode::from(ending.status));
             }
-            Order::Console => return console(client),
+            CtlCommand::Console => return console(client),
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Passes on the lines of the standard input.
+/// Forwards the lines of standard input as values of the command register.
 fn show_commands(client: &mut Client) -> miette::Result<()> {
     for line in std::io::stdin().lines() {
         let line = line.into_diagnostic()?;
@@ -109,43 +109,43 @@ fn show_commands(client: &mut Client) -> miette::Result<()> {
             .split_once(' ')
             .and_then(|(value, interrupts)| Some((value.parse().ok()?, interrupts.trim().parse().ok()?)));
         let (value, interrupts) = numbers
-            .ok_or_else(|| miette!("`{line}` is not a value and a number of interrupts, as in `2 1`"))?;
+            .ok_or_else(|| miette!("`{line}` is not a value and a number of interrupts, such as `2 1`"))?;
         client.call(Command::ShowCommand { value, interrupts })?;
     }
     Ok(())
 }
 
-/// Shows what there is to know about an order that was carried out.
+/// Prints the note of an answer on standard error.
 fn note(name: &str, answer: &Answer) {
     if let Answer::Note(text) = answer {
         support::note!("vmmlinux: {name}: {text}");
     }
 }
 
-fn status(client: &mut Client) -> miette::Result<Status> {
+fn status(client: &mut Client) -> miette::Result<VmStatus> {
     match client.call(Command::Status)? {
         Answer::Status(status) => Ok(*status),
-        other => Err(miette!("the machine answers {other:?} when asked for its status")),
+        other => Err(miette!("the VM answered a status request with {other:?}")),
     }
 }
 
-/// The status of every machine that answers.
-fn all() -> miette::Result<Vec<Status>> {
-    let names = place::running(&place::directory()?)?;
-    // One that is being set up has a name and no socket yet.
+/// The status of every VM that answers.
+fn all() -> miette::Result<Vec<VmStatus>> {
+    let names = runtime_dir::running(&runtime_dir::directory()?)?;
+    // A VM that is being set up has a name and no socket yet.
     let answering = names.iter().filter_map(|name| Client::connect(name).ok());
     Ok(answering.filter_map(|mut client| status(&mut client).ok()).collect())
 }
 
-fn show(statuses: &[Status], json: bool) -> miette::Result<ExitCode> {
+fn show(statuses: &[VmStatus], json: bool) -> miette::Result<ExitCode> {
     let text =
         if json { serde_json::to_string_pretty(statuses).into_diagnostic()? + "\n" } else { table(statuses) };
     support::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A table as `vmctl status` has it, with what is ours between.
-fn table(statuses: &[Status]) -> String {
+/// A table in the form of `vmctl status`, with our own columns in the middle.
+fn table(statuses: &[VmStatus]) -> String {
     let mut rows =
         vec![["PID", "VCPUS", "MAXMEM", "HOST", "ACCEL", "UPTIME", "STATE", "NAME"].map(str::to_owned)];
     rows.extend(statuses.iter().map(|status| {
@@ -170,18 +170,18 @@ fn table(statuses: &[Status]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// Passes bytes between the terminal and the console, until either goes.
+/// Passes bytes between the terminal and the console until one of them ends.
 fn console(client: Client) -> miette::Result<ExitCode> {
     let stream = client.console()?;
     if io::stdin().is_terminal() {
-        support::note!("vmmlinux: connected; `~.` at the beginning of a line leaves");
+        support::note!("vmmlinux: attached; type `~.` at the beginning of a line to detach");
     }
     let raw = runner::raw_mode().into_diagnostic().wrap_err("cannot set up the terminal")?;
     let share = || stream.try_clone().into_diagnostic().wrap_err("cannot share the console's connection");
     let (mut typing, mut reading) = (share()?, share()?);
     let keyboard = move || {
         let left = runner::forward_input(|bytes| typing.write_all(bytes));
-        // The end of piped input leaves the guest's output to be read.
+        // After the end of piped input, the guest's output is still shown.
         let how = if matches!(left, Ok(false)) { Shutdown::Write } else { Shutdown::Both };
         let _ = typing.shutdown(how);
     };
@@ -189,7 +189,7 @@ fn console(client: Client) -> miette::Result<ExitCode> {
     let result = io::copy(&mut reading, &mut runner::UnbufferedStdout);
     drop(raw);
     match result {
-        // Nobody reads: as good as leaving.
+        // The reader of standard output has closed its pipe: the same as detaching.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         other => {
             other.into_diagnostic().wrap_err("the console's connection broke")?;
@@ -201,7 +201,7 @@ fn console(client: Client) -> miette::Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use vmd_release::Generation;
-    use vmm_control::State;
+    use vmm_control::VmState;
 
     use super::*;
 
@@ -229,12 +229,12 @@ mod tests {
 
     #[test]
     fn the_table_is_aligned() {
-        let status = |name: &str, pid| Status {
+        let status = |name: &str, pid| VmStatus {
             name: name.to_owned(),
             pid,
             host: Generation::V7_8,
             accel: "nested".to_owned(),
-            state: State::Running,
+            state: VmState::Running,
             vcpus: 1,
             memory: 512,
             disks: vec![],

@@ -1,4 +1,4 @@
-//! `vmmlinux doctor`: examine the guest that this runs in. `vmmlinux-doctor` is the same, small enough to be copied there.
+//! `vmmlinux doctor`: examines the vmd guest in which this runs, as the standalone `vmmlinux-doctor` does.
 
 use std::process::ExitCode;
 

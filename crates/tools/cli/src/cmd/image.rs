@@ -1,4 +1,4 @@
-//! `vmmlinux image`: a bootable disk image for vmd(8) from a kernel.
+//! `vmmlinux image`: creates a bootable disk image for vmd(8).
 
 use std::{
     fs,
@@ -17,82 +17,81 @@ use signal_hook::{consts::SIGINT, flag};
 /// Arguments of `vmmlinux image`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Directory of a build, as `vmmlinux build` leaves it [default: the only one in out/]
+    /// Output directory of `vmmlinux build` [default: the only one in out/]
     #[arg(value_name = "BUILD", conflicts_with = "kernel")]
     build: Option<PathBuf>,
 
-    /// A bzImage instead of a build, such as a distribution's /boot/vmlinuz-RELEASE
+    /// bzImage to use instead of a build, such as a distribution's /boot/vmlinuz-RELEASE
     #[arg(long, value_name = "BZIMAGE")]
     kernel: Option<PathBuf>,
 
-    /// Initial RAM disk, for a --kernel that does not find its root without one
+    /// Initial RAM disk, for a --kernel that needs one to mount its root
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
 
-    /// Directory with lib/modules/RELEASE of the --kernel
+    /// Directory that contains lib/modules/RELEASE of the --kernel
     #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
 
-    /// The root file system's own kernel: of debian:SUITE its package linux-image-cloud-amd64, of tar:FILE what is in
-    /// its /boot
+    /// Boot the root file system's own kernel: linux-image-cloud-amd64 of debian:SUITE, or the one in /boot of tar:FILE
     #[arg(long, conflicts_with_all = ["build", "kernel"])]
     stock_kernel: bool,
 
-    /// Root file system: minimal (busybox), debian:SUITE, or tar:FILE, an archive of your own
+    /// Root file system: minimal (busybox), debian:SUITE, or tar:FILE (your own archive)
     #[arg(long, value_name = "WHAT", default_value = "minimal")]
     rootfs: RootFs,
 
-    /// Size of the disk, in K, M, G or T
+    /// Size of the disk with K, M, G or T, such as 8G
     #[arg(long, default_value = "4G")]
     size: Size,
 
-    /// Name of the guest and of its VM
+    /// Hostname of the guest and name of its VM
     #[arg(long, value_name = "NAME", default_value = "linux")]
     hostname: Hostname,
 
-    /// Public keys that may log in as root by SSH (Debian only)
+    /// File of public keys that may log in as root by SSH (Debian only)
     #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
 
-    /// Root's password [default: none, so that root logs in on the console without]
+    /// Password of root [default: none: root logs in on the console without a password]
     #[arg(long, value_name = "PASSWORD")]
     root_password: Option<String>,
 
-    /// First network interface: dhcp, none or `ADDRESS/PREFIX,GATEWAY[,DNS]`
+    /// Configuration of the first network interface: dhcp, none or `ADDRESS/PREFIX,GATEWAY[,DNS]`
     #[arg(long, default_value = "dhcp")]
     net: Net,
 
-    /// More for the kernel's command line
+    /// Additional kernel command line parameters
     #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
     append: Option<String>,
 
-    /// Format of the file: raw or qcow2
+    /// Format of the image: raw or qcow2
     #[arg(long, default_value = "raw")]
     format: Format,
 
-    /// Where the image goes [default: beside the kernel, named after the root file system]
+    /// Path of the image [default: beside the kernel, named after the root file system]
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
 
-    /// Replace an image that is there already
+    /// Replace an existing image
     #[arg(long)]
     force: bool,
 
-    /// A static busybox for the minimal root file system, instead of the system's or Debian's
+    /// Static busybox for the minimal root file system [default: the system's, otherwise Debian's]
     #[arg(long, value_name = "FILE")]
     busybox: Option<PathBuf>,
 
-    /// A Debian package to install besides, such as vmmcid's (Debian only; may be given several times)
+    /// Additional Debian package to install, such as vmmcid's (Debian only; may be repeated)
     #[arg(long, value_name = "FILE")]
     deb: Vec<PathBuf>,
 
-    /// A Debian mirror for debian:SUITE, instead of the one in the system's apt configuration
+    /// Debian mirror for debian:SUITE [default: that of the system's apt configuration]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
 }
 
 impl Args {
-    /// Makes the image and prints how to run it.
+    /// Creates the image and prints how to run it.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         let (kernel, directory) = if self.stock_kernel {
             (None, PathBuf::from("."))
@@ -126,7 +125,7 @@ impl Args {
         if let Some(kernel) = &options.kernel {
             support::note!("kernel {}", kernel.release());
         }
-        // A Ctrl-C reaches the program that is being run, too: its failure ends the build, which then tidies up.
+        // SIGINT from ^C also ends the running child program: the build fails and removes its temporary files.
         let interrupted = Arc::new(AtomicBool::new(false));
         flag::register(SIGINT, Arc::clone(&interrupted)).into_diagnostic()?;
         let image = image::build(&options, &identity, &Tools::default(), &|step| support::note!("{step}"))
@@ -138,7 +137,7 @@ impl Args {
                 }
             })?;
         support::note!(
-            "{}: a disk of {}, {}M of it in use, with Linux {}",
+            "{}: {} disk, {}M in use, with Linux {}",
             image.path.display(),
             image.size,
             image.allocated.div_ceil(1 << 20),
@@ -147,13 +146,13 @@ impl Args {
         if options.root_password.is_none() {
             support::note!("root logs in on the console without a password");
         }
-        support::note!("to try it here: vmmlinux run -i {}\n", image.path.display());
+        support::note!("to run it here: vmmlinux run -i {}\n", image.path.display());
         support::print(&image.instructions())?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// The one directory below `out/` that has a kernel.
+/// The only directory below `out/` with a kernel; fails if there is none, or more than one.
 fn only_build() -> miette::Result<PathBuf> {
     let mut builds: Vec<PathBuf> = fs::read_dir("out")
         .into_iter()
@@ -165,15 +164,15 @@ fn only_build() -> miette::Result<PathBuf> {
     match builds.len() {
         1 => Ok(builds.remove(0)),
         0 => Err(miette!(
-            help = "run `vmmlinux build` first, or give a kernel with --kernel",
-            "no build in {}",
+            help = "run `vmmlinux build` first, or name a kernel with --kernel",
+            "no kernel build found in {}",
             Path::new("out").display()
         )),
         _ => {
             let names: Vec<_> = builds.iter().map(|b| b.display().to_string()).collect();
             Err(miette!(
-                help = "name the one to use: vmmlinux image <BUILD>",
-                "several builds: {}",
+                help = "name the build to use: vmmlinux image BUILD",
+                "several kernel builds found: {}",
                 names.join(", ")
             ))
         }

@@ -28,46 +28,46 @@ fn parse<A: clap::Args>(line: &str) -> Result<A, clap::Error> {
     clap::Parser::try_parse_from(line.split_whitespace()).map(|Line { args }| args)
 }
 
-/// What `vmmlinux` can do.
+/// The subcommands of `vmmlinux`.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Build a kernel
+    /// Build a kernel from a tracked series
     Build(build::Args),
     /// Make a bootable disk image for vmd(8) from a kernel
     Image(Box<image::Args>),
-    /// Run a guest on vmd's hardware
+    /// Run a guest on emulated vmd hardware
     Run(Box<run::Args>),
-    /// Compare kernels in the vmd machine
+    /// Measure kernels side by side on emulated vmd hardware
     Bench(Box<bench::Args>),
-    /// Control running machines
+    /// Control running VMs: stop, reboot, pause, status, console
     Ctl(ctl::Args),
-    /// Write what an OpenBSD host needs to run an image, or check its vm.conf
+    /// Write a vm.conf stanza for an image, or check an existing vm.conf
     Vmconf(Box<vmconf::Args>),
-    /// The curated kernel configuration, and audits of other kernels'
+    /// Show, explain and check kernel configurations, and audit those of other kernels
     Config(config::Args),
-    /// Examine the guest of vmd(8) in which this runs: what is wrong, and what to do about it
+    /// Examine the vmd guest in which this runs: problems, and what to do about them
     ///
-    /// The exit status is 0 if nothing worse than a note was found, 2 after warnings, 3 if something is fatal, and 1 if this is
-    /// no guest of vmd's or could not be examined. Root sees more than others. `vmmlinux-doctor` is the same as a small
-    /// program by itself.
+    /// The exit status is 0 for notes only, 2 for warnings, 3 for a fatal finding, and 1 if this system is not a vmd
+    /// guest or could not be examined. Some checks need root. `vmmlinux-doctor` is the same as a small standalone
+    /// program.
     Doctor(doctor::Args),
-    /// Pack vmmcid, the daemon for guests with a stock kernel, or a whole release
+    /// Create packages of vmmcid (the daemon for stock kernels), manual pages, or a whole release
     Package(package::Args),
-    /// Print shell completions
+    /// Print a shell completion script
     Completions(completions::Args),
-    /// Install what this machine lacks for building kernels and images
+    /// Install the tools that building and running needs and this machine lacks
     Setup(setup::Args),
-    /// Print the path of a series' patched source tree
+    /// Prepare the patched source tree of a series and print its path
     Source(source::Args),
 }
 
 impl Command {
-    /// Runs the subcommand; the exit code is the process's. `log` is what the log shall tell.
-    pub(crate) fn run(self, log: &str) -> miette::Result<ExitCode> {
+    /// Runs the subcommand; the exit code is the process's. `log_filter` is in `RUST_LOG` syntax.
+    pub(crate) fn run(self, log_filter: &str) -> miette::Result<ExitCode> {
         match self {
             Self::Build(args) => args.run(),
             Self::Image(args) => args.run(),
-            Self::Run(args) => args.run(log.to_owned()),
+            Self::Run(args) => args.run(log_filter.to_owned()),
             Self::Bench(args) => args.run(),
             Self::Ctl(args) => args.run(),
             Self::Vmconf(args) => args.run(),

@@ -10,11 +10,11 @@ use std::{
 use clap::Command;
 use miette::{IntoDiagnostic, WrapErr, miette};
 
-/// Where `make vmmcid-deb` has cargo put it.
+/// The daemon as built by `make vmmcid-deb`.
 const DAEMON: &str = "target/x86_64-unknown-linux-gnu/dist/vmmcid";
-/// Where `make release` has cargo put the program.
+/// The program as built by `make release`.
 const PROGRAM: &str = "target/x86_64-unknown-linux-gnu/dist-cli/vmmlinux";
-/// The bench's init, which `vmmlinux bench` looks for beside it, and the doctor, to be copied into guests.
+/// Programs beside it in a release: init for `vmmlinux bench`, and the doctor for guests.
 const COMPANIONS: [&str; 2] = ["vmmlinux-guest", "vmmlinux-doctor"];
 
 /// Arguments of `vmmlinux package`.
@@ -26,38 +26,39 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// The daemon for stock kernels: a Debian package, and a tarball for other distributions
+    /// Create packages of the daemon for stock kernels: a Debian package, and a tarball for other distributions
     Vmmcid {
-        /// The program, linked statically
+        /// Statically linked vmmcid
         #[arg(long, value_name = "FILE", default_value = DAEMON)]
         binary: PathBuf,
-        /// Where the packages go
+        /// Directory for the packages
         #[arg(long, value_name = "DIR", default_value = "out")]
         out: PathBuf,
     },
-    /// The manual pages: vmmlinux.1, vmmlinux-run.1 and so on
+    /// Write the manual pages: vmmlinux.1, vmmlinux-run.1 and so on
     Man {
-        /// Where they go
+        /// Directory for the manual pages
         dir: PathBuf,
     },
-    /// A release: the program, the daemon, kernels and images, bills of materials, checksums
+    /// Create a release: program, daemon, kernels, images, bills of materials, checksums
     ///
-    /// The same bytes of the same inputs; all times in it are SOURCE_DATE_EPOCH, else that of the program's file.
+    /// Reproducible: the same inputs give the same bytes. All timestamps are SOURCE_DATE_EPOCH, by default the
+    /// modification time of the program.
     /// `make release` builds its inputs first.
     Release {
-        /// The program, linked statically; what it needs is beside it
+        /// Statically linked vmmlinux, with vmmlinux-guest and vmmlinux-doctor beside it
         #[arg(long, value_name = "FILE", default_value = PROGRAM)]
         program: PathBuf,
-        /// The guests' daemon, linked statically
+        /// Statically linked vmmcid
         #[arg(long, value_name = "FILE", default_value = DAEMON)]
         daemon: PathBuf,
-        /// A kernel's output directory; its packages and qcow2 images are taken (may be repeated)
+        /// Output directory of a kernel, whose packages and qcow2 images are included (may be repeated)
         #[arg(long, value_name = "BUILD")]
         kernel: Vec<PathBuf>,
-        /// The checkout that all of it was built in
+        /// Checkout that the inputs were built from
         #[arg(long, value_name = "DIR", default_value = ".")]
         checkout: PathBuf,
-        /// The directory to make
+        /// Directory to create
         #[arg(long, value_name = "DIR", default_value = "out/release")]
         out: PathBuf,
     },
@@ -102,13 +103,13 @@ fn needs(binary: &Path, how: &str) -> miette::Result<()> {
     if binary.is_file() {
         return Ok(());
     }
-    Err(miette!(help = format!("build it: {how}"), "there is no {}", binary.display()))
+    Err(miette!(help = format!("build it: {how}"), "{} does not exist", binary.display()))
 }
 
-/// The time that packages bear, in seconds since 1970.
+/// The timestamp of packages, in seconds since 1970.
 fn epoch(binary: &Path) -> miette::Result<u64> {
     if let Ok(text) = env::var("SOURCE_DATE_EPOCH") {
-        return text.parse().into_diagnostic().wrap_err("SOURCE_DATE_EPOCH is no number of seconds");
+        return text.parse().into_diagnostic().wrap_err("SOURCE_DATE_EPOCH is not a number of seconds");
     }
     let modified = binary.metadata().and_then(|metadata| metadata.modified()).into_diagnostic()?;
     Ok(modified.duration_since(UNIX_EPOCH).into_diagnostic()?.as_secs())

@@ -1,4 +1,4 @@
-//! `vmmlinux run`: run a guest on vmd's hardware.
+//! `vmmlinux run`: run a guest on emulated vmd hardware.
 
 use std::{
     num::NonZeroU32,
@@ -11,14 +11,14 @@ use miette::miette;
 use runner::{Detached, EXIT_STATUS_HELP, FAILED, Network, Outcome, RunConfig};
 use vmd_release::Generation;
 use vmm::{Boot, BootDevice, Config, Disk, OnReset, Vendor};
-use vmm_control::{Ending, place::check_name};
+use vmm_control::{ExitReport, runtime_dir::check_name};
 
 use crate::{
     args::{Accel, disk, duration, size},
-    file_magic::Beginning,
+    file_magic::FileMagic,
 };
 
-/// Where SeaBIOS is found if nobody says otherwise: Debian's packages seabios and qemu-system-data.
+/// Default firmware, the first that exists: SeaBIOS from Debian's packages seabios and qemu-system-data.
 const FIRMWARE: [&str; 3] =
     ["/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin", "/usr/share/qemu/bios.bin"];
 
@@ -27,32 +27,32 @@ const FIRMWARE: [&str; 3] =
 #[derive(clap::Args)]
 #[command(after_long_help = EXIT_STATUS_HELP)]
 pub(crate) struct Args {
-    /// The disk image to boot from, through the firmware; may begin with raw: or qcow2:
+    /// Disk image to boot from through the firmware, with an optional format prefix raw: or qcow2:
     #[arg(value_parser = disk)]
     image: Option<Disk>,
-    /// Boot this bzImage or vmlinux directly, without firmware and boot loader
+    /// Boot this bzImage or vmlinux directly, without firmware or boot loader
     #[arg(short = 'b', long, value_name = "BZIMAGE")]
     kernel: Option<PathBuf>,
-    /// The initial RAM disk for --kernel
+    /// Initial RAM disk for --kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
-    /// The kernel's command line for --kernel
+    /// Kernel command line for --kernel
     #[arg(long, value_name = "CMDLINE", requires = "kernel", default_value = "console=ttyS0,115200")]
     append: String,
-    /// Which vmd to be: 7.7 (and all before it), 7.8, 7.9 or 8.0
+    /// OpenBSD release whose vmd to emulate: 7.7 (and earlier), 7.8, 7.9 or 8.0
     #[arg(long, value_name = "RELEASE", default_value = "7.8")]
     host: Generation,
-    /// Memory, as in 512M or 2G
+    /// Memory size, such as 512M or 2G
     #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     memory: u64,
-    /// Virtual processors: up to 64 with --host 8.0, and one with any before
+    /// Number of vCPUs: up to 64 with --host 8.0, otherwise 1
     #[arg(long, value_name = "COUNT", default_value = "1")]
     cpus: u8,
-    /// A further disk image; may begin with raw: or qcow2:
+    /// Additional disk image, with an optional format prefix raw: or qcow2: (may be repeated)
     #[arg(short, long, value_name = "DISK", value_parser = disk)]
     disk: Vec<Disk>,
-    /// A network interface: `local` has DHCP and a gateway but nothing behind it, `user` reaches the host's network
-    /// through NAT, `tap:INTERFACE` is a tap interface, `socket:PATH` a Unix socket as passt(1) has it
+    /// Add a network interface (may be repeated): `local` has DHCP and a gateway but no network behind it, `user` is
+    /// NAT to the host's network, `tap:INTERFACE` a tap interface, `socket:PATH` a Unix socket of passt(1)
     #[arg(
         short = 'i',
         long = "interface",
@@ -62,53 +62,53 @@ pub(crate) struct Args {
         default_missing_value = "local"
     )]
     interfaces: Vec<Network>,
-    /// An ISO image in the CD-ROM drive
+    /// ISO image for the CD-ROM drive
     #[arg(short = 'r', long, value_name = "ISO")]
     cdrom: Option<PathBuf>,
-    /// What the firmware boots from: disk, cdrom or net
+    /// Device that the firmware boots from: disk, cdrom or net
     #[arg(short = 'B', long, value_name = "DEVICE", conflicts_with = "kernel", value_parser = boot_device)]
     boot_device: Option<BootDevice>,
-    /// A firmware image (default: SeaBIOS as Debian installs it)
+    /// Firmware image [default: Debian's SeaBIOS]
     #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
     firmware: Option<PathBuf>,
-    /// Where the virtual processor comes from
+    /// Where the VM's KVM is
     #[arg(long, value_enum, default_value = "auto")]
     accel: Accel,
-    /// The machine's name for `vmmlinux ctl` (default: vm and the process id)
+    /// Name of the VM for `vmmlinux ctl` [default: vm and the process id]
     #[arg(long)]
     name: Option<String>,
-    /// Rate of the host's clock in Hz, to which vmd's timers are rounded
+    /// Rate of the host's clock interrupt in Hz: vmd's timers are rounded to its ticks
     #[arg(long, value_name = "HZ", default_value = "100")]
     host_hz: NonZeroU32,
-    /// Whose processor the guest is to find, in CPUID and MSRs: amd or intel [default: the host's]
+    /// CPU vendor shown to the guest in CPUID and MSRs: amd or intel [default: the host's]
     #[arg(long, value_name = "VENDOR", value_parser = vendor)]
     cpu_vendor: Option<Vendor>,
-    /// As if the host's TSC were not invariant: OpenBSD does not tell guests its rate then
+    /// Emulate a host whose TSC is not invariant: OpenBSD then hides the TSC's rate from guests
     #[arg(long)]
     variable_tsc: bool,
-    /// End when the guest resets itself, instead of starting it again
+    /// Exit when the guest resets, instead of starting it again
     #[arg(long)]
     no_reboot: bool,
-    /// Record every port access in FILE
+    /// Record every port access to FILE
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Write statistics when the guest has ended: a table if FILE ends in .txt, a plot if it ends in .svg, otherwise
-    /// JSON; - is JSON on standard error
+    /// Write statistics to FILE when the guest has ended: a table for .txt, a plot for .svg, otherwise JSON; - writes
+    /// JSON to standard error
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
-    /// The kernel's System.map or vmlinux, for names in diagnoses
+    /// System.map or vmlinux of the guest's kernel, for function names in diagnoses
     #[arg(long, value_name = "FILE")]
     system_map: Option<PathBuf>,
-    /// Text on the console that tells that the guest is ready; its time is in the statistics
+    /// Console text by which the guest reports that it is ready; the statistics record when it appears
     #[arg(long, value_name = "STRING")]
     ready: Option<String>,
-    /// Note in the statistics what was counted when the guest writes a record separator (0x1e) on the console
+    /// Record the counters in the statistics whenever the guest writes a record separator (0x1e) to the console
     #[arg(long)]
     marks: bool,
-    /// End the guest by force after so long, as in 90s or 5m
+    /// Stop the guest by force after this time, such as 90s or 5m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
-    /// Return as soon as the guest runs; `vmmlinux ctl NAME console` reaches its console
+    /// Run in the background and print the VM's name; `vmmlinux ctl NAME console` attaches to its console
     #[arg(long)]
     detach: bool,
 }
@@ -117,7 +117,7 @@ fn vendor(text: &str) -> Result<Vendor, String> {
     match text {
         "amd" => Ok(Vendor::Amd),
         "intel" => Ok(Vendor::Intel),
-        _ => Err("there are amd and intel".to_owned()),
+        _ => Err("expected amd or intel".to_owned()),
     }
 }
 
@@ -126,7 +126,7 @@ fn boot_device(text: &str) -> Result<BootDevice, String> {
         "disk" => Ok(BootDevice::Disk),
         "cdrom" => Ok(BootDevice::Cdrom),
         "net" => Ok(BootDevice::Net),
-        _ => Err("there are disk, cdrom and net".to_owned()),
+        _ => Err("expected disk, cdrom or net".to_owned()),
     }
 }
 
@@ -216,7 +216,7 @@ fn write_statistics(path: &Path, outcome: &Outcome) -> miette::Result<()> {
 
 /// Prints the exit reason on standard error, unless the reader of the output has gone.
 fn report(name: &str, outcome: &Outcome) {
-    let Ending { status, text, help, .. } = &outcome.report;
+    let ExitReport { status, text, help, .. } = &outcome.report;
     if outcome.output_closed && !outcome.timed_out {
         return;
     }
@@ -231,35 +231,37 @@ fn report(name: &str, outcome: &Outcome) {
     }
 }
 
-/// Names what there is, as far as it can be seen from here.
+/// The error for a command line without a boot medium, with a suggestion from what was built in out/.
 fn nothing_to_boot() -> miette::Report {
     let (kernels, images) = crate::welcome::built(Path::new("out"));
     let help = match (images.first(), kernels.first()) {
         (Some(image), _) => format!("name a disk image, such as {}", image.display()),
-        (None, Some(kernel)) => format!("make a disk image first: vmmlinux image {}", kernel.display()),
+        (None, Some(kernel)) => format!("create a disk image first: vmmlinux image {}", kernel.display()),
         (None, None) => {
-            "name a disk image, as `vmmlinux image` makes them; or --kernel, or --cdrom".to_owned()
+            "name a disk image, which `vmmlinux image` creates; or use --kernel or --cdrom".to_owned()
         }
     };
-    miette!(help = help, "there is nothing to boot")
+    miette!(help = help, "nothing to boot: no disk image, kernel or CD-ROM was named")
 }
 
-/// Looks at a kernel here, under the name that the user knows: the machine may run elsewhere.
+/// Checks the kernel's format before it is packed for the helper VM, so that an error names the user's path.
 fn check_kernel(path: &Path) -> miette::Result<()> {
-    let help = "--kernel takes a bzImage, as in out/7.3/bzImage or /boot/vmlinuz-*, or an ELF vmlinux";
-    let start = Beginning::read(path)
+    let help = "--kernel takes a bzImage, such as out/7.3/bzImage or /boot/vmlinuz-*, or an ELF vmlinux";
+    let start = FileMagic::read(path)
         .map_err(|error| miette!(help = help, "cannot read the kernel {}: {error}", path.display()))?;
     if start.is_bzimage() || start.is_elf() {
         return Ok(());
     }
-    Err(miette!(help = help, "{} is no kernel that can be booted", path.display()))
+    Err(miette!(help = help, "{} is not a bootable kernel image", path.display()))
 }
 
-/// Says what SeaBIOS is about to find out. What cannot be read is complained of later.
+/// Warns of an image without a boot sector, which SeaBIOS will refuse. An unreadable image is reported later.
 fn warn_of_no_boot_sector(image: &Disk) {
-    if Beginning::read(&image.path).is_ok_and(|start| !start.is_boot_sector() && !start.is_qcow2()) {
+    if FileMagic::read(&image.path).is_ok_and(|start| !start.is_boot_sector() && !start.is_qcow2()) {
         let path = image.path.display();
-        support::note!("{path} has no boot sector: it will not boot. `vmmlinux image` makes disks that do");
+        support::note!(
+            "{path} has no boot sector and will not boot; `vmmlinux image` creates bootable disks"
+        );
     }
 }
 
@@ -268,8 +270,8 @@ fn firmware(named: Option<PathBuf>) -> miette::Result<PathBuf> {
     named.or_else(|| FIRMWARE.iter().map(PathBuf::from).find(|path| path.is_file())).ok_or_else(|| {
         miette!(
             help = "install Debian's package seabios, name an image with --firmware, or boot directly with --kernel",
-            "there is no SeaBIOS in {}",
-            FIRMWARE.join(" or ")
+            "SeaBIOS not found: looked for {}",
+            FIRMWARE.join(", ")
         )
     })
 }
@@ -300,7 +302,7 @@ mod tests {
         let error = parse("").unwrap().run("warn".to_owned()).unwrap_err();
         assert!(error.to_string().contains("nothing to boot") && error.help().is_some());
         let error = check_kernel(Path::new("Cargo.toml")).unwrap_err();
-        assert!(error.to_string().starts_with("Cargo.toml is no kernel"), "{error}");
+        assert!(error.to_string().starts_with("Cargo.toml is not a bootable kernel"), "{error}");
         assert!(check_kernel(Path::new("no such file")).unwrap_err().to_string().contains("no such file"));
     }
 

@@ -29,9 +29,9 @@ enum What {
     Build,
     /// Building kernel packages (`vmmlinux build --package deb`)
     Package,
-    /// Making disk images
+    /// Creating disk images
     Image,
-    /// Booting them
+    /// Running guests
     Machine,
 }
 
@@ -103,11 +103,11 @@ fn described(plan: &Plan) -> String {
         tell(&format!("to install from backports: {}", list(&plan.backports)));
     }
     if plan.bindgen {
-        tell("to build with cargo, into the cache: bindgen-cli");
+        tell("to build with cargo into the cache: bindgen-cli");
     }
     if plan.rust_src {
         tell(
-            "to fetch for the installed rustc: rust-src (rustup's component, else Debian's package, into the cache)",
+            "to download into the cache for the installed rustc: rust-src (rustup's component, otherwise Debian's package)",
         );
     }
     text

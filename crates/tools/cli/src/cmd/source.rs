@@ -1,4 +1,4 @@
-//! `vmmlinux source`: a series' patched tree, to read or to develop against.
+//! `vmmlinux source`: prepares the patched source tree of a series.
 
 use std::process::ExitCode;
 

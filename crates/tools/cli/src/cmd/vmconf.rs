@@ -1,4 +1,4 @@
-//! `vmmlinux vmconf`: what to write into vm.conf(5) for an image, and what is wrong with one that exists.
+//! `vmmlinux vmconf`: writes a vm.conf(5) stanza for an image, and checks an existing vm.conf.
 
 use std::{
     fmt::Write as _,
@@ -14,10 +14,10 @@ use vmd_release::Generation;
 
 use crate::{
     args::{disk, size},
-    file_magic::Beginning,
+    file_magic::FileMagic,
 };
 
-/// Exit status of a check that found something that vmd refuses; 1 is a failure to check.
+/// Exit status of a check that found an error; 1 means that the file could not be checked.
 const EXIT_REFUSED: u8 = 2;
 
 /// Arguments of `vmmlinux vmconf`.
@@ -32,35 +32,36 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Say what vmd refuses in a vm.conf, and what a Linux guest would suffer from
+    /// Check a vm.conf for errors and for settings that harm Linux guests
     ///
-    /// Reads the file and what it includes as vmd(8) of 7.8 does. The exit status is 0 if vmd takes it, 2 if it does not.
+    /// Reads the file and its includes as vmd(8) of 7.8 does. The exit status is 0 if vmd accepts the file, 2 if it does
+    /// not, and 1 if the file could not be read.
     Check {
-        /// The file
+        /// The vm.conf to check
         file: PathBuf,
-        /// OpenBSD releases that it is for, separated by commas
+        /// OpenBSD releases to check for, separated by commas
         #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
         host: Vec<Generation>,
-        /// Look at the images, too: below this directory, as / is on the host itself
+        /// Also check the disk images, with paths relative to this directory (/ on the host itself)
         #[arg(long, value_name = "DIR")]
         root: Option<PathBuf>,
-        /// As JSON
+        /// Print the findings as JSON
         #[arg(long)]
         json: bool,
-        /// Leave out what is less than this
+        /// Lowest severity to print
         #[arg(long, value_enum, default_value = "note")]
         min: Min,
     },
-    /// Say what differs between OpenBSD releases
+    /// List the differences between the vmd of OpenBSD releases
     Releases,
 }
 
 /// The least severity to print.
 #[derive(Clone, Copy, ValueEnum)]
 enum Min {
-    /// All
+    /// Everything
     Note,
-    /// What hurts
+    /// Settings that harm the guest
     Warning,
     /// What vmd refuses
     Error,
@@ -78,16 +79,16 @@ impl From<Min> for Severity {
 
 #[derive(clap::Args)]
 struct WriteArgs {
-    /// The disk image; may begin with raw: or qcow2:
+    /// Disk image, with an optional format prefix raw: or qcow2:
     #[arg(required = true, value_parser = disk)]
     image: Option<vmm::Disk>,
     /// Name of the VM
     #[arg(long, default_value = "linux")]
     name: String,
-    /// Memory, as in 512M or 2G
+    /// Memory size, such as 512M or 2G
     #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     memory: u64,
-    /// Format that the image shall have on the host, raw or qcow2 [default: the one it has]
+    /// Format of the image on the host, raw or qcow2 [default: unchanged]
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// Add an empty second disk of this size
@@ -96,22 +97,22 @@ struct WriteArgs {
     /// Add an ISO image
     #[arg(short = 'r', long, value_name = "ISO")]
     cdrom: Option<String>,
-    /// The network: `local` (DHCP from vmd), `none`, or a switch as NAME, or NAME=veb0 to declare it, too
+    /// Network interface: `local` (DHCP from vmd), `none`, the NAME of a switch, or NAME=veb0 to declare that switch too
     #[arg(short = 'i', long = "interface", value_name = "NETWORK", default_value = "local")]
     network: String,
-    /// Who may start and stop it and use its console: USER, USER:GROUP or :GROUP
+    /// User or group that may start and stop the VM and use its console: USER, USER:GROUP or :GROUP
     #[arg(long, value_name = "OWNER")]
     owner: Option<String>,
-    /// Let vmd start it by itself
+    /// Start the VM when vmd starts
     #[arg(long)]
     autostart: bool,
-    /// Directory for images on the host
+    /// Directory of the images on the host
     #[arg(long, value_name = "DIR", default_value = "/var/vmm")]
     home: String,
-    /// Public keys to let in as root by SSH
+    /// File of public keys that may log in as root by SSH
     #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
-    /// Tell what is peculiar to these OpenBSD releases, separated by commas
+    /// Add notes on these OpenBSD releases, separated by commas
     #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
     host: Vec<Generation>,
 }
@@ -119,14 +120,14 @@ struct WriteArgs {
 /// Formats of disk images.
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
-    /// The disk's bytes
+    /// The bytes of the disk
     Raw,
-    /// Grows with its contents
+    /// QEMU's copy-on-write format, which grows with its contents
     Qcow2,
 }
 
 impl Args {
-    /// Writes or checks.
+    /// Writes a stanza, checks a file, or lists the releases.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         match self.command {
             Some(Command::Check { file, host, root, json, min }) => {
@@ -144,7 +145,7 @@ impl Args {
     }
 }
 
-/// What is peculiar to a release.
+/// The notes on a release, as text.
 fn release(host: Generation) -> String {
     let older = if host == Generation::V7_7 { " and older" } else { "" };
     format!("OpenBSD {host}{older}:\n- {}\n\n", vmconf::notes(host).join("\n- "))
@@ -152,7 +153,7 @@ fn release(host: Generation) -> String {
 
 impl WriteArgs {
     fn proposal(self) -> miette::Result<Proposal> {
-        let image = self.image.ok_or_else(|| miette!("no image was named"))?;
+        let image = self.image.ok_or_else(|| miette!("no disk image was named"))?;
         let format = match image.format {
             Some(vmm::DiskFormat::Raw) => DiskFormat::Raw,
             Some(vmm::DiskFormat::Qcow2) => DiskFormat::Qcow2,
@@ -186,14 +187,14 @@ impl WriteArgs {
             hosts: self.host,
             ..Proposal::new(self.name, disk)
         };
-        // What the user has said must be something that vmd takes.
+        // The stanza must be one that vmd accepts.
         let text: String = proposal.statements().iter().map(ToString::to_string).collect();
         let config = vmconf::read_text("the stanza", &text, &|_| Err(std::io::ErrorKind::NotFound.into()));
         let check = Check { hosts: proposal.hosts.clone(), root: None };
         for finding in vmconf::check(&config, &check) {
             match finding.severity {
                 Severity::Error => return Err(miette::Report::new(finding.located(&config))),
-                // A switch that is not declared here is in the file already.
+                // A switch without a declaration here is expected in the existing file.
                 Severity::Warning if !finding.message.starts_with("there is no switch") => {
                     support::note!("{:?}", miette::Report::new(finding.located(&config)));
                 }
@@ -204,22 +205,22 @@ impl WriteArgs {
     }
 }
 
-/// What an image is by its first bytes. What is no disk is told apart, with the way to one.
+/// The format of an image, by its first bytes. Fails for a kernel, with the command that makes a disk from it.
 fn found_format(path: &Path) -> miette::Result<DiskFormat> {
     if path.join("bzImage").is_file() {
         let path = path.display();
         let help = format!(
-            "make a disk of it: vmmlinux image {path}; for a guest that exists: vmmlinux build --package deb"
+            "create a disk from it: vmmlinux image {path}; to update an existing guest: vmmlinux build --package deb"
         );
         return Err(miette!(help = help, "{path} is a kernel, and vmd boots Linux from disks"));
     }
-    let start = Beginning::read(path).map_err(|error| {
-        let help = "name an image that `vmmlinux image` has made; with raw: or qcow2: before its name it need not be here";
+    let start = FileMagic::read(path).map_err(|error| {
+        let help = "name an image that `vmmlinux image` created; with the prefix raw: or qcow2: the file need not exist here";
         miette!(help = help, "cannot read {}: {error}", path.display())
     })?;
     if start.is_bzimage() {
         return Err(miette!(
-            help = format!("make a disk of it: vmmlinux image --kernel {}", path.display()),
+            help = format!("create a disk from it: vmmlinux image --kernel {}", path.display()),
             "{} is a Linux kernel, and vmd boots Linux from disks",
             path.display()
         ));
@@ -229,7 +230,7 @@ fn found_format(path: &Path) -> miette::Result<DiskFormat> {
 
 fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Result<ExitCode> {
     let config = vmconf::read(file).map_err(|error| {
-        let help = "name a copy of the host's /etc/vm.conf; `vmmlinux vmconf IMAGE` writes what to put into a new one";
+        let help = "name a copy of the host's /etc/vm.conf; `vmmlinux vmconf IMAGE` writes a new stanza";
         miette!(help = help, "cannot read {}: {error}", file.display())
     })?;
     let mut findings = vmconf::check(&config, options);
@@ -268,8 +269,8 @@ fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Res
         if options.hosts.iter().any(|host| *host > vmconf::NEWEST_GRAMMAR) {
             let _ = writeln!(
                 text,
-                "judged by the vm.conf(5) of {}, the newest that is known here: what a later one adds is taken for an error; \
-                 ask `vmd -n` there",
+                "checked against the vm.conf(5) of {}, the newest known release: additions of later releases are reported as \
+                 errors; run `vmd -n` on the host",
                 vmconf::NEWEST_GRAMMAR
             );
         }

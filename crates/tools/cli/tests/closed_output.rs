@@ -1,4 +1,4 @@
-//! Programs that nobody reads: `vmmlinux … | head`.
+//! Output to a closed pipe, as in `vmmlinux … | head`.
 
 use std::{
     io,
@@ -11,13 +11,13 @@ fn vmmlinux(arguments: &str) -> Command {
     command
 }
 
-/// A pipe's writing end whose reader has left.
-fn unread() -> io::PipeWriter {
+/// The writing end of a pipe whose reading end is closed.
+fn closed_pipe() -> io::PipeWriter {
     io::pipe().unwrap().1
 }
 
 #[test]
-fn what_nobody_reads_changes_nothing() {
+fn a_closed_pipe_changes_neither_status_nor_errors() {
     for line in [
         "",
         "--help",
@@ -34,12 +34,12 @@ fn what_nobody_reads_changes_nothing() {
         "vmconf releases",
     ] {
         let read = vmmlinux(line).output().unwrap();
-        let Output { status, stderr, .. } = vmmlinux(line).stdout(unread()).output().unwrap();
+        let Output { status, stderr, .. } = vmmlinux(line).stdout(closed_pipe()).output().unwrap();
         let said = String::from_utf8_lossy(&stderr);
         assert_eq!(status, read.status, "vmmlinux {line}: {said}");
         assert_eq!(said, String::from_utf8_lossy(&read.stderr), "vmmlinux {line}");
-        // As in `2>&1 | head`.
-        let status = vmmlinux(line).stdout(unread()).stderr(unread()).status().unwrap();
+        // As with `2>&1 | head`.
+        let status = vmmlinux(line).stdout(closed_pipe()).stderr(closed_pipe()).status().unwrap();
         assert_eq!(status, read.status, "vmmlinux {line}");
     }
 }

@@ -1,11 +1,11 @@
-//! Where running machines are found: a socket and a lock for each, in a directory that only the user can enter.
+//! The runtime directory: a control socket and a name lock for each running VM, accessible to the user only.
 //!
 //! ```text
 //! $XDG_RUNTIME_DIR/vmmlinux/NAME.sock    or /tmp/vmmlinux-UID/NAME.sock
-//! $XDG_RUNTIME_DIR/vmmlinux/NAME.lock    held while the machine runs
+//! $XDG_RUNTIME_DIR/vmmlinux/NAME.lock    locked while the VM runs
 //! ```
 //!
-//! Whoever holds the lock owns the name: a socket whose lock nobody holds was left behind and is removed.
+//! The process that holds the lock owns the name. A socket without a held lock is stale and is removed.
 
 use std::{
     env,
@@ -22,20 +22,20 @@ use rustix::{
 
 use crate::{Error, Result};
 
-/// The longest name of a machine, in bytes: a socket's path has room for 107 in all.
-pub const LONGEST_NAME: usize = 48;
+/// Maximum length of a VM's name in bytes. A socket's path is limited to 107 bytes in all.
+pub const MAX_NAME: usize = 48;
 
-/// Whether a machine can have this name.
+/// Checks that a VM can have this name.
 pub fn check_name(name: &str) -> Result<()> {
     let letter = name.starts_with(|c: char| c.is_ascii_alphabetic());
     let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
-    if letter && rest && name.len() <= LONGEST_NAME {
+    if letter && rest && name.len() <= MAX_NAME {
         return Ok(());
     }
     Err(Error::Name { name: name.to_owned() })
 }
 
-/// The user's directory of control sockets, created if need be.
+/// The user's runtime directory, created if it does not exist.
 pub fn directory() -> Result<PathBuf> {
     let runtime =
         env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir());
@@ -47,13 +47,13 @@ pub fn directory() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Makes sure that a directory is there and only the user can enter it.
+/// Creates a directory if it does not exist, and checks that only the user can enter it.
 fn private(dir: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Error::io("create", dir, e)),
         _ => {}
     }
-    // Not through symbolic links: in /tmp, anybody could have put one there.
+    // Without following symbolic links: in /tmp, any user can create one.
     let meta = fs::symlink_metadata(dir).map_err(|e| Error::io("examine", dir, e))?;
     let problem = if !meta.is_dir() {
         "is not a directory"
@@ -67,22 +67,22 @@ fn private(dir: &Path) -> Result<()> {
     Err(Error::Unsafe { path: dir.to_owned(), problem })
 }
 
-/// A name that is ours while this lives.
+/// Ownership of a VM's name while this value lives.
 #[derive(Debug)]
-pub struct Claim {
+pub struct NameLock {
     name: String,
     socket: PathBuf,
     lock: PathBuf,
     _held: File,
 }
 
-impl Claim {
-    /// Claims a name in the user's directory.
+impl NameLock {
+    /// Takes a name in the user's runtime directory.
     pub fn new(name: &str) -> Result<Self> {
         Self::in_directory(&directory()?, name)
     }
 
-    /// Claims a name in a directory of the caller's.
+    /// Takes a name in the given directory.
     pub fn in_directory(dir: &Path, name: &str) -> Result<Self> {
         check_name(name)?;
         let (socket, lock) = (socket_path(dir, name), lock_path(dir, name));
@@ -97,7 +97,7 @@ impl Claim {
                 Err(Errno::WOULDBLOCK) => return Err(Error::Taken { name: name.to_owned() }),
                 result => result.map_err(|e| Error::io("lock", &lock, e))?,
             }
-            // The file may have been removed, as its last holder went, between our opening and locking it.
+            // The previous owner may have removed the file between our opening and locking it: then try again.
             let held = file.metadata().map_err(|e| Error::io("examine", &lock, e))?;
             if fs::metadata(&lock).is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino())) {
                 let _ = fs::remove_file(&socket);
@@ -111,32 +111,32 @@ impl Claim {
         &self.name
     }
 
-    /// Where the socket is to be.
+    /// The path for the control socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 }
 
-impl Drop for Claim {
+impl Drop for NameLock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.socket);
         let _ = fs::remove_file(&self.lock);
     }
 }
 
-/// The names of the machines that run, sorted. What others have left behind is cleared away.
+/// The names of the running VMs, sorted. Stale locks and sockets are removed.
 pub fn running(dir: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".lock").map(str::to_owned))
-        // A claim on a name that is free succeeds, and takes the leavings with it.
-        .filter(|name| matches!(Claim::in_directory(dir, name), Err(Error::Taken { .. })))
+        // Taking a free name succeeds, and dropping it removes the stale files.
+        .filter(|name| matches!(NameLock::in_directory(dir, name), Err(Error::Taken { .. })))
         .collect();
     names.sort();
     Ok(names)
 }
 
-/// Where the socket of the machine of that name is.
+/// The path of the control socket of the VM of that name.
 pub(crate) fn socket_path(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.sock"))
 }
@@ -156,25 +156,25 @@ mod tests {
         for good in ["a", "alpine", "vm-1.x_y"] {
             check_name(good).unwrap();
         }
-        for bad in ["", "1a", ".a", "-f", "a/b", "a b", "ä", &"a".repeat(LONGEST_NAME + 1)] {
+        for bad in ["", "1a", ".a", "-f", "a/b", "a b", "ä", &"a".repeat(MAX_NAME + 1)] {
             assert!(matches!(check_name(bad), Err(Error::Name { .. })), "{bad}");
         }
     }
 
     #[test]
-    fn a_name_is_claimed_once_and_free_again() {
+    fn a_name_is_taken_once_and_free_again() {
         let dir = tempfile::tempdir().unwrap();
-        let claim = Claim::in_directory(dir.path(), "a").unwrap();
-        assert!(matches!(Claim::in_directory(dir.path(), "a"), Err(Error::Taken { .. })));
-        let _other = Claim::in_directory(dir.path(), "b").unwrap();
+        let lock = NameLock::in_directory(dir.path(), "a").unwrap();
+        assert!(matches!(NameLock::in_directory(dir.path(), "a"), Err(Error::Taken { .. })));
+        let _other = NameLock::in_directory(dir.path(), "b").unwrap();
         assert_eq!(running(dir.path()).unwrap(), ["a", "b"]);
-        drop(claim);
+        drop(lock);
         assert_eq!(running(dir.path()).unwrap(), ["b"]);
-        drop(Claim::in_directory(dir.path(), "a").unwrap());
+        drop(NameLock::in_directory(dir.path(), "a").unwrap());
     }
 
     #[test]
-    fn what_a_killed_machine_leaves_is_cleared_away() {
+    fn stale_files_of_a_killed_vm_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         for left in ["dead.sock", "dead.lock"] {
             fs::write(dir.path().join(left), b"").unwrap();
