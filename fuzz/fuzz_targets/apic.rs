@@ -9,13 +9,14 @@ use std::sync::{
 
 use arbitrary::Arbitrary;
 use devices::{
-    apic::SharedApic,
-    bus::{PortAccess, Width},
+    bus::{PortAccess, Width, mmio::MmioAccess},
     clock::{Clock, HostTicks},
-    i82093aa,
-    irq::InterruptController,
-    lapic::{self, Orders},
-    mmio::MmioAccess,
+    irqchip::{
+        InterruptController,
+        apic::SharedApic,
+        ioapic,
+        lapic::{self, Orders},
+    },
 };
 use libfuzzer_sys::fuzz_target;
 use vmmlinux_fuzz::clock;
@@ -77,11 +78,11 @@ fuzz_target!(|events: Vec<Event>| {
                 }
             }
             Event::ReadIoapic { offset } => {
-                drop(apic.mmio(vcpu, &mut MmioAccess::read(i82093aa::BASE + u64::from(offset), 4)));
+                drop(apic.mmio(vcpu, &mut MmioAccess::read(ioapic::BASE + u64::from(offset), 4)));
             }
             Event::WriteIoapic { index, value } => {
-                drop(apic.mmio(vcpu, &mut MmioAccess::write(i82093aa::BASE, 4, index.into())));
-                drop(apic.mmio(vcpu, &mut MmioAccess::write(i82093aa::BASE + 0x10, 4, value.into())));
+                drop(apic.mmio(vcpu, &mut MmioAccess::write(ioapic::BASE, 4, index.into())));
+                drop(apic.mmio(vcpu, &mut MmioAccess::write(ioapic::BASE + 0x10, 4, value.into())));
             }
             Event::ReadMsr { index } => drop(apic.read_msr(vcpu, 0x800 + u32::from(index))),
             Event::WriteMsr { index, value } => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use devices::{
     bus::{PortAccess, PortDevice, Width},
-    fw_cfg::{BootDevice, DMA_HIGH, DMA_LOW, FwCfg},
+    legacy::fw_cfg::{BootDevice, DMA_HIGH, DMA_LOW, FwCfg},
     memory_map::MemoryMap,
     pci::PciBus,
     virtio::GuestRam,

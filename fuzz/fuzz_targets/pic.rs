@@ -1,7 +1,7 @@
 //! The pair of 8259s: whatever is pending can be delivered, and nothing else.
 #![no_main]
 
-use devices::{bus::PortDevice, i8259::Pic};
+use devices::{bus::PortDevice, irqchip::i8259::Pic};
 use libfuzzer_sys::fuzz_target;
 use vmmlinux_fuzz::Step;
 

@@ -3,7 +3,7 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use devices::{clock::HostTicks, i8253::Pit};
+use devices::{clock::HostTicks, legacy::i8253::Pit};
 use libfuzzer_sys::fuzz_target;
 use vmmlinux_fuzz::{Step, clock, line, play};
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use devices::{clock::HostTicks, mc146818::Rtc, memory_map::MemoryMap};
+use devices::{clock::HostTicks, legacy::mc146818::Rtc, memory_map::MemoryMap};
 use libfuzzer_sys::fuzz_target;
 use vmd_release::Generation;
 use vmmlinux_fuzz::{Step, clock, line, play};

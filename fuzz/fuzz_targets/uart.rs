@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use devices::{
     clock::HostTicks,
-    ns8250::{INPUT_CAPACITY, Input, Uart},
+    legacy::ns8250::{INPUT_CAPACITY, Input, Uart},
 };
 use libfuzzer_sys::fuzz_target;
 use vmmlinux_fuzz::{Step, clock, line, play};

@@ -8,7 +8,7 @@ use arbitrary::Arbitrary;
 use devices::{
     bus::{PortAccess, PortDevice, Width},
     clock::{Clock, ManualClock, Timed},
-    irq::{InterruptController, IrqLine},
+    irqchip::{InterruptController, line::IrqLine},
 };
 
 /// One thing that happens to a device.

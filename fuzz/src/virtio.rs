@@ -6,7 +6,7 @@ use arbitrary::Arbitrary;
 use devices::{
     bus::{PortAccess, Width},
     pci::PciFunction,
-    virtio::{VirtioResources, FaultSlot, GuestRam, VirtioDevice, VirtioPci, disk::Disk},
+    virtio::{FaultSlot, GuestRam, VirtioDevice, VirtioPci, VirtioResources, disk::Disk},
 };
 use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
@@ -131,7 +131,8 @@ impl<M: VirtioDevice> Machine<M> {
     pub fn new(generation: Generation, model: M) -> Self {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
         let faults = FaultSlot::default();
-        let attachment = VirtioResources { generation, ram: ram.clone(), irq: line(5), faults: faults.clone() };
+        let attachment =
+            VirtioResources { generation, ram: ram.clone(), irq: line(5), faults: faults.clone() };
         let device = VirtioPci::new(model, attachment);
         Self { device, ram, faults, legacy: generation == Generation::V7_7 }
     }

@@ -1,4 +1,4 @@
-//! Time: the host's clocks and the grain of its timers, both injected.
+//! The host's clocks and the resolution of its timers, both injected into the models.
 
 use std::{
     num::NonZeroU32,
@@ -10,14 +10,14 @@ pub const NANOS_PER_SEC: u64 = 1_000_000_000;
 
 /// The host's clocks. All times are in nanoseconds.
 pub trait Clock: Send + Sync {
-    /// CLOCK_MONOTONIC of the host: since it booted, never backwards. OpenBSD adds the time a suspend took to it on
-    /// resume (`tc_setclock` in kern_tc.c), so that it jumps forward over a nap.
+    /// The host's CLOCK_MONOTONIC: time since boot, never backwards. On resume OpenBSD adds the
+    /// duration of the suspend (`tc_setclock` in kern_tc.c), so the clock jumps forward.
     fn monotonic(&self) -> u64;
-    /// CLOCK_REALTIME of the host: since 1970-01-01 00:00 UTC.
+    /// The host's CLOCK_REALTIME: time since 1970-01-01 00:00 UTC.
     fn realtime(&self) -> u64;
 }
 
-/// A clock that moves only when told to, for tests and replay.
+/// A clock that moves only when a test or a replay advances it.
 #[derive(Debug, Default)]
 pub struct ManualClock {
     monotonic: AtomicU64,
@@ -30,7 +30,7 @@ impl ManualClock {
         Self { monotonic: AtomicU64::new(monotonic), realtime: AtomicU64::new(realtime) }
     }
 
-    /// Lets `nanos` pass on both clocks.
+    /// Advances both clocks by `nanos`.
     pub fn advance(&self, nanos: u64) {
         self.monotonic.fetch_add(nanos, Ordering::SeqCst);
         self.realtime.fetch_add(nanos, Ordering::SeqCst);
@@ -52,41 +52,44 @@ impl Clock for ManualClock {
     }
 }
 
-/// The grain of the host's timers.
+/// The resolution of the host's timers.
 ///
-/// OpenBSD runs timeouts from its clock interrupt, 100 times a second on amd64. A relative timeout of `d` waits for
-/// `d` rounded up to whole ticks plus the rest of the current tick, so a 10 ms timer takes 10 to 20 ms and a shorter
-/// one no less (`tsleep_nsec(9)`; `golden/clock/experiment-fixed-count.txt`: counts of 1, 2 and 10 ms all make the
-/// guest tick 50 times a second).
+/// OpenBSD runs timeouts from its clock interrupt, 100 times a second on amd64. A relative timeout
+/// of `d` waits for `d` rounded up to whole ticks plus the rest of the current tick, so a 10 ms
+/// timer takes 10 to 20 ms and a shorter timer takes just as long (`tsleep_nsec(9)`;
+/// `golden/clock/experiment-fixed-count.txt`: counts of 1, 2 and 10 ms all make the guest tick 50
+/// times a second).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostTicks {
     tick: u64,
 }
 
 impl HostTicks {
-    /// A host whose clock interrupts `hz` times a second.
+    /// A host whose clock interrupt fires `hz` times a second.
     pub fn new(hz: NonZeroU32) -> Self {
         Self { tick: NANOS_PER_SEC / u64::from(hz.get()) }
     }
 
-    /// When a timeout of `delay` nanoseconds that is set at `now` fires.
+    /// The time at which a timeout of `delay` nanoseconds set at `now` fires, in nanoseconds on the
+    /// same clock as `now`.
     pub const fn fires_at(self, now: u64, delay: u64) -> u64 {
         (now / self.tick + delay.div_ceil(self.tick) + 1) * self.tick
     }
 }
 
 impl Default for HostTicks {
-    /// 100 Hz, what every amd64 OpenBSD has.
+    /// 100 Hz, the rate of every amd64 OpenBSD.
     fn default() -> Self {
         Self { tick: NANOS_PER_SEC / 100 }
     }
 }
 
-/// A model that wants to be called at a time.
+/// A model with a deadline.
 pub trait Timed {
-    /// When [`Timed::expire`] wants to be called, on [`Clock::monotonic`]; `None` for never.
+    /// The time at which the event loop must call [`Timed::expire`], in nanoseconds on
+    /// [`Clock::monotonic`]; `None` for never.
     fn deadline(&self) -> Option<u64>;
-    /// Does what is due by now. Calling it early or twice does no harm.
+    /// Processes everything that is due by now. Calling it early or twice changes nothing.
     fn expire(&mut self);
 }
 

@@ -1,14 +1,15 @@
-//! What CPUID tells a guest of vmm(4) (`vmm_handle_cpuid` in vmm_machdep.c and the VMM_*_MASK of vmmvar.h, 7.7 and
-//! 7.8).
+//! CPUID of a guest of vmm(4) (`vmm_handle_cpuid` in vmm_machdep.c and the VMM_*_MASK of vmmvar.h,
+//! 7.7 and 7.8).
 //!
-//! vmm works every answer out from the host's, from its own masks, and from the guest's CR4 and XCR0. This module does
-//! the same as a pure function, and lists the answers for KVM, which wants them beforehand.
+//! vmm computes every answer from the host's answer, its own masks, and the guest's CR4 and XCR0.
+//! This module does the same as a pure function, and lists the answers for KVM, which needs them in
+//! advance.
 
 use std::num::NonZeroU64;
 
 use vmd_release::Generation;
 
-/// The four registers after CPUID.
+/// The result of CPUID: four registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leaf {
     /// EAX.
@@ -22,10 +23,10 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// A leaf that says nothing.
+    /// A leaf of zeroes.
     pub const ZERO: Self = Self { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 
-    /// The leaf that carries `eax` and a signature of 12 bytes.
+    /// A leaf with `eax` and a signature of 12 bytes.
     const fn signature(eax: u32, text: [u8; 12]) -> Self {
         let [b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3] = text;
         Self {
@@ -37,21 +38,21 @@ impl Leaf {
     }
 }
 
-/// The host as vmm sees it.
+/// Properties of the host and of the VM on which the answers depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Profile {
-    /// Its release.
+    /// The emulated release.
     pub generation: Generation,
-    /// How fast its TSC runs. OpenBSD knows that if and only if the TSC is invariant, so `None` makes it variable:
-    /// the bit in leaf 0x80000007 goes, and leaf 0x15 is not made up.
+    /// TSC frequency in Hz. OpenBSD knows it if and only if the TSC is invariant; with `None` the
+    /// TSC is variable: the bit in leaf 0x80000007 is cleared and leaf 0x15 is not synthesised.
     pub tsc_hz: Option<NonZeroU64>,
-    /// Number of the virtual CPU, which is its APIC ID.
+    /// Number of the vCPU, which is its APIC ID.
     pub vcpu: u8,
-    /// How many virtual CPUs the guest has: 1 up to 7.9.
+    /// Number of vCPUs of the guest: 1 up to 7.9.
     pub vcpus: u8,
 }
 
-/// What of the guest's state an answer depends on.
+/// The guest's state on which an answer depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuState {
     /// CR4.OSXSAVE.
@@ -67,70 +68,72 @@ impl Default for CpuState {
     }
 }
 
-/// An answer in a list of them.
+/// An answer in the list for KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// EAX before CPUID.
     pub leaf: u32,
-    /// ECX before CPUID, if it matters.
+    /// ECX before CPUID, if the leaf has sub-leaves.
     pub subleaf: Option<u32>,
     /// The answer.
     pub registers: Leaf,
 }
 
-/// Made up where the host does not have it: TSC frequency.
+/// TSC frequency; synthesised if the host does not have it.
 const LEAF_TSC: u32 = 0x15;
 const LEAF_XSAVE: u32 = 0x0d;
 const LEAF_CACHE: u32 = 0x04;
 const LEAF_CACHE_AMD: u32 = 0x8000_001d;
 const HYPERVISOR: u32 = 0x4000_0000;
 const EXTENDED: u32 = 0x8000_0000;
-/// vmm tells of no leaf after this one.
+/// The last leaf that vmm reports.
 const EXTENDED_MAX: u32 = 0x8000_001f;
 
 const ECX1_X2APIC: u32 = 1 << 21;
 const ECX1_OSXSAVE: u32 = 1 << 27;
 const ECX1_HYPERVISOR: u32 = 1 << 31;
-/// Leaf 1 ECX, taken away: DTES64, MONITOR, DS-CPL, VMX, SMX, EST, TM2, CNXT-ID, SDBG, xTPR, PDCM, PCID, DCA, x2APIC,
-/// TSC-deadline.
+/// Leaf 1 ECX, cleared: DTES64, MONITOR, DS-CPL, VMX, SMX, EST, TM2, CNXT-ID, SDBG, xTPR, PDCM,
+/// PCID, DCA, x2APIC, TSC-deadline.
 const ECX1_HIDDEN: u32 = bits(&[2, 3, 4, 5, 6, 7, 8, 10, 11, 14, 15, 17, 18, 21, 24]);
 const EDX1_APIC: u32 = 1 << 9;
-/// Leaf 1 EDX, taken away: MCE, APIC, MTRR, MCA, PSN, DS, ACPI, SS, HTT, TM, PBE.
+/// Leaf 1 EDX, cleared: MCE, APIC, MTRR, MCA, PSN, DS, ACPI, SS, HTT, TM, PBE.
 const EDX1_HIDDEN: u32 = bits(&[7, 9, 12, 14, 18, 21, 22, 27, 28, 29, 31]);
-/// Leaf 7 EBX, taken away: TSC_ADJUST, SGX, HLE, INVPCID, RTM, PQM, MPX, PCOMMIT, PT, and AVX-512's F, DQ, IFMA, PF,
-/// ER, CD, BW, VL.
+/// Leaf 7 EBX, cleared: TSC_ADJUST, SGX, HLE, INVPCID, RTM, PQM, MPX, PCOMMIT, PT, and AVX-512's F,
+/// DQ, IFMA, PF, ER, CD, BW, VL.
 const EBX7_HIDDEN: u32 = bits(&[1, 2, 4, 10, 11, 12, 14, 16, 17, 21, 22, 25, 26, 27, 28, 30, 31]);
-/// Leaf 7 ECX, let through: UMIP and PKU. An OpenBSD host turns protection keys on where it has them.
+/// Leaf 7 ECX, passed through: UMIP and PKU. An OpenBSD host enables protection keys if it has
+/// them.
 const ECX7_SHOWN: u32 = bits(&[2, 3]);
 const ECX7_PKU: u32 = 1 << 3;
-/// Leaf 7 EDX, let through: MD_CLEAR and IBT. An OpenBSD host turns CET on where it has IBT.
+/// Leaf 7 EDX, passed through: MD_CLEAR and IBT. An OpenBSD host enables CET if it has IBT.
 const EDX7_SHOWN: u32 = bits(&[10, 20]);
-/// Leaf 4 EAX: all but the numbers of threads and cores.
+/// Leaf 4 EAX, passed through: all but the numbers of threads and cores.
 const EAX4_SHOWN: u32 = 0x3ff;
 const LEAF_TOPOLOGY: u32 = 0x0b;
 const LEAF_TOPOLOGY_V2: u32 = 0x1f;
 const LEAF_TOPOLOGY_AMD: u32 = 0x8000_001e;
-/// Leaf 0x80000001 ECX, taken away: SVM, MONITORX.
+/// Leaf 0x80000001 ECX, cleared: SVM, MONITORX.
 const ECX8_1_HIDDEN: u32 = bits(&[2, 29]);
-/// Leaf 0x80000001 EDX, taken away: RDTSCP.
+/// Leaf 0x80000001 EDX, cleared: RDTSCP.
 const EDX8_1_HIDDEN: u32 = bits(&[27]);
 const EDX8_7_INVARIANT_TSC: u32 = 1 << 8;
-/// Leaf 0x80000008 EBX, taken away: IBPB, IBRS, STIBP, IBRS and STIBP always on, IBRS preferred, SSBD, virtual SSBD,
-/// SSBD not required.
+/// Leaf 0x80000008 EBX, cleared: IBPB, IBRS, STIBP, IBRS and STIBP always on, IBRS preferred, SSBD,
+/// virtual SSBD, SSBD not required.
 const EBX8_8_HIDDEN: u32 = bits(&[12, 14, 15, 16, 17, 18, 24, 25, 26]);
 
-/// Leaf 0xd, sub-leaf 1 EAX, let through: XSAVEOPT and XGETBV with ECX = 1.
+/// Leaf 0xd, sub-leaf 1 EAX, passed through: XSAVEOPT and XGETBV with ECX = 1.
 const XSAVE_FEATURES_SHOWN: u32 = bits(&[0, 2]);
-/// Parts of the extended state that OpenBSD manages: x87, SSE, AVX, and AVX-512's three.
+/// Components of the extended state that OpenBSD manages: x87, SSE, AVX, and AVX-512's three.
 const XSAVE_MANAGED: u64 = 0b1110_0111;
 const XSAVE_PKRU: u64 = 1 << 9;
 /// x87, SSE and the header.
 const XSAVE_LEGACY_SIZE: u32 = 576;
-/// Size of OpenBSD's save area, which is where vmm puts PKRU whatever the CPU says (`sizeof(struct savefpu)`).
+/// Size of OpenBSD's save area in bytes, and the offset at which vmm places PKRU whatever the CPU
+/// says (`sizeof(struct savefpu)`).
 const SAVEFPU_SIZE: u32 = 2688;
 const PKRU_SIZE: u32 = 8;
 
-/// Leaf 0x40000000: there is no leaf after it, it says (EAX is 0).
+/// Leaf 0x40000000. Its EAX is 0, which says that no hypervisor leaf follows.
 const VMM_SIGNATURE: Leaf = Leaf::signature(0, *b"OpenBSDVMM58");
 const KVM_LEAF: u32 = HYPERVISOR + 0x100;
 const KVM_SIGNATURE: Leaf = Leaf::signature(KVM_LEAF + 1, *b"KVMKVMKVM\0\0\0");
@@ -148,8 +151,8 @@ const fn bits(numbers: &[u32]) -> u32 {
     value
 }
 
-/// A cache's EAX from 8.0 on, in a package of so many cores: without the host's topology; its type is 0 after the last
-/// one, and then all of it is.
+/// EAX of a cache from 8.0 on, in a package of that many cores: without the host's topology. Type 0
+/// ends the list, and the whole register is then 0.
 const fn cache(eax: u32, cores: u32) -> u32 {
     if eax.is_multiple_of(0x20) { 0 } else { eax & EAX4_SHOWN | (cores - 1) << 26 }
 }
@@ -157,7 +160,7 @@ const fn cache(eax: u32, cores: u32) -> u32 {
 /// CPUID of a host, by leaf and sub-leaf.
 pub type HostCpuid<'a> = &'a dyn Fn(u32, u32) -> Leaf;
 
-/// CPUID of a guest on a host.
+/// Computes CPUID of a guest from the host's CPUID.
 #[derive(Clone, Copy)]
 pub struct GuestCpuid<'a> {
     host: HostCpuid<'a>,
@@ -170,9 +173,9 @@ impl<'a> GuestCpuid<'a> {
         Self { host, profile }
     }
 
-    /// What the guest gets for `leaf` and `subleaf`.
+    /// The guest's answer for `leaf` and `subleaf`.
     pub fn leaf(&self, leaf: u32, subleaf: u32, state: CpuState) -> Leaf {
-        // A leaf that is out of range gets what the last basic one has; the sub-leaf stays.
+        // A leaf out of range gets the answer of the last basic leaf; the sub-leaf stays.
         let level = self.level();
         let leaf = match leaf {
             _ if leaf > level && leaf < HYPERVISOR => level,
@@ -221,11 +224,12 @@ impl<'a> GuestCpuid<'a> {
         }
     }
 
-    /// All answers at power-on, for `KVM_SET_CPUID2`. KVM itself follows CR4.OSXSAVE and XCR0 from there, and gives
-    /// zeroes for sub-leaves that are not listed.
+    /// All answers at power-on, for `KVM_SET_CPUID2`. KVM itself updates the bits that depend on
+    /// CR4.OSXSAVE and XCR0, and answers zeroes for sub-leaves that are not listed.
     ///
-    /// What a guest gets for leaves that are out of range cannot be told to KVM in general: it does what vmm does for
-    /// guests that say they are Intel's, but gives zeroes to AMD's. Some leaves after the last are listed, therefore.
+    /// KVM's answers for leaves out of range cannot be set in general: it answers as vmm does for
+    /// guests with vendor Intel, but zeroes for vendor AMD. Therefore some leaves after the last
+    /// are listed.
     pub fn table(&self) -> Vec<Entry> {
         let state = CpuState::default();
         let extended_level = (self.host)(EXTENDED, 0).eax;
@@ -256,20 +260,20 @@ impl<'a> GuestCpuid<'a> {
         table
     }
 
-    /// Sub-leaves of a leaf that lists caches, with the one that ends the list. CPUs have four or so; a list of more
-    /// than 16 has no end.
+    /// Sub-leaves of a leaf that lists caches, up to and including the end mark. CPUs have about
+    /// four; a list of more than 16 is treated as unterminated.
     fn caches(&self, leaf: u32) -> u32 {
         const NO_CACHE: u32 = 0;
         (0..16).find(|n| (self.host)(leaf, *n).eax & 0x1f == NO_CACHE).map_or(16, |last| last + 1)
     }
 
-    /// The last basic leaf: the host's, but at least the TSC's if its frequency is known.
+    /// The last basic leaf: the host's, but at least the TSC leaf if the frequency is known.
     fn level(&self) -> u32 {
         let host = (self.host)(0, 0).eax;
         if self.profile.tsc_hz.is_some() { host.max(LEAF_TSC) } else { host }
     }
 
-    /// Whether the guest is told that this is KVM, too.
+    /// Whether the guest also sees KVM's leaves.
     fn has_kvm_leaf(&self) -> bool {
         match self.profile.generation {
             Generation::V7_7 => false,
@@ -278,18 +282,18 @@ impl<'a> GuestCpuid<'a> {
         }
     }
 
-    /// Whether vmm has LAPICs, and with them words of its own for how processors, cores and caches are laid out.
+    /// Whether vmm has LAPICs; it then defines the topology of processors, cores and caches itself.
     const fn has_topology(&self) -> bool {
         matches!(self.profile.generation, Generation::V8_0)
     }
 
-    /// Cores of the guest: each virtual CPU is one.
+    /// Number of cores of the guest: one per vCPU.
     fn cores(&self) -> u32 {
         self.profile.vcpus.max(1).into()
     }
 
-    /// One thread in each core, all cores in one package, whose number is what is left of the APIC ID without the bits
-    /// that the cores need.
+    /// Topology: one thread per core, all cores in one package. The package number is the APIC ID
+    /// without the core bits.
     fn topology(&self, level: u32) -> Leaf {
         let (shift, count, kind) = match level {
             0 => (0, 1, 1 << 8),
@@ -300,7 +304,7 @@ impl<'a> GuestCpuid<'a> {
     }
 
     fn features(&self, host: Leaf, state: CpuState) -> Leaf {
-        // x2APIC mode is vmm's own: it needs none of the host's.
+        // vmm implements x2APIC mode itself, whether or not the host has it.
         let (x2apic, apic, count) =
             if self.has_topology() { (ECX1_X2APIC, EDX1_APIC, self.cores() << 16) } else { (0, 0, 0) };
         let ecx = (host.ecx | ECX1_HYPERVISOR) & !(ECX1_HIDDEN | ECX1_OSXSAVE) | x2apic;
@@ -314,7 +318,7 @@ impl<'a> GuestCpuid<'a> {
 
     fn tsc(&self, host: Leaf) -> Leaf {
         match self.profile.tsc_hz {
-            // Hundredths of the frequency as the crystal's, and 100 as the ratio.
+            // The crystal's frequency is a hundredth of the TSC's, the ratio 100.
             Some(hz) if (self.host)(0, 0).eax < LEAF_TSC => {
                 Leaf { eax: 1, ebx: 100, ecx: (hz.get() / 100) as u32, edx: 0 }
             }
@@ -324,9 +328,9 @@ impl<'a> GuestCpuid<'a> {
 
     fn xsave(&self, subleaf: u32, host: Leaf, state: CpuState) -> Leaf {
         let all = (self.host)(LEAF_XSAVE, 0);
-        // OpenBSD manages x87 and SSE without asking.
+        // x87 and SSE are always managed.
         let managed = (u64::from(all.eax) | u64::from(all.edx) << 32) & XSAVE_MANAGED | 0b11;
-        // Only from 7.8 on does vmm save PKRU for its guests.
+        // vmm saves PKRU for its guests from 7.8 on.
         let pkru = self.profile.generation > Generation::V7_7 && (self.host)(7, 0).ecx & ECX7_PKU != 0;
         match subleaf {
             0 => {
@@ -352,7 +356,7 @@ impl<'a> GuestCpuid<'a> {
         }
     }
 
-    /// Size of the save area for the parts in `xcr0`: up to the end of its last one.
+    /// Size in bytes of the save area for the components in `xcr0`: the end of the last one.
     fn xsave_size(&self, xcr0: u64) -> u32 {
         (2..63)
             .filter(|part| xcr0 >> part & 1 != 0)
@@ -373,7 +377,7 @@ mod tests {
 
     type Recorded = HashMap<(u32, u32), Leaf>;
 
-    /// Every line of the recording: leaf, sub-leaf, registers.
+    /// The lines of the recording: leaf, sub-leaf, registers.
     fn golden() -> Recorded {
         let text = include_str!("../../../../tests/golden/cpuid/k73.cpuid.txt");
         text.lines()
@@ -389,7 +393,8 @@ mod tests {
             .collect()
     }
 
-    /// The host of the recording, an EPYC without leaf 0x15: what the guest saw, with all that vmm hides turned on.
+    /// The host of the recording, an EPYC without leaf 0x15: the guest's answers with all bits set
+    /// that vmm hides.
     fn host(recorded: &Recorded, leaf: u32, subleaf: u32) -> Leaf {
         if leaf > 0x0d && leaf < EXTENDED {
             return Leaf { eax: 0xbad, ebx: 0xbad, ecx: 0xbad, edx: 0xbad };
@@ -434,7 +439,7 @@ mod tests {
         host
     }
 
-    /// What Linux had set up when the recording was made.
+    /// CR4 and XCR0 of Linux at the time of the recording.
     const LINUX: CpuState = CpuState { osxsave: true, xcr0: 7 };
 
     fn profile(generation: Generation) -> Profile {
@@ -442,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn every_recorded_leaf_comes_out_as_recorded() {
+    fn every_recorded_leaf_is_reproduced() {
         let recorded = golden();
         assert!(recorded.len() > 600);
         let host = |leaf, subleaf| host(&recorded, leaf, subleaf);
@@ -453,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_the_same_at_power_on() {
+    fn the_list_agrees_at_power_on() {
         let recorded = golden();
         let host = |leaf, subleaf| host(&recorded, leaf, subleaf);
         let guest = GuestCpuid::new(&host, profile(Generation::V7_8));
@@ -469,7 +474,7 @@ mod tests {
             assert!(found.next().is_none(), "{leaf:#x}.{subleaf:?} twice");
             entry.registers
         };
-        // What is not listed is zero.
+        // Unlisted sub-leaves are zero.
         for ((leaf, subleaf), expected) in &recorded {
             let listed = table
                 .iter()
@@ -522,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_with_leaf_15_and_16_shows_its_own() {
+    fn leaves_15_and_16_of_the_host_are_passed_through() {
         let host = |leaf, _| match leaf {
             0 => Leaf { eax: 0x20, ..Leaf::ZERO },
             0x15 => Leaf { eax: 2, ebx: 216, ecx: 24_000_000, edx: 0 },
@@ -537,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn protection_keys_sit_behind_openbsds_save_area_from_7_8_on() {
+    fn protection_keys_follow_openbsds_save_area_from_7_8_on() {
         let recorded = golden();
         let host = |leaf, subleaf| {
             let mut host = host(&recorded, leaf, subleaf);
@@ -556,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn the_apic_shows_from_8_0_on() {
+    fn the_apic_bit_is_set_from_8_0_on() {
         let recorded = golden();
         let host = |leaf, subleaf| host(&recorded, leaf, subleaf);
         for generation in Generation::ALL {
@@ -577,7 +582,7 @@ mod tests {
     fn each_cpu_is_a_core_of_one_package() {
         let recorded = golden();
         let host = |leaf, subleaf| host(&recorded, leaf, subleaf);
-        // Cores, and how many bits their numbers have.
+        // Number of cores, and number of bits of the core number.
         for (vcpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (64, 6)] {
             let vcpu = vcpus - 1;
             let guest = GuestCpuid::new(&host, Profile { vcpu, vcpus, ..profile(Generation::V8_0) });
@@ -593,7 +598,7 @@ mod tests {
     proptest! {
         #![proptest_config(testing::config())]
 
-        /// Whatever the host says, the table has no leaf twice and fits KVM.
+        /// For every host the list has no leaf twice and fits KVM.
         #[test]
         fn any_host_makes_a_table_that_kvm_takes(seed: u64, level in 0u32..0x30, extended in 0u32..0x30, known: bool) {
             let host = |leaf: u32, subleaf: u32| {

@@ -1,29 +1,30 @@
 //! The device models of OpenBSD's vmd(8), quirks included.
 //!
 //! Every model is a plain struct: it gets its time from a [`clock::Clock`], raises interrupts through an
-//! [`irq::IrqLine`] and answers port accesses through [`bus::PortDevice`]. Nothing here knows about KVM, threads or
-//! sleeping; the `machine` crate wires the models together and runs them. Each quirk of vmd is a named, tested
+//! [`irqchip::line::IrqLine`] and answers port accesses through [`bus::PortDevice`]. This crate knows nothing about
+//! KVM, threads or sleeping; crate `vmm` wires the models together and runs them. Each quirk of vmd is a named, tested
 //! behaviour with its source in the doc comment.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`bus`] | port accesses, MMIO accesses, the reset ports |
+//! | [`legacy`] | PIT, RTC, UART and the firmware configuration device |
+//! | [`irqchip`] | 8259s, IOAPIC, local APICs, MSI, interrupt lines |
+//! | [`pci`] | the PCI bus and its functions' configuration space |
+//! | [`virtio`] | virtio devices, queues and transports |
+//! | [`acpi`] | ACPI tables and the power management block |
+//! | [`vmmci`] | vmd's control device |
+//! | [`cpuid`], [`pvclock`], [`memory_map`], [`clock`] | CPUID, the paravirtual clock, the memory map, host time |
 
 pub mod acpi;
-pub mod apic;
 pub mod bus;
 pub mod clock;
 pub mod cpuid;
-pub mod fw_cfg;
-pub mod i82093aa;
-pub mod i8253;
-pub mod i8259;
-pub mod irq;
-pub mod lapic;
-pub mod mc146818;
+pub mod irqchip;
+pub mod legacy;
 pub mod memory_map;
-pub mod mmio;
-pub mod msi;
-pub mod ns8250;
 pub mod pci;
 pub mod pvclock;
-pub mod reset;
 pub mod virtio;
 pub mod vmmci;
 

@@ -1,23 +1,23 @@
-//! How vmd(8) lays out a guest's memory, and what it tells the firmware about it (`create_memory_map`,
-//! `init_emulated_hw` in x86_vm.c and fw_cfg.c; PCI_MMIO_BAR_END in pci.h).
+//! The memory map of a guest, and its representations for the firmware: e820 and CMOS
+//! (`create_memory_map`, `init_emulated_hw` in x86_vm.c and fw_cfg.c; PCI_MMIO_BAR_END in pci.h).
 
 use vmd_release::Generation;
 
 use crate::acpi;
 
-/// End of the DOS area: 640 KiB (`LOWMEM_KB`).
+/// End of conventional memory: 640 KiB (`LOWMEM_KB`).
 pub const LOW_MEMORY_END: u64 = 640 * KIB;
-/// Start of the hole for memory-mapped BARs.
+/// First address of the hole for memory-mapped BARs.
 pub const MMIO_START: u64 = 0xf000_0000;
-/// Most memory that a VM may have: 128 GiB.
+/// Largest memory of a VM: 128 GiB.
 pub const MAX_MEMORY: u64 = 128 << 30;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const FOUR_GIB: u64 = 4 << 30;
 
-/// Room for the firmware below 4 GiB: 4 MiB, 2 MiB up to 7.7. It is also the largest image that vmd 7.8 loads; up to
-/// 7.7 that was 1 MiB.
+/// Size in bytes of the firmware area below 4 GiB: 4 MiB, 2 MiB up to 7.7. From 7.8 on this is also
+/// the largest image that vmd loads; up to 7.7 that was 1 MiB.
 pub const fn firmware_room(generation: Generation) -> u64 {
     match generation {
         Generation::V7_7 => 2 * MIB,
@@ -25,41 +25,42 @@ pub const fn firmware_room(generation: Generation) -> u64 {
     }
 }
 
-/// What a range is.
+/// Type of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// RAM that the guest may use.
+    /// RAM for the guest.
     Ram,
-    /// RAM that the firmware tells the guest to keep off: the ROM area below 1 MiB and the firmware below 4 GiB.
+    /// RAM that the firmware reports as reserved: the ROM area below 1 MiB and the firmware below 4
+    /// GiB.
     Reserved,
-    /// No memory at all.
+    /// The hole: no memory.
     Mmio,
 }
 
 /// A range of guest physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Where it starts.
+    /// First address.
     pub start: u64,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// What it is.
+    /// Type of the range.
     pub kind: Kind,
 }
 
 impl Range {
-    /// The first address after it.
+    /// First address after the range.
     pub const fn end(&self) -> u64 {
         self.start + self.size
     }
 
-    /// Whether there is memory behind it.
+    /// Whether the range is backed by memory.
     pub const fn is_backed(&self) -> bool {
         !matches!(self.kind, Kind::Mmio)
     }
 }
 
-/// A memory size that vmd cannot give to a VM.
+/// A memory size outside vmd's limits.
 #[derive(Debug, thiserror::Error, miette::Diagnostic, PartialEq, Eq)]
 #[error("a VM cannot have {size} bytes of memory")]
 #[diagnostic(
@@ -67,19 +68,19 @@ impl Range {
     help("vmd gives a VM between 1 MiB and 128 GiB; for Linux take 128M or more")
 )]
 pub struct BadMemorySize {
-    /// The size that was asked for, in bytes.
+    /// The requested size in bytes.
     pub size: u64,
 }
 
-/// The guest's memory, range by range in ascending order.
+/// The guest's memory: ranges in ascending order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryMap {
     ranges: Vec<Range>,
 }
 
 impl MemoryMap {
-    /// The map for `size` bytes of memory, 1 MiB to [`MAX_MEMORY`]. The ROM area's 384 KiB are part of them; the
-    /// [`firmware_room`] is not.
+    /// The map for `size` bytes of memory, 1 MiB to [`MAX_MEMORY`]. The size includes the ROM
+    /// area's 384 KiB but not [`firmware_room`].
     pub fn new(generation: Generation, size: u64) -> Result<Self, BadMemorySize> {
         if !(MIB..=MAX_MEMORY).contains(&size) {
             return Err(BadMemorySize { size });
@@ -91,10 +92,11 @@ impl MemoryMap {
         add(0, LOW_MEMORY_END, Kind::Ram);
         add(LOW_MEMORY_END, MIB, Kind::Reserved);
         let rest = size - MIB;
-        // From 8.0 on the ACPI tables lie between RAM and the hole, in memory of their own.
+        // From 8.0 on the ACPI tables have their own memory between RAM and the hole.
         let has_acpi = generation >= Generation::V8_0;
         if rest <= firmware_size {
-            // A VM this small loses what it has above 1 MiB, and up to 7.9 its firmware starts one byte early.
+            // A VM of this size loses its memory above 1 MiB, and up to 7.9 its firmware starts one
+            // byte early.
             if has_acpi {
                 add(acpi::AREA, MMIO_START, Kind::Reserved);
                 add(firmware, FOUR_GIB, Kind::Reserved);
@@ -117,13 +119,13 @@ impl MemoryMap {
         Ok(Self { ranges })
     }
 
-    /// All ranges, the MMIO hole among them.
+    /// All ranges, the MMIO hole included.
     pub fn ranges(&self) -> &[Range] {
         &self.ranges
     }
 
-    /// What the firmware reads as `etc/e820`: for each range its start and size, 64 bits each, and its type, 32 bits,
-    /// little-endian. The MMIO hole is told as reserved.
+    /// The file `etc/e820` for the firmware: for each range its start and size, 64 bits each, and
+    /// its type, 32 bits, little-endian. The MMIO hole is reported as reserved.
     pub fn e820(&self) -> Vec<u8> {
         const USABLE: u32 = 1;
         const RESERVED: u32 = 2;
@@ -139,7 +141,7 @@ impl MemoryMap {
             .collect()
     }
 
-    /// The sizes that go into CMOS.
+    /// The memory sizes for CMOS.
     pub fn cmos(&self) -> CmosMemory {
         let size_at = |start| {
             self.ranges
@@ -151,7 +153,7 @@ impl MemoryMap {
     }
 }
 
-/// Memory sizes as the CMOS has them.
+/// Memory sizes in CMOS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CmosMemory {
     /// Bytes between 16 MiB and the MMIO hole.
@@ -161,7 +163,7 @@ pub struct CmosMemory {
 }
 
 impl CmosMemory {
-    /// The CMOS registers that hold them, in units of 64 KiB: 16 bits at 0x34 and 24 bits at 0x5b.
+    /// The CMOS registers with the sizes in units of 64 KiB: 16 bits at 0x34 and 24 bits at 0x5b.
     pub const fn registers(self) -> [(u8, u8); 5] {
         let low = (self.above_16_mib / (64 * KIB)).to_le_bytes();
         let high = (self.above_4_gib / (64 * KIB)).to_le_bytes();
@@ -181,9 +183,10 @@ mod tests {
         map.ranges().iter().filter(|r| r.kind == Kind::Ram).map(|r| (r.start, r.end())).collect()
     }
 
-    /// The end of RAM as `tests/golden/dmesg/k73.dmesg.txt` has it, and the CMOS of `tests/golden/pit_rtc/k73.pittest.txt`.
+    /// The end of RAM from `tests/golden/dmesg/k73.dmesg.txt` and the CMOS from
+    /// `tests/golden/pit_rtc/k73.pittest.txt`.
     #[test]
-    fn of_512_mib() {
+    fn the_recorded_map_of_512_mib() {
         let map = map(512 * MIB);
         assert_eq!(ram(&map), [(0, 0xa_0000), (0x10_0000, 0x2000_0000)]);
         assert_eq!(map.ranges()[3], Range { start: MMIO_START, size: 0x0fc0_0000, kind: Kind::Mmio });
@@ -197,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_below_the_hole_goes_above_4_gib() {
+    fn memory_beyond_the_hole_starts_at_4_gib() {
         let map = map(8 << 30);
         assert_eq!(ram(&map)[1..], [(MIB, MMIO_START), (FOUR_GIB, (8 << 30) + (FOUR_GIB - MMIO_START))]);
         assert_eq!(map.cmos().above_4_gib, (4 << 30) + (256 << 20));
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tiny_vm_loses_what_it_has_above_1_mib() {
+    fn a_tiny_vm_loses_its_memory_above_1_mib() {
         let map = map(5 * MIB);
         assert_eq!(ram(&map), [(0, 0xa_0000)]);
         assert_eq!(map.ranges()[2], Range { start: 0xffbf_ffff, size: 4 * MIB, kind: Kind::Reserved });
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_it_is_there_and_in_order_whatever_the_size() {
+    fn ranges_are_complete_and_ascending_for_every_size() {
         for generation in Generation::ALL {
             for size in [6 * MIB, 16 * MIB, 17 * MIB, MMIO_START, MMIO_START + MIB, FOUR_GIB, MAX_MEMORY] {
                 let map = MemoryMap::new(generation, size).unwrap();
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_vmd_refuses() {
+    fn invalid_sizes_are_refused() {
         for size in [0, MIB - 1, MAX_MEMORY + 1, u64::MAX] {
             assert_eq!(MemoryMap::new(Generation::V7_8, size), Err(BadMemorySize { size }));
         }

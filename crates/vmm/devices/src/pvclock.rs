@@ -1,8 +1,8 @@
-//! The paravirtual clock that vmm(4) keeps in guest memory: what it writes there (`vmm_init_pvclock`,
-//! `vmm_update_pvclock`, `vmm_pv_wall_clock` in vmm_machdep.c).
+//! The paravirtual clock of vmm(4): the structures that it writes into guest memory
+//! (`vmm_init_pvclock`, `vmm_update_pvclock`, `vmm_pv_wall_clock` in vmm_machdep.c).
 //!
-//! The guest names a place for each of two structures by writing an MSR. The time is rewritten at every entry into the
-//! guest, the wall clock once.
+//! The guest sets the address of each of two structures by writing an MSR. vmm rewrites the time at
+//! every entry into the guest, and writes the wall clock once.
 
 use std::num::NonZeroU64;
 
@@ -10,67 +10,71 @@ use vmd_release::Generation;
 
 use crate::clock::NANOS_PER_SEC;
 
-/// MSR that names the place of [`TimeInfo`] (7.7 and before too, though no leaf of KVM's tells of it).
+/// MSR with the address of [`TimeInfo`]. 7.7 and earlier have it too, without announcing it in a
+/// KVM leaf.
 pub const MSR_SYSTEM_TIME: u32 = 0x4b56_4d01;
-/// MSR that names the place of [`WallClock`]. vmm has it from 7.8 on: before, writing it does nothing.
+/// MSR with the address of [`WallClock`], from 7.8 on; earlier, writes have no effect.
 pub const MSR_WALL_CLOCK: u32 = 0x4b56_4d00;
 
-/// Bit in [`MSR_SYSTEM_TIME`] that turns the clock on.
+/// Bit of [`MSR_SYSTEM_TIME`] that enables the clock.
 pub const ENABLE: u64 = 1;
 
 const PAGE_SIZE: u64 = 4096;
 
-/// `tsc_shift`: the product of ticks and multiplier has 32 bits after the point, of which this gives 12 back.
+/// `tsc_shift`: the product of ticks and multiplier has 32 fractional bits; this shifts left by 12.
 const SHIFT: i8 = 12;
 const FLAG_TSC_STABLE: u8 = 1;
 
-/// Where a value of [`MSR_SYSTEM_TIME`] puts the time, and whether it is turned on.
+/// The address of the time and whether the clock is enabled, from a value of [`MSR_SYSTEM_TIME`].
 ///
-/// `is_ram` tells whether so many bytes at an address are RAM. `None`: the value is refused with #GP, since there is no
-/// RAM or the structure would cross a page's end. The lowest four bits are not part of the address.
+/// `is_ram` returns whether that many bytes at an address are RAM. Returns `None` if the write must
+/// fail with #GP: no RAM, or a structure that crosses a page boundary. The lowest four bits are not
+/// part of the address.
 pub fn system_time_address(value: u64, is_ram: impl FnOnce(u64, u64) -> bool) -> Option<(u64, bool)> {
     let address = value & !0xf;
     fits(address, TimeInfo::SIZE as u64, is_ram).then_some((address, value & ENABLE != 0))
 }
 
-/// Where a value of [`MSR_WALL_CLOCK`] puts the wall clock; `None`: it is refused with #GP.
+/// The address of the wall clock, from a value of [`MSR_WALL_CLOCK`]; `None` if the write must fail
+/// with #GP.
 pub fn wall_clock_address(value: u64, is_ram: impl FnOnce(u64, u64) -> bool) -> Option<u64> {
     fits(value, WallClock::SIZE as u64, is_ram).then_some(value)
 }
 
-/// Within a page, and within RAM with a byte to spare (`vmm_gpa_is_valid` leaves out the last possible place).
+/// Within one page, and within RAM with a byte to spare (`vmm_gpa_is_valid` excludes the last
+/// possible address).
 fn fits(address: u64, size: u64, is_ram: impl FnOnce(u64, u64) -> bool) -> bool {
     address % PAGE_SIZE + size <= PAGE_SIZE
         && address.checked_add(size + 1).is_some()
         && is_ram(address, size + 1)
 }
 
-/// Nanoseconds per tick of the TSC, as vmm gives them: with 20 bits after the point where the clock's format has
-/// room for 32, so up to 4.8 ppm too small. 0 if the host does not know its TSC's frequency; such a clock makes
-/// Linux divide by zero.
+/// Nanoseconds per TSC tick in vmm's format: 20 fractional bits, where the clock's format has room
+/// for 32, so up to 4.8 ppm too small. 0 if the host does not know its TSC's frequency; such a
+/// clock makes Linux divide by zero.
 pub fn multiplier(tsc_hz: Option<NonZeroU64>) -> u32 {
     tsc_hz.map_or(0, |hz| ((NANOS_PER_SEC << 20) / hz) as u32)
 }
 
-/// The host's side of what goes into the time.
+/// The host's clocks at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostTime {
-    /// The TSC, which guests share with the host without an offset.
+    /// The TSC; guests share it with the host, without an offset.
     pub tsc: u64,
-    /// CLOCK_MONOTONIC, in nanoseconds.
+    /// CLOCK_MONOTONIC in nanoseconds.
     pub monotonic: u64,
-    /// CLOCK_REALTIME, in nanoseconds since 1970.
+    /// CLOCK_REALTIME in nanoseconds since 1970.
     pub realtime: u64,
 }
 
-/// The time as it is written at an entry.
+/// The time structure, written at every entry into the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeInfo {
     /// Even when the rest is whole.
     pub version: u32,
     /// The TSC at `system_time`.
     pub tsc_timestamp: u64,
-    /// Nanoseconds: the host's uptime, up to 7.7 its wall clock.
+    /// Nanoseconds: the host's CLOCK_MONOTONIC; up to 7.7 its CLOCK_REALTIME.
     pub system_time: u64,
     /// See [`multiplier`].
     pub tsc_to_system_mul: u32,
@@ -80,8 +84,9 @@ impl TimeInfo {
     /// Its size in bytes.
     pub const SIZE: usize = 32;
 
-    /// What the `entry`th entry writes, counting from 1 at the vCPU's first with the clock turned on. The count goes on
-    /// when the guest moves the clock; it begins anew with the machine.
+    /// The structure at the `entry`th entry, counted from 1 at the vCPU's first entry with the
+    /// clock enabled. The count continues when the guest moves the clock and restarts at a VM
+    /// reset.
     pub fn new(generation: Generation, entry: u32, now: HostTime, tsc_hz: Option<NonZeroU64>) -> Self {
         Self {
             version: entry << 1,
@@ -94,8 +99,8 @@ impl TimeInfo {
         }
     }
 
-    /// The bytes in guest memory. vmm says that the TSC is stable even if it knows nothing of it; it leaves alone
-    /// what is padding, which is zero here.
+    /// The bytes in guest memory. vmm announces a stable TSC even without knowing it. vmm does not
+    /// write the padding, which is zero here.
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[0..4].copy_from_slice(&self.version.to_le_bytes());
@@ -108,14 +113,14 @@ impl TimeInfo {
     }
 }
 
-/// The wall clock: when [`TimeInfo::system_time`] was 0.
+/// The wall clock: the time at which [`TimeInfo::system_time`] was 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WallClock {
     /// Even when the rest is whole.
     pub version: u32,
     /// Seconds since 1970.
     pub seconds: u32,
-    /// Nanoseconds of the second.
+    /// Nanoseconds within the second, 0 to 999,999,999.
     pub nanos: u32,
 }
 
@@ -123,7 +128,8 @@ impl WallClock {
     /// Its size in bytes.
     pub const SIZE: usize = 12;
 
-    /// The time at which the host booted, over memory that had `version` in its place: the next even number.
+    /// The host's boot time, over memory with `version` in its place; the new version is the next
+    /// even number.
     pub fn new(version: u32, now: HostTime) -> Self {
         let boot = now.realtime.saturating_sub(now.monotonic);
         Self {
@@ -157,13 +163,13 @@ mod tests {
         NonZeroU64::new(value)
     }
 
-    /// What Linux makes of it (`pvclock_tsc_khz`).
+    /// The frequency that Linux computes (`pvclock_tsc_khz`).
     fn khz_in_linux(mul: u32) -> u64 {
         ((1_000_000_u64 << 32) / u64::from(mul)) >> SHIFT
     }
 
     #[test]
-    fn the_bytes() {
+    fn the_structures_have_the_documented_layout() {
         let time = TimeInfo::new(Generation::V7_8, 3, NOW, hz(2_500_000_000));
         let bytes = time.to_bytes();
         assert_eq!(bytes[..8], [6, 0, 0, 0, 0, 0, 0, 0]);
@@ -174,7 +180,7 @@ mod tests {
 
     #[test]
     fn linux_gets_a_frequency_that_is_a_few_ppm_too_high() {
-        // ppm × 10 by frequency, as the reference has them.
+        // ppm × 10 by frequency, from the reference.
         for (mhz, tenths) in [(2_500, 8), (3_400, 21), (4_200, 38)] {
             let khz = khz_in_linux(multiplier(hz(mhz * 1_000_000)));
             let ppm_tenths = (khz - mhz * 1000) * 10_000 / mhz;
@@ -204,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn places_that_are_refused() {
+    fn invalid_addresses_are_refused() {
         let ram = |address, size| address + size <= 0x2000_0000;
         assert_eq!(system_time_address(0x1001, ram), Some((0x1000, true)));
         assert_eq!(system_time_address(0x1002, ram), Some((0x1000, false)), "low bits are dropped");

@@ -1,4 +1,4 @@
-//! What the models' tests share.
+//! Test helpers shared by the models: port accesses, a recorder of interrupt lines, random steps.
 
 use std::sync::Mutex;
 
@@ -6,10 +6,10 @@ use proptest::prelude::*;
 
 use crate::{
     bus::{PortAccess, PortDevice, Width},
-    irq::{InterruptController, IrqLine},
+    irqchip::{InterruptController, line::IrqLine},
 };
 
-/// EAX before every read by [`input`], so that a test sees which bytes the device wrote.
+/// EAX before every read by [`input`]; a test recognises unwritten bytes by it.
 pub(crate) const EAX: u32 = 0xdead_beef;
 
 /// An OUT.
@@ -34,7 +34,7 @@ pub(crate) fn inb(device: &mut impl PortDevice, port: u16) -> u8 {
     input(device, port, Width::Byte) as u8
 }
 
-/// Writes down what happens to the lines.
+/// Records every change of the interrupt lines.
 #[derive(Debug, Default)]
 pub(crate) struct Lines(Mutex<Vec<(u8, bool)>>);
 
@@ -45,7 +45,7 @@ impl Lines {
         (IrqLine::new(std::sync::Arc::clone(&lines) as _, irq), lines)
     }
 
-    /// What happened since the last call: the line, and whether it was raised.
+    /// The changes since the last call: the line, and whether it was raised.
     pub(crate) fn take(&self) -> Vec<(u8, bool)> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
@@ -61,18 +61,18 @@ impl InterruptController for Lines {
     }
 }
 
-/// Something that happens to a model.
+/// One random action on a model.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// A port access.
     Access(PortAccess),
-    /// Nanoseconds pass.
+    /// Time passes, in nanoseconds.
     Wait(u64),
-    /// What the test makes of it.
+    /// A number that each test interprets itself.
     Other(u32),
 }
 
-/// Any sequence of things to do to a model at `ports`.
+/// Any sequence of up to 200 actions on a model at `ports`.
 pub(crate) fn steps(ports: &'static [u16]) -> impl Strategy<Value = Vec<Step>> {
     let width = prop_oneof![3 => Just(Width::Byte), 1 => Just(Width::Word), 2 => Just(Width::Dword)];
     let value = prop_oneof![2 => any::<u32>(), 2 => 0u32..0x100, 1 => Just(u32::MAX)];
@@ -89,7 +89,7 @@ pub(crate) fn steps(ports: &'static [u16]) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..200)
 }
 
-/// How long a property is tried: the fuzz targets try harder.
+/// Number of cases per property: few, because the fuzz targets run longer.
 pub(crate) fn config() -> ProptestConfig {
     ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() }
 }

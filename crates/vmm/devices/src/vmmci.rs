@@ -1,16 +1,19 @@
 //! vmmci, the device through which vmd(8) controls a guest (`vmmci_*` in virtio.c; `vmm_dispatch_parent` in vmm.c).
 //!
-//! The protocol is in the crate [`::vmmci`]. What a guest notices beyond it:
+//! The protocol is in crate [`vmmci_protocol`]. A guest can also observe:
 //!
-//! - An IN at the exact offset of a register is answered with 32 bits whatever its width; all others are not answered,
-//!   so that EAX stays as it was (`tests/golden/vmmci/k73.iobar.dump.beforeinit.txt`). An OUT takes all of EAX
-//!   whatever its width, cut to the register's size.
-//! - A write of 3 clears whatever command is pending, and an answer counts only if it is what the command register
-//!   shows: after a stray 3 the right answer to a stop comes to nothing (`M.ack3-during-stop.txt`).
-//! - A SYNCRTC goes over a stop that is pending. A guest that had not seen the stop is killed for it.
-//! - Every right answer starts the 120 s again, and the command stays in its register.
+//! - An IN at the exact offset of a register is answered with 32 bits whatever its width; any other
+//!   IN is not answered, so EAX keeps its value
+//!   (`tests/golden/vmmci/k73.iobar.dump.beforeinit.txt`). An OUT takes all of EAX whatever its
+//!   width, cut to the register's size.
+//! - A write of 3 clears any pending command, and an acknowledgement counts only if it equals the
+//!   command register: after a stray 3 the correct acknowledgement of a stop has no effect
+//!   (`M.ack3-during-stop.txt`).
+//! - A SYNCRTC overwrites a pending stop. vmd ends a guest that had not yet read the stop, although
+//!   it cannot know of it.
+//! - Every correct acknowledgement restarts the 120 s timer, and the command stays in its register.
 //! - Resetting the device (status 0) resets the status register only.
-//! - None of its timers stops while the VM is paused.
+//! - No timer of the device stops while the VM is paused.
 
 use std::{fmt, sync::Arc};
 
@@ -21,27 +24,27 @@ use vmd_release::Generation;
 use crate::{
     bus::{Direction, PortAccess},
     clock::{Clock, HostTicks, NANOS_PER_SEC, Timed},
-    irq::IrqLine,
+    irqchip::line::IrqLine,
     pci::{Identity, OPENBSD, PciFunction},
 };
 
-/// How long the guest has to acknowledge a stop, and how long it lives after it has said that it powers off, in
-/// nanoseconds (`VMMCI_TIMEOUT_SHORT`).
+/// Time for the guest to acknowledge a stop, and its remaining time after it has announced its
+/// power-off, in nanoseconds (`VMMCI_TIMEOUT_SHORT`).
 pub const ACK_TIMEOUT: u64 = 3 * NANOS_PER_SEC;
-/// How long the guest has to go down after it has acknowledged a stop, in nanoseconds (`VMMCI_TIMEOUT_LONG`; the
-/// same from 7.2 on).
+/// Time for the guest to shut down after it has acknowledged a stop, in nanoseconds
+/// (`VMMCI_TIMEOUT_LONG`; the same from 7.2 on).
 pub const FINISH_TIMEOUT: u64 = 120 * NANOS_PER_SEC;
 
-/// Why vmd ends the VM.
+/// The reason for which vmd ends the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// It was to be stopped and the guest has no driver ready.
+    /// A stop was requested and the guest has no driver ready.
     NoDriver,
-    /// It did not acknowledge a command in time.
+    /// The guest did not acknowledge a command in time.
     NotAcknowledged,
-    /// It acknowledged but did not go down in time.
+    /// The guest acknowledged but did not shut down in time.
     NotFinished,
-    /// It has said that it powers off.
+    /// The guest announced its power-off.
     GuestPowersOff,
 }
 
@@ -58,25 +61,26 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The end of the VM at vmd's hands.
+/// vmd ends the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// Whether vmd's process for the VM crashes over it: on 7.8 the timer's handler gets a null pointer for the
-    /// device (virtio.c, `evtimer_set(&dev->vmmci.timeout, vmmci_timeout, NULL)`). To the guest it is all the same.
+    /// Whether vmd's VM process crashes at this point: on 7.8 the timer's handler gets a null
+    /// pointer for the device (virtio.c, `evtimer_set(&dev->vmmci.timeout, vmmci_timeout, NULL)`).
+    /// The guest sees no difference.
     pub host_crashes: bool,
 }
 
 /// Called when vmd ends the VM.
 pub type OnEnd = Box<dyn FnMut(End) + Send>;
 
-/// What became of a command of the host's.
+/// Result of a command from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// It is in the command register and the line is up.
+    /// The command is in the command register and the line is raised.
     Sent,
-    /// The same command is pending already; nothing changes.
+    /// The same command is already pending; nothing changes.
     Pending,
     /// The guest has not accepted this kind of command; nothing is sent.
     NotNegotiated,
@@ -84,10 +88,10 @@ pub enum Delivery {
     NoDriver,
 }
 
-/// A `vmctl stop` that vmd refuses.
+/// A refused `vmctl stop`.
 #[derive(Debug, thiserror::Error, miette::Diagnostic, PartialEq, Eq)]
 pub enum StopError {
-    /// The VM is being stopped already.
+    /// A stop is already in progress.
     #[error("Operation already in progress")]
     #[diagnostic(
         code(devices::vmmci_protocol::in_progress),
@@ -96,7 +100,7 @@ pub enum StopError {
     InProgress,
 }
 
-/// The device.
+/// The vmmci device.
 pub struct Vmmci {
     generation: Generation,
     status: u8,
@@ -106,11 +110,11 @@ pub struct Vmmci {
     queue_select: u16,
     queue_notify: u16,
     command: Command,
-    /// What no vmd shows: see [`Vmmci::show`].
+    /// A value for driver tests that no vmd sends: see [`Vmmci::show`].
     shown: Option<u32>,
-    /// Seconds and microseconds of the last reading of [`register::SECONDS`].
+    /// Seconds and microseconds latched by the last read of [`register::SECONDS`].
     latched_time: (u64, u32),
-    /// When vmd ends the VM, and why.
+    /// The time at which vmd ends the VM, and the reason.
     timer: Option<(u64, Reason)>,
     stopping: bool,
     clock: Arc<dyn Clock>,
@@ -120,7 +124,7 @@ pub struct Vmmci {
 }
 
 impl Vmmci {
-    /// A device as at power-on.
+    /// A device at power-on.
     pub fn new(
         generation: Generation,
         clock: Arc<dyn Clock>,
@@ -148,8 +152,8 @@ impl Vmmci {
         }
     }
 
-    /// `vmctl stop`: asks the guest to *reboot*, and remembers that it is not to come back. Without a driver the VM
-    /// ends at once.
+    /// `vmctl stop`: asks the guest to *reboot* and remembers that it must not start again. Without
+    /// a ready driver the VM ends immediately.
     pub fn stop(&mut self) -> Result<Delivery, StopError> {
         if self.stopping {
             return Err(StopError::InProgress);
@@ -158,18 +162,18 @@ impl Vmmci {
         Ok(self.reboot())
     }
 
-    /// Asks the guest to reboot. Without a driver the VM ends at once.
+    /// Asks the guest to reboot. Without a ready driver the VM ends immediately.
     pub fn reboot(&mut self) -> Delivery {
         self.go_down(Command::Reboot)
     }
 
-    /// Asks the guest to power off, which vmd could do but nothing in it does: see [`Vmmci::stop`]. Without a driver
-    /// the VM ends at once.
+    /// Asks the guest to power off. vmd implements the command but never sends it: see
+    /// [`Vmmci::stop`]. Without a ready driver the VM ends immediately.
     pub fn shutdown(&mut self) -> Delivery {
         self.go_down(Command::Shutdown)
     }
 
-    /// Asks the guest to set its clock, as the RTC does when the host's has jumped.
+    /// Asks the guest to set its clock; the RTC does so when the host's clock has jumped.
     pub fn sync_rtc(&mut self) -> Delivery {
         if let Some(refused) = self.refuses(Command::SyncRtc) {
             return refused;
@@ -180,10 +184,10 @@ impl Vmmci {
         self.send(Command::SyncRtc)
     }
 
-    /// Shows a value in the command register and raises the line so many times, as no vmd does: it is for tests of
-    /// drivers. No timer is started, and whether there is a driver does not matter. A value that is no command stays
-    /// until the next one, whatever the guest writes; with all ones, every register reads as ones, as if the device
-    /// were gone.
+    /// Test hook for drivers: shows `value` in the command register and raises the line `times`
+    /// times, which no vmd does. It starts no timer and does not check for a driver. A value that
+    /// is not a command stays until the next command, whatever the guest writes; with all ones
+    /// every register reads as ones, as if the device were gone.
     pub fn show(&mut self, value: u32, interrupts: u8) {
         self.shown = None;
         match Command::from_u32(value) {
@@ -196,12 +200,12 @@ impl Vmmci {
         }
     }
 
-    /// Whether the VM is being stopped, so that a guest that resets itself is not started again.
+    /// Whether a stop is in progress. If so, a guest that resets itself is not started again.
     pub const fn stopping(&self) -> bool {
         self.stopping
     }
 
-    /// Marks the VM as being stopped, as `vmctl stop -f` does before it ends it.
+    /// Marks a stop as in progress, as `vmctl stop -f` does before it ends the VM.
     pub const fn force_stop(&mut self) {
         self.stopping = true;
     }
@@ -245,7 +249,7 @@ impl Vmmci {
         self.timer = Some((self.ticks.fires_at(self.clock.monotonic(), nanos), reason));
     }
 
-    /// A write to the command register.
+    /// Handles a write to the command register.
     fn answer(&mut self, value: u32) {
         match Command::from_u32(value) {
             Some(Command::Shutdown) if self.command == Command::None => {
@@ -294,7 +298,8 @@ impl Vmmci {
                 self.latched_time.0 as u32
             }
             register::MICROS => self.latched_time.1,
-            // No queues; and what should be the upper halves is shifted out of its register.
+            // The device has no queues, and the upper halves of 64-bit values are shifted out of
+            // the register.
             register::QUEUE_SIZE | register::SECONDS_HIGH | register::MICROS_HIGH => 0,
             _ => return None,
         })
@@ -391,7 +396,7 @@ mod tests {
     const IRQ: u8 = 6;
     const SEC: u64 = NANOS_PER_SEC;
 
-    /// A device, its guest's and its host's side, as in the recordings: `tests/golden/vmmci`.
+    /// The device with its guest and its host, as in the recordings `tests/golden/vmmci`.
     struct Machine {
         device: Mutex<Vmmci>,
         clock: Arc<ManualClock>,
@@ -401,7 +406,7 @@ mod tests {
 
     impl Machine {
         fn of(generation: Generation) -> Self {
-            // Half a tick into a second of the host's.
+            // Half a tick after a full second of the host.
             let clock = Arc::new(ManualClock::new(5_000_000, 1_795_348_415 * SEC + 505_915_777));
             let (line, lines) = Lines::one(IRQ);
             let end = Arc::new(Mutex::new(None));
@@ -420,7 +425,7 @@ mod tests {
             Self::of(Generation::V7_8)
         }
 
-        /// A guest that has done the handshake with these features (`vmmci_mon init`).
+        /// A guest after the handshake with these features (`vmmci_mon init`).
         fn with_driver(features: u32) -> Self {
             let m = Self::new();
             for status in [0, 1, 3] {
@@ -454,7 +459,7 @@ mod tests {
             f(&mut self.device.lock().unwrap())
         }
 
-        /// Lets time pass; tells when from now the VM ended, if it did.
+        /// Advances the time; returns when the VM ended, in nanoseconds from now.
         fn run(&self, nanos: u64) -> Option<(u64, Reason)> {
             let start = self.clock.monotonic();
             let deadline = self.host(|device| device.deadline());
@@ -485,17 +490,18 @@ mod tests {
         }
     }
 
-    /// The machine, with a host that may do something before each of the guest's accesses.
+    /// A VM whose host may act before each access of the guest.
     struct Interleaved {
         machine: Machine,
         schedule: Mutex<VecDeque<Option<u8>>>,
-        /// Whether a stop was lost for good: by a SYNCRTC over it, or by an answer to the SYNCRTC before it.
+        /// Whether a stop was lost: overwritten by a SYNCRTC, or cleared by the acknowledgement of
+        /// an earlier SYNCRTC.
         lost: AtomicBool,
     }
 
     impl Interleaved {
         fn host_may_act(&self) {
-            // Nobody stops a VM whose guest is only just looking at the device.
+            // No stop is sent while the guest only probes the device.
             if self.machine.read(register::DEVICE_STATUS) & register::STATUS_DRIVER_OK == 0 {
                 return;
             }
@@ -532,7 +538,7 @@ mod tests {
         }
     }
 
-    /// 3 s as a 100 Hz host makes them, from the middle of a tick.
+    /// 3 s on a 100 Hz host, from the middle of a tick.
     const THREE_SECONDS: u64 = 3 * SEC + 5_000_000;
 
     #[test]
@@ -545,7 +551,7 @@ mod tests {
             let values =
                 rest.split("eax=").skip(1).map(|value| u32::from_str_radix(&value[..8], 16).unwrap());
             for (width, mut value) in [Width::Byte, Width::Word, Width::Dword].into_iter().zip(values) {
-                // The time of the recording; this host's is another.
+                // The recording has another time.
                 match offset {
                     register::SECONDS => value = 1_795_348_415,
                     register::MICROS => value = 505_915,
@@ -633,7 +639,7 @@ mod tests {
     }
 
     #[test]
-    fn f_guest_says_that_it_powers_off() {
+    fn f_guest_announces_its_power_off() {
         let m = Machine::with_driver(7);
         m.ack(1);
         assert_eq!(m.poll(), (7, 0, 0));
@@ -641,7 +647,7 @@ mod tests {
     }
 
     #[test]
-    fn g_other_unasked_writes_do_nothing() {
+    fn g_other_unsolicited_writes_do_nothing() {
         let m = Machine::with_driver(7);
         for value in [2, 0, 5, u32::MAX] {
             m.ack(value);
@@ -669,7 +675,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syncrtc_goes_over_a_stop_that_nobody_has_seen() {
+    fn a_syncrtc_overwrites_a_stop_that_the_guest_has_not_read() {
         let m = Machine::with_driver(7);
         m.host(Vmmci::stop).unwrap();
         assert_eq!(m.host(Vmmci::sync_rtc), Delivery::Sent);
@@ -680,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn l_acknowledged_and_then_nothing() {
+    fn l_acknowledged_without_a_shutdown() {
         let m = Machine::with_driver(7);
         m.host(Vmmci::stop).unwrap();
         assert_eq!(m.run(SEC), None);
@@ -690,7 +696,7 @@ mod tests {
     }
 
     #[test]
-    fn every_right_answer_starts_the_120_s_again() {
+    fn every_correct_acknowledgement_restarts_the_120_s_timer() {
         let m = Machine::with_driver(7);
         m.host(Vmmci::stop).unwrap();
         for _ in 0..10 {
@@ -700,7 +706,7 @@ mod tests {
     }
 
     #[test]
-    fn m_a_3_clears_the_stop_and_the_right_answer_comes_too_late() {
+    fn m_a_3_clears_the_stop_and_the_acknowledgement_has_no_effect() {
         let m = Machine::with_driver(7);
         m.host(Vmmci::stop).unwrap();
         m.ack(3);
@@ -711,7 +717,7 @@ mod tests {
     }
 
     #[test]
-    fn n_a_wrong_answer_does_not_count_and_a_second_stop_is_refused() {
+    fn n_a_wrong_acknowledgement_is_ignored_and_a_second_stop_is_refused() {
         let m = Machine::with_driver(7);
         m.host(Vmmci::stop).unwrap();
         assert_eq!(m.run(SEC), None);
@@ -733,7 +739,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reboot_that_nobody_stops_may_come_back() {
+    fn a_reboot_without_a_stop_starts_again() {
         let m = Machine::with_driver(7);
         assert_eq!(m.host(Vmmci::reboot), Delivery::Sent);
         assert_eq!(m.host(Vmmci::reboot), Delivery::Pending);
@@ -744,7 +750,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_starts_no_timer_and_raises_the_line_as_often_as_asked() {
+    fn show_starts_no_timer_and_raises_the_line_the_given_number_of_times() {
         let m = Machine::with_driver(7);
         m.irqs();
         m.host(|device| device.show(2, 0));
@@ -771,7 +777,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proper_driver_gets_along() {
+    fn a_well_behaved_driver_works() {
         let m = Machine::new();
         let mut driver = Driver::probe(&m).unwrap();
         assert!(!driver.interrupt());
@@ -817,10 +823,10 @@ mod tests {
             }
         }
 
-        /// A guest that looks for commands often enough is killed only for its own slowness in going down, whatever
-        /// the host sends, at whatever point between two of the driver's accesses, and without a single interrupt.
-        /// Two ways to lose a stop are vmd's: a SYNCRTC that overwrites it, and one that comes between the driver's
-        /// last look at a SYNCRTC and its answer.
+        /// A guest that polls for commands often enough is ended only if it shuts down too slowly,
+        /// whatever commands the host sends, between any two accesses of the driver, and without a
+        /// single interrupt. vmd loses a stop in two cases: a SYNCRTC overwrites it, or it arrives
+        /// between the driver's last read of a SYNCRTC and its acknowledgement.
         #[test]
         fn a_proper_driver_is_never_killed_for_not_answering(
             schedule in prop::collection::vec(prop::option::weighted(0.2, 0u8..4), 0..300)

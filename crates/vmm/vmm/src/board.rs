@@ -8,17 +8,23 @@ use std::{
 
 use devices::{
     acpi::pm::{self, Pm},
-    apic::SharedApic,
-    bus::{Direction, PortAccess, PortDevice},
+    bus::{
+        Direction, PortAccess, PortDevice,
+        mmio::{MmioAccess, MmioRefused},
+    },
     clock::{Clock, HostTicks, Timed},
-    fw_cfg::FwCfg,
-    i8253::Pit,
-    irq::IrqLine,
-    lapic::{self, Orders},
-    mc146818::Rtc,
+    irqchip::{
+        apic::SharedApic,
+        lapic::{self, Orders},
+        line::IrqLine,
+    },
+    legacy::{
+        fw_cfg::FwCfg,
+        i8253::Pit,
+        mc146818::Rtc,
+        ns8250::{self, Input, Uart},
+    },
     memory_map::MemoryMap,
-    mmio::{MmioAccess, MmioRefused},
-    ns8250::{self, Input, Uart},
     pci::PciBus,
     virtio::{
         Fault, FaultSlot, GuestRam, VirtioDevice, VirtioPci, VirtioResources,
@@ -118,7 +124,7 @@ impl Board {
         }
         let cdrom = match &config.cdrom {
             Some(path) => {
-                let mut drive = Scsi::new(open_disk(disk::open(path, Some(disk::Format::Raw), false))?);
+                let mut drive = Scsi::new(open_disk(disk::open(path, Some(disk::DiskFormat::Raw), false))?);
                 drive.keep_within_descriptors(stock_firmware.is_some());
                 Some(slots.add(drive)?)
             }

@@ -104,7 +104,7 @@ pub enum BootDevice {
     Net,
 }
 
-impl From<BootDevice> for devices::fw_cfg::BootDevice {
+impl From<BootDevice> for devices::legacy::fw_cfg::BootDevice {
     fn from(device: BootDevice) -> Self {
         match device {
             BootDevice::Disk => Self::Disk,
@@ -135,7 +135,7 @@ pub enum DiskFormat {
     Qcow2,
 }
 
-impl From<DiskFormat> for devices::virtio::disk::Format {
+impl From<DiskFormat> for devices::virtio::disk::DiskFormat {
     fn from(format: DiskFormat) -> Self {
         match format {
             DiskFormat::Raw => Self::Raw,

@@ -3,12 +3,9 @@
 use std::sync::Arc;
 
 use devices::{
-    apic::SharedApic,
     bus::PortAccess,
     clock::{Clock, HostTicks},
-    i8259::SharedPic,
-    irq::InterruptController,
-    lapic,
+    irqchip::{InterruptController, apic::SharedApic, i8259::SharedPic, lapic},
 };
 use vmd_release::Generation;
 

@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use devices::lapic::Startup;
+use devices::irqchip::lapic::Startup;
 
 /// What a virtual CPU has been told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

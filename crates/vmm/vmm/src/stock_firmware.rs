@@ -26,7 +26,7 @@
 
 use devices::{
     bus::{Direction, PortAccess},
-    fw_cfg::{self, FwCfg},
+    legacy::fw_cfg::{self, FwCfg},
 };
 
 use crate::smbios;

@@ -3,11 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use devices::{
-    bus::{Direction, PortAccess},
-    lapic::Orders,
-    mmio::{self, MmioAccess},
+    bus::{
+        Direction, PortAccess,
+        mmio::{self, MmioAccess},
+        reset,
+    },
+    irqchip::lapic::Orders,
     pvclock::HostTime,
-    reset,
 };
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuFd;

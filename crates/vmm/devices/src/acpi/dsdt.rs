@@ -1,5 +1,5 @@
-//! The differentiated system description: what the file `/etc/firmware/vmm.dsdt` of 8.0 describes (vmm-dsdt.asl 1.1 in
-//! OpenBSD's firmware ports). Its AML here is our own; the devices, names and resources are the file's.
+//! The DSDT: devices, names and resources of the file `/etc/firmware/vmm.dsdt` of 8.0 (vmm-dsdt.asl
+//! 1.1 in OpenBSD's firmware ports). The AML is this project's own.
 
 use acpi_tables::{
     Aml, AmlSink,
@@ -11,9 +11,9 @@ use acpi_tables::{
 };
 
 use super::SLEEP_TYPE_S5;
-use crate::mmio;
+use crate::bus::mmio;
 
-/// The interrupt of the PCI device in slot 1, 2, ...: the 8259 lines in the order in which vmd hands them out.
+/// Interrupt lines of the PCI slots from 1 on, in the order in which vmd assigns the 8259 lines.
 const SLOT_INTERRUPTS: [u8; 10] = [3, 5, 6, 7, 9, 10, 11, 12, 14, 15];
 
 /// ASL's `IRQNoFlags`: edge-triggered lines of the 8259s, as a bit map.
@@ -26,7 +26,7 @@ impl Aml for IrqNoFlags {
     }
 }
 
-/// A device by its name, hardware ID and the rest of its objects.
+/// A device with its name, hardware ID and other objects.
 fn device(sink: &mut Sdt, name: &str, hid: &str, rest: &[&dyn Aml]) {
     let hid = Name::new("_HID".into(), &EISAName::new(hid));
     let mut children: Vec<&dyn Aml> = vec![&hid];
@@ -83,7 +83,7 @@ pub(super) fn append(table: &mut Sdt) {
             &resources(vec![&IO::new(0x3f8, 0x3f8, 1, 8), &IrqNoFlags(1 << 4)]),
         ],
     );
-    // Buttons that are present, enabled and working, and that nothing presses.
+    // Buttons: present, enabled and functioning, but never pressed.
     let present = Return::new(&0x0bu8);
     device(table, "PWRB", "PNP0C0C", &[&Method::new("_STA".into(), 0, false, vec![&present])]);
     device(table, "SLPB", "PNP0C0E", &[&Method::new("_STA".into(), 0, false, vec![&present])]);

@@ -1,11 +1,14 @@
 //! The PM1a registers and the power management timer (acpi.c 1.4).
 //!
-//! - Status and enable are two separate words, read and written byte by byte in any width; a wider access runs on into
-//!   ports that are nobody's, which read as ones and swallow writes.
-//! - Nothing ever sets a status bit, and no interrupt comes of any of them.
-//! - The control register starts with SCI_EN set: ACPI mode is always on, there is no SMI command port.
-//! - SLP_EN with sleep type 5 ends the VM at once, as a shutdown; other sleep types are kept and do nothing.
-//! - The timer has 24 bits, counts 3,579,545 a second from the host's CLOCK_MONOTONIC, and cannot be written.
+//! - Status and enable are two separate words, accessed byte by byte in any width; a wider access
+//!   extends into unclaimed ports, which read as ones and ignore writes.
+//! - No status bit is ever set, and none raises an interrupt.
+//! - The control register starts with SCI_EN set: ACPI mode is always on, and there is no SMI
+//!   command port.
+//! - SLP_EN with sleep type 5 ends the VM immediately, as a power-off; other sleep types are stored
+//!   without effect.
+//! - The timer has 24 bits, runs at 3,579,545 Hz on the host's CLOCK_MONOTONIC, and cannot be
+//!   written.
 
 use std::sync::Arc;
 
@@ -15,7 +18,7 @@ use crate::{
     clock::{Clock, NANOS_PER_SEC},
 };
 
-/// Counts of the timer in a second.
+/// Timer frequency in Hz.
 pub const TIMER_FREQUENCY: u64 = 3_579_545;
 
 /// The event block's second half.
@@ -28,7 +31,7 @@ const CONTROL_SCI_EN: u16 = 1;
 const CONTROL_SLEEP_TYPE: u16 = 7 << 10;
 const CONTROL_SLEEP_ENABLE: u16 = 1 << 13;
 
-/// The ports that the block answers at, PM1a's and the timer's.
+/// The ports of the block: PM1a's and the timer's.
 pub const PORTS: [std::ops::Range<u16>; 3] =
     [PM1A_EVENT..PM1A_EVENT + 4, PM1A_CONTROL..PM1A_CONTROL + 2, PM_TIMER..PM_TIMER + 4];
 
@@ -43,7 +46,7 @@ pub struct Pm {
 }
 
 impl Pm {
-    /// The block of a machine that was just switched on. `power_off` is called when the guest enters S5.
+    /// The block at power-on. `power_off` is called when the guest enters S5.
     pub fn new(clock: Arc<dyn Clock>, power_off: Box<dyn FnMut() + Send>) -> Self {
         let start = clock.monotonic();
         Self { status: 0, enable: 0, control: CONTROL_SCI_EN, clock, start, power_off }
@@ -51,13 +54,13 @@ impl Pm {
 
     fn timer(&self) -> u32 {
         let nanos = self.clock.monotonic().saturating_sub(self.start);
-        // Seconds and the rest apart, as vmd does, so that nothing overflows.
+        // Converts seconds and the remainder separately, as vmd does, to avoid an overflow.
         let (seconds, rest) = (nanos / NANOS_PER_SEC, nanos % NANOS_PER_SEC);
         let counts = seconds * TIMER_FREQUENCY + rest * TIMER_FREQUENCY / NANOS_PER_SEC;
         counts as u32 & 0x00ff_ffff
     }
 
-    /// The register that `port` is a byte of, its writable bits, and the byte's shift.
+    /// The register that contains `port`'s byte, its writable bits, and the byte's shift.
     const fn register(&mut self, port: u16) -> Option<(Register<'_>, u16)> {
         let byte = 8 * (port & 1);
         match port & !1 {
@@ -86,9 +89,9 @@ impl Pm {
 }
 
 enum Register<'a> {
-    /// Writing ones clears them.
+    /// Writing a one clears the bit.
     Status(&'a mut u16),
-    /// A register that keeps the bits given.
+    /// A register in which these bits can be written.
     Plain(&'a mut u16, u16),
 }
 
@@ -98,7 +101,7 @@ impl PortDevice for Pm {
         let bytes = access.width.bytes() as u16;
         match access.direction {
             Direction::In if timer.contains(&access.port) => {
-                // A read that runs past the register has zeros there.
+                // Bytes beyond the register read as zero.
                 access.answer(self.timer() >> (8 * (access.port - PM_TIMER)));
             }
             Direction::Out if timer.contains(&access.port) => {}
@@ -168,7 +171,7 @@ mod tests {
     fn only_s5_with_slp_en_ends_the_vm() {
         let (mut pm, _, ends) = pm();
         assert_eq!(input(&mut pm, 0xb008, Width::Word), 0xdead_0001, "ACPI mode is on from the start");
-        // As Linux does it: the type first, then the type with SLP_EN.
+        // Linux writes the type first, then the type with SLP_EN.
         output(&mut pm, 0xb008, Width::Word, 5 << 10 | 1);
         output(&mut pm, 0xb008, Width::Word, 1 << 13 | 4 << 10 | 1);
         assert_eq!(ends.load(Ordering::Relaxed), 0);

@@ -1,18 +1,20 @@
-//! The tables that vmd writes into guest memory before the firmware runs (acpi.c and acpi.h of September 2026).
+//! ACPI tables that vmd writes into guest memory before the firmware runs (acpi.c and acpi.h of
+//! September 2026).
 //!
-//! RSDP at 0x9d000, where the BIOS data area's EBDA pointer leads; the rest in [`super::AREA`]. vmd gives the RSDP to
-//! the firmware through fw_cfg as well (`fw_cfg_add_acpi_rsdp`; the file's name is not in the sources we could read).
-//! The host needs the DSDT as a file (`/etc/firmware/vmm.dsdt`): without it there is no FADT either, and so no
+//! The RSDP is at 0x9d000, to which the BIOS data area's EBDA pointer leads; the other tables are
+//! in [`super::AREA`]. vmd also passes the RSDP to the firmware through fw_cfg
+//! (`fw_cfg_add_acpi_rsdp`; the available sources do not name the file). The host needs the DSDT as
+//! a file (`/etc/firmware/vmm.dsdt`): without it vmd writes no FADT, and the guest has no
 //! power-off.
 
 use acpi_tables::sdt::Sdt;
 
 use super::{AREA, PM_TIMER, PM1A_CONTROL, PM1A_EVENT, dsdt};
-use crate::{i82093aa, lapic};
+use crate::irqchip::{ioapic, lapic};
 
-/// Where the RSDP is.
+/// Guest physical address of the RSDP.
 pub const RSDP: u64 = 0x9_d000;
-/// The BIOS data area's word with the EBDA's segment; vmd points it at [`RSDP`].
+/// Address of the EBDA segment in the BIOS data area; vmd points it at [`RSDP`].
 pub const EBDA_POINTER: u64 = 0x40e;
 
 const XSDT: u64 = AREA;
@@ -25,19 +27,19 @@ const OEM_ID: [u8; 6] = *b"VMD   ";
 const OEM_REVISION: u32 = 1;
 /// Offset of a table header's creator: vmd's is `VMD `, revision 1.
 const CREATOR: usize = 28;
-/// The SCI's line. Nothing ever raises it as an SCI; the fifth PCI device shares it.
+/// The SCI's line. vmd never raises it as an SCI; the fifth PCI device shares it.
 const SCI: u16 = 9;
 
-/// Bytes for guest memory.
+/// Bytes to be written to guest memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blob {
     /// Guest-physical address.
     pub address: u64,
-    /// What goes there.
+    /// The bytes.
     pub bytes: Vec<u8>,
 }
 
-/// All tables of a machine with `vcpus` vCPUs, and the pointer in the BIOS data area.
+/// All tables of a VM with `vcpus` vCPUs, and the pointer in the BIOS data area.
 pub fn tables(vcpus: u8) -> Vec<Blob> {
     let blob = |address, bytes: &[u8]| Blob { address, bytes: bytes.to_vec() };
     let mut definition = header(*b"DSDT", 36, 2, *b"VMD DSDT");
@@ -54,7 +56,7 @@ pub fn tables(vcpus: u8) -> Vec<Blob> {
     ]
 }
 
-/// The RSDP, which the firmware gets through fw_cfg too.
+/// The RSDP; the firmware also gets it through fw_cfg.
 pub fn rsdp() -> [u8; 36] {
     let mut table = [0; 36];
     table[..8].copy_from_slice(b"RSD PTR ");
@@ -107,10 +109,10 @@ fn fadt() -> Sdt {
     table.write_u8(88, 4);
     table.write_u8(89, 2);
     table.write_u8(91, 4);
-    // Worst latencies of C2 and C3 that still mean "there are some": 100 and 1000 µs.
+    // Latencies of C2 and C3 in µs; 100 and 1000 are the largest that still announce the states.
     table.write_u16(96, 100);
     table.write_u16(98, 1000);
-    // Boot architecture: legacy devices. No word of an 8042, VGA or MSI.
+    // Boot architecture flags: legacy devices. 8042, VGA and MSI are not mentioned.
     table.write_u16(109, 1);
     // Minor version of the table.
     table.write_u8(131, 5);
@@ -123,11 +125,12 @@ fn fadt() -> Sdt {
 fn madt(vcpus: u8) -> Sdt {
     let mut table = header(*b"APIC", 44, 1, *b"VMD MADT");
     table.write_u32(36, lapic::BASE as u32);
-    // There are 8259s as well.
+    // PCAT_COMPAT: the VM also has 8259s.
     table.write_u32(40, 1);
-    // The IOAPIC comes first, then a LAPIC for each vCPU. No overrides: ISA line n is input n, the timer's too.
+    // The IOAPIC first, then a LAPIC for each vCPU. No overrides: ISA line n is input n, the
+    // timer's line included.
     table.append_slice(&[1, 12, vcpus + 1, 0]);
-    table.append_slice(&(i82093aa::BASE as u32).to_le_bytes());
+    table.append_slice(&(ioapic::BASE as u32).to_le_bytes());
     table.append_slice(&0u32.to_le_bytes());
     for vcpu in 0..vcpus {
         table.append_slice(&[0, 8, vcpu, vcpu, 1, 0, 0, 0]);

@@ -14,23 +14,25 @@ use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
 
 use super::{
-    DeviceState, Fault, GuestRam, Kind, VirtioDevice,
+    device::{DeviceState, VirtioDevice},
     disk::Disk,
-    ring::{Ring, in_one_region},
+    fault::Fault,
+    kind::Kind,
+    queue::{GuestRam, Ring, in_one_region},
 };
 use crate::bus::Width;
 
 /// Bytes in a sector.
 const SECTOR: u64 = 512;
-/// How many segments a request may have, by the configuration (`VIOBLK_SEG_MAX_DEFAULT`): the queue's size without
-/// the header and the status.
+/// Number of segments per request that the configuration announces (`VIOBLK_SEG_MAX_DEFAULT`): the
+/// queue size without header and status.
 const SEG_MAX: u32 = 126;
-/// How many segments vmd really takes: its array of I/O vectors, less one.
+/// Number of segments that vmd accepts: its array of I/O vectors, less one.
 const MAX_SEGMENTS: usize = 1023;
-/// How much is moved between the disk and guest RAM at once.
+/// Bytes per transfer between the disk and guest RAM.
 const CHUNK: usize = 1 << 20;
 
-/// A disk.
+/// A disk device.
 pub struct Blk {
     disk: Box<dyn Disk>,
     capacity: u64,
@@ -40,7 +42,8 @@ pub struct Blk {
 }
 
 impl Blk {
-    /// The disk device of `generation` on `disk`. Bytes after the last whole sector are not offered.
+    /// The disk device of `generation` on `disk`. Bytes after the last whole sector are not
+    /// accessible.
     pub fn new(disk: Box<dyn Disk>, generation: Generation) -> Self {
         let capacity = disk.size() / SECTOR;
         Self {
@@ -52,13 +55,13 @@ impl Blk {
         }
     }
 
-    /// Its size, in sectors of 512 bytes.
+    /// Size in sectors of 512 bytes.
     pub const fn capacity(&self) -> u64 {
         self.capacity
     }
 
-    /// Serves one request. Returns the length that goes into the used ring, or `None` for one so malformed that the
-    /// device must be reset.
+    /// Processes one request. Returns the length for the used ring, or `None` if the request is
+    /// malformed and the device must be reset.
     fn serve(&mut self, ram: &GuestRam, ring: &Ring<'_>, head: u16, size: u32) -> Result<Option<u32>, Fault> {
         let command = ring.descriptor(head)?;
         if !has_next(&command) || command.is_write_only() {
@@ -91,7 +94,7 @@ impl Blk {
                     VIRTIO_BLK_S_IOERR
                 }
             },
-            // GET_ID, which Linux sends without asking, is among them.
+            // This includes GET_ID, which Linux sends without a feature bit.
             _ => VIRTIO_BLK_S_UNSUPP,
         };
 
@@ -112,11 +115,12 @@ impl Blk {
         Ok(Some(command.len()))
     }
 
-    /// Moves data between the disk and guest RAM. `descriptor` is the first one after the header and comes back as
-    /// the one at which vmd stopped. Returns whether all went well.
+    /// Transfers data between the disk and guest RAM. `descriptor` is the first one after the
+    /// header; on return it is the one at which vmd stopped. Returns whether the transfer
+    /// succeeded.
     ///
-    /// The walk ends *before* the first descriptor without a successor, which must be the status; but at least one
-    /// descriptor is always taken for data, be it the status itself (`vioblk_io`).
+    /// The walk ends *before* the first descriptor without a successor, which must be the status;
+    /// at least one descriptor is always used for data, even if it is the status (`vioblk_io`).
     fn transfer(
         &mut self,
         ram: &GuestRam,
@@ -140,7 +144,8 @@ impl Blk {
                 break;
             }
         }
-        // vmd multiplies modulo 2^64 and gives the result to preadv(2) as an off_t, where a negative one fails.
+        // vmd multiplies modulo 2^64 and passes the result to preadv(2) as an off_t; a negative
+        // offset fails.
         let offset = sector.wrapping_mul(SECTOR);
         if i64::try_from(offset).is_err() {
             return Ok(false);
@@ -153,7 +158,7 @@ impl Blk {
         }))
     }
 
-    /// Reads into `segments`. False if the disk ends before they are full.
+    /// Reads into `segments`. Returns false if the disk ends before they are full.
     fn read(&mut self, ram: &GuestRam, segments: &[(u64, usize)], mut offset: u64) -> std::io::Result<bool> {
         for run in Runs::new(segments) {
             self.buffer.resize(run.length, 0);
@@ -172,7 +177,7 @@ impl Blk {
         Ok(true)
     }
 
-    /// Writes from `segments`. False if the disk takes less.
+    /// Writes from `segments`. Returns false if the disk accepts fewer bytes.
     fn write(&mut self, ram: &GuestRam, segments: &[(u64, usize)], mut offset: u64) -> std::io::Result<bool> {
         for run in Runs::new(segments) {
             self.buffer.resize(run.length, 0);
@@ -246,14 +251,14 @@ impl fmt::Debug for Blk {
 impl VirtioDevice for Blk {
     const KIND: Kind = Kind::Blk;
 
-    /// SEG_MAX; FLUSH from 7.9 on. Never RO: a disk that cannot be written answers writes with an I/O error.
+    /// SEG_MAX; FLUSH from 7.9 on. Never RO: a read-only disk answers writes with an I/O error.
     fn features(&self, _generation: Generation) -> u32 {
         let flush = if self.flush { 1 << VIRTIO_BLK_F_FLUSH } else { 0 };
         1 << VIRTIO_BLK_F_SEG_MAX | flush
     }
 
-    /// Capacity and seg_max by 32-bit reads; all else, narrower reads of these included, is all ones
-    /// (`vioblk_dev_read`).
+    /// 32-bit reads return capacity and seg_max; every other read, narrower reads of these
+    /// registers included, returns all ones (`vioblk_dev_read`).
     fn read_config(&self, offset: u8, width: Width) -> Option<u32> {
         Some(match (offset, width) {
             (0, Width::Dword) => self.capacity as u32,
@@ -263,7 +268,8 @@ impl VirtioDevice for Blk {
         })
     }
 
-    /// The same registers, by aligned reads of any width; a misaligned one reads 0 (`handle_io_read`, 7.7).
+    /// The same registers by aligned reads of any width; a misaligned read returns 0
+    /// (`handle_io_read`, 7.7).
     fn read_legacy_config(&self, offset: u8, width: Width, _eax: u32) -> Option<u32> {
         let (register, byte) = match offset {
             0..8 => (self.capacity >> (32 * (offset / 4)), offset % 4),
@@ -274,26 +280,26 @@ impl VirtioDevice for Blk {
         Some(if aligned { (register as u32) >> (8 * byte) & width.mask() } else { 0 })
     }
 
-    /// Serves all requests that are there. vmd reports 16 bytes used whatever was read, because it takes the length
-    /// of the header's descriptor (`vioblk_notifyq`). After a request for a reset it starts again from the same
-    /// place.
+    /// Processes all available requests. vmd reports 16 used bytes for every request, because it
+    /// uses the length of the header's descriptor (`vioblk_notifyq`). After a malformed request it
+    /// starts again at the same entry.
     ///
-    /// In 7.8 the check of the queue number is off by one: queue 1, which does not exist, is taken for a queue
+    /// 7.8 checks the queue number off by one: queue 1, which does not exist, counts as a queue
     /// without a ring and ends the VM.
-    fn notify(&mut self, queue: u16, io: &mut DeviceState) -> Result<bool, Fault> {
+    fn notify(&mut self, queue: u16, state: &mut DeviceState) -> Result<bool, Fault> {
         if self.off_by_one && queue == Kind::Blk.queues() {
             return Err(Fault::NullRing { device: Kind::Blk, queue });
         }
-        let Some(state) = io.queues.get(usize::from(queue)) else {
+        let Some(queue_state) = state.queues.get(usize::from(queue)) else {
             return Ok(false);
         };
-        let (mut index, size) = (state.last_avail, state.size);
-        let ring = io.ring(queue)?;
+        let (mut index, size) = (queue_state.last_avail, queue_state.size);
+        let ring = state.ring(queue)?;
         let mut served = false;
         let mut well_formed = true;
         while index != ring.avail_index()? {
             let head = ring.avail_entry(index)?;
-            let Some(length) = self.serve(&io.ram, &ring, head, size)? else {
+            let Some(length) = self.serve(&state.ram, &ring, head, size)? else {
                 well_formed = false;
                 break;
             };
@@ -302,13 +308,13 @@ impl VirtioDevice for Blk {
             index = index.wrapping_add(1);
         }
         if served {
-            io.mark_served();
+            state.mark_served();
         }
         if !well_formed {
-            io.request_reset();
+            state.request_reset();
             return Ok(true);
         }
-        io.queues[usize::from(queue)].last_avail = index;
+        state.queues[usize::from(queue)].last_avail = index;
         Ok(served)
     }
 }

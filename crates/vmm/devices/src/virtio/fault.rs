@@ -1,4 +1,4 @@
-//! What ends the VM.
+//! Requests of the guest that end the VM.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,10 +7,10 @@ use thiserror::Error;
 
 use super::Kind;
 
-/// A request at which a process of vmd dies, and the VM with it.
+/// A request at which a process of vmd exits and ends the VM.
 #[derive(Clone, Debug, Diagnostic, Error, PartialEq, Eq)]
 pub enum Fault {
-    /// A queue was notified that the guest had given no memory (`null vring` in vmd's log).
+    /// The guest notified a queue without an address (`null vring` in vmd's log).
     #[error("{device}: the guest notified queue {queue}, which has no ring")]
     #[diagnostic(help(
         "vmd ends the VM here; the driver must write the queue's address before it notifies it"
@@ -21,7 +21,7 @@ pub enum Fault {
         /// The queue's number.
         queue: u16,
     },
-    /// A queue's address, or an index into its rings, leads outside guest RAM.
+    /// A queue's address, or an index into its rings, is outside guest RAM.
     #[error("{device}: queue {queue} is outside guest RAM at {address:#x}")]
     #[diagnostic(help(
         "vmd ends the VM here; the driver must put its rings into RAM that the e820 map lists"
@@ -40,12 +40,12 @@ pub enum Fault {
     RequestTooLarge {
         /// The device.
         device: Kind,
-        /// What was asked for.
+        /// The requested length in bytes.
         length: u32,
-        /// vmd's limit.
+        /// vmd's limit in bytes.
         max: u32,
     },
-    /// A descriptor chain on which vmd never comes to an end: its vCPU thread spins for ever.
+    /// A descriptor chain that vmd never finishes: its vCPU thread loops forever.
     #[error("{device}: a descriptor chain of queue {queue} has no end and no room for the answer")]
     #[diagnostic(help(
         "vmd's vCPU thread spins for ever here; the driver must chain buffers for the whole answer"
@@ -58,22 +58,22 @@ pub enum Fault {
     },
 }
 
-/// Where the devices of a machine leave the [`Fault`] that ends it. Clones share the slot.
+/// Holds the first [`Fault`] of a VM's devices. Clones share the slot.
 ///
-/// Once a fault is in, every virtio device of the machine is dead: accesses are not answered any more.
+/// Once it is set, no virtio device of the VM answers accesses.
 #[derive(Clone, Debug, Default)]
 pub struct FaultSlot(Arc<OnceLock<Fault>>);
 
 impl FaultSlot {
-    /// The fault, if there was one. Cheap enough to ask after each exit.
+    /// The fault, if one occurred. Cheap enough to check after each exit.
     pub fn get(&self) -> Option<&Fault> {
         self.0.get()
     }
 
-    /// Leaves a fault; the first one stays.
+    /// Stores a fault unless one is stored already.
     pub(super) fn set(&self, fault: Fault) {
         tracing::error!(%fault, "the VM ends");
-        // A later fault than the first is of no interest: the VM is gone.
+        // The first fault has ended the VM; later ones are dropped.
         let _ = self.0.set(fault);
     }
 }

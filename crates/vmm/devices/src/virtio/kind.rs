@@ -1,4 +1,4 @@
-//! The devices by their numbers.
+//! Device types: virtio and PCI IDs, number and size of queues.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ const VENDOR_QUMRANET: u16 = 0x1af4;
 /// OpenBSD, vmd's subsystem vendor.
 const VENDOR_OPENBSD: u16 = 0x0b5d;
 
-/// A virtio device of vmd (`virtio_init` in virtio.c; vmmci is no [`Kind`]: it has no queues).
+/// A virtio device type of vmd (`virtio_init` in virtio.c). vmmci is not one: it has no queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Entropy (`viornd`).
@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// virtio's number of the device, which is also vmd's PCI subsystem ID.
+    /// The virtio device ID, which vmd also uses as the PCI subsystem ID.
     pub const fn virtio_id(self) -> u16 {
         (match self {
             Self::Rng => virtio_ids::VIRTIO_ID_RNG,
@@ -36,7 +36,7 @@ impl Kind {
         }) as u16
     }
 
-    /// The PCI device ID: transitional up to 7.7, 0x1040 + virtio's number from 7.8 on
+    /// The PCI device ID: transitional up to 7.7, 0x1040 + the virtio device ID from 7.8 on
     /// (`golden/pci/k612.with-net.pci.txt`).
     pub const fn pci_device(self, generation: Generation) -> u16 {
         match (generation, self) {
@@ -48,8 +48,9 @@ impl Kind {
         }
     }
 
-    /// What configuration space says. Class is mass storage (SCSI) for the disks and "other system peripheral" for
-    /// rng and, oddly, net; the revision is 1 from 7.8 on (`golden/pci`) and 0 before.
+    /// The identifying registers in configuration space. The class is mass storage (SCSI) for the
+    /// disks and "other system peripheral" for rng and, unlike on other hypervisors, for net. The
+    /// revision is 1 from 7.8 on (`golden/pci`) and 0 before.
     pub const fn identity(self, generation: Generation) -> Identity {
         let (class, subclass) = match self {
             Self::Rng | Self::Net => (0x08, 0x80),
@@ -66,7 +67,7 @@ impl Kind {
         }
     }
 
-    /// How many queues it has.
+    /// Number of queues.
     pub const fn queues(self) -> u16 {
         match self {
             Self::Rng | Self::Blk => 1,
@@ -75,7 +76,7 @@ impl Kind {
         }
     }
 
-    /// How many entries each of its queues has (`VIO*_QUEUE_SIZE_DEFAULT` in virtio.h).
+    /// Number of entries of each queue (`VIO*_QUEUE_SIZE_DEFAULT` in virtio.h).
     pub const fn queue_size(self) -> u16 {
         match self {
             Self::Rng => 64,
@@ -84,7 +85,8 @@ impl Kind {
         }
     }
 
-    /// The length of the device configuration that the capability announces from 7.8 on; `None` for no capability.
+    /// Length in bytes of the device configuration that the capability announces from 7.8 on;
+    /// `None` for a device without one.
     pub const fn config_length(self) -> Option<u32> {
         match self {
             Self::Rng => None,
@@ -94,10 +96,12 @@ impl Kind {
         }
     }
 
-    /// Whether it runs in vmd's VM process instead of a process of its own. The CD-ROM has one from 7.9 on.
+    /// Whether the device runs in vmd's VM process instead of a process of its own. The CD-ROM has
+    /// its own process from 7.9 on.
     ///
-    /// What a guest sees of that: a device with its own process answers every IN, because the VM process waits for a
-    /// reply and puts it into EAX (`virtio_pci_io` in virtio.c); one in the VM process may leave EAX alone.
+    /// The guest sees the difference: a device with its own process answers every IN, because the
+    /// VM process waits for a reply and puts it into EAX (`virtio_pci_io` in virtio.c); a device in
+    /// the VM process may leave EAX unchanged.
     pub fn in_vm_process(self, generation: Generation) -> bool {
         match self {
             Self::Rng => true,

@@ -5,13 +5,17 @@ use std::fmt;
 use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
 
-use super::{DeviceState, Fault, Kind, VirtioDevice};
+use super::{
+    device::{DeviceState, VirtioDevice},
+    fault::Fault,
+    kind::Kind,
+};
 use crate::bus::Width;
 
-/// The most that one descriptor may ask for, in bytes (`MAXPHYS` in virtio.c).
+/// Largest request in one descriptor, in bytes (`MAXPHYS` in virtio.c).
 const MAX_REQUEST: u32 = 64 * 1024;
 
-/// What fills a slice with random bytes.
+/// Fills a slice with random bytes.
 type Source = Box<dyn FnMut(&mut [u8]) + Send>;
 
 /// The entropy device.
@@ -20,7 +24,7 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// An entropy device that gives what the host's random number generator gives.
+    /// An entropy device on the host's random number generator.
     pub fn new() -> Self {
         Self::from_source(|bytes| {
             if let Err(error) = getrandom::fill(bytes) {
@@ -29,7 +33,7 @@ impl Rng {
         })
     }
 
-    /// An entropy device that gives what `source` puts into the slice, for tests and replay.
+    /// An entropy device on `source`, for tests and replay.
     pub fn from_source(source: impl FnMut(&mut [u8]) + Send + 'static) -> Self {
         Self { source: Box::new(source) }
     }
@@ -54,7 +58,7 @@ impl VirtioDevice for Rng {
         0
     }
 
-    /// There is no configuration; all ones are read.
+    /// rng has no configuration: every offset reads as ones.
     fn read_config(&self, _offset: u8, _width: Width) -> Option<u32> {
         Some(u32::MAX)
     }
@@ -63,33 +67,33 @@ impl VirtioDevice for Rng {
         None
     }
 
-    /// Fills one descriptor for each notification, and that one is found where the driver's *next* request will be:
-    /// vmd takes the available ring's entry at the index that the driver has already moved on from
-    /// (`viornd_notifyq` in virtio.c). Drivers that have one request out at a time, as Linux and OpenBSD, always use
-    /// descriptor 0 and do not notice, since entries never used read 0.
+    /// Fills one descriptor for each notification. vmd reads the available ring at the current
+    /// index, one entry beyond the driver's request (`viornd_notifyq` in virtio.c). Drivers with
+    /// one request at a time, as Linux and OpenBSD, always use descriptor 0 and work, since unused
+    /// entries read 0.
     ///
     /// A request of more than 64 KiB ends the VM up to 7.9 and is ignored by 8.0.
-    fn notify(&mut self, queue: u16, io: &mut DeviceState) -> Result<bool, Fault> {
-        if !io.queues.get(usize::from(queue)).is_some_and(|queue| queue.enabled) {
+    fn notify(&mut self, queue: u16, state: &mut DeviceState) -> Result<bool, Fault> {
+        if !state.queues.get(usize::from(queue)).is_some_and(|queue| queue.enabled) {
             return Ok(false);
         }
-        let ring = io.ring(queue)?;
+        let ring = state.ring(queue)?;
         let head = ring.avail_entry(ring.avail_index()?)? & ring.mask();
         let descriptor = ring.descriptor(head)?;
         let length = descriptor.len();
         if length > MAX_REQUEST {
-            if io.generation >= Generation::V8_0 {
+            if state.generation >= Generation::V8_0 {
                 return Ok(false);
             }
             return Err(Fault::RequestTooLarge { device: Kind::Rng, length, max: MAX_REQUEST });
         }
         let mut bytes = vec![0; length as usize];
         (self.source)(&mut bytes);
-        if io.ram.write_slice(&bytes, GuestAddress(descriptor.addr().0)).is_err() {
+        if state.ram.write_slice(&bytes, GuestAddress(descriptor.addr().0)).is_err() {
             return Ok(false);
         }
         ring.push_used(head, length)?;
-        io.mark_only_served();
+        state.mark_only_served();
         Ok(true)
     }
 }

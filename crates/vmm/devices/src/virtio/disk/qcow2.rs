@@ -1,7 +1,8 @@
 //! qcow2 images: vmd's vioqcow2.
 //!
-//! The format is imago's, a crate by one of the format's maintainers, in its synchronous flavour. What is ours is what
-//! vmd would refuse to open, and that base images are found as vmd finds them and never opened for writing.
+//! Crate `imago`, by a maintainer of the format, reads and writes the images, in its synchronous
+//! variant. This module adds vmd's refusals, and opens base images where vmd finds them, never for
+//! writing.
 
 use std::{
     ffi::OsStr,
@@ -13,15 +14,18 @@ use std::{
 
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, qcow2::Qcow2};
 
-use super::{Disk, DiskError, QCOW2_MAGIC};
+use super::{
+    format::QCOW2_MAGIC,
+    storage::{Disk, DiskError},
+};
 
 /// Length of the part of the header that vmd reads.
 const HEADER: usize = 104;
-/// Incompatible features that vmd knows: dirty and corrupt.
+/// Incompatible features known to vmd: dirty and corrupt.
 const KNOWN_FEATURES: u64 = 0b11;
-/// How many images vmd stacks on each other at most (`VM_MAX_BASE_PER_DISK`).
+/// Largest number of images in a backing chain (`VM_MAX_BASE_PER_DISK`).
 const MAX_DEPTH: usize = 4;
-/// The longest base name vmd takes (`PATH_MAX` on OpenBSD, less the terminator).
+/// Length of the longest base name in bytes (`PATH_MAX` on OpenBSD without the terminator).
 const MAX_BASE_NAME: u32 = 1022;
 
 type Image = FormatAccess<imago::file::File>;
@@ -33,7 +37,7 @@ pub struct Qcow2Disk {
 }
 
 impl Qcow2Disk {
-    /// Opens the image at `path`, which `file` has open for reading at least.
+    /// Opens the image at `path`; `file` is the same file, open at least for reading.
     pub fn open(path: &Path, file: &File, writable: bool) -> Result<Self, DiskError> {
         Ok(Self { image: open(path, file, writable, None, 1)? })
     }
@@ -57,7 +61,7 @@ fn open(
     let base = match header.base(path, file).map_err(failed)? {
         None => None,
         Some(_) if depth == MAX_DEPTH => {
-            return Err(refused(format!("more than {MAX_DEPTH} images on top of each other")));
+            return Err(refused(format!("more than {MAX_DEPTH} images in the backing chain")));
         }
         Some(base) => {
             let lower = File::open(&base).map_err(|source| DiskError::Open { path: base.clone(), source })?;
@@ -72,7 +76,7 @@ fn open(
     Ok(FormatAccess::new(image))
 }
 
-/// Opens the image itself for imago, and nothing that the image names.
+/// Opens the image itself for imago, and no file that the image names.
 struct DenyOnlyImplicit<'a> {
     path: &'a Path,
     writable: bool,
@@ -100,7 +104,7 @@ impl imago::format::gate::ImplicitOpenGate<imago::file::File> for DenyOnlyImplic
     }
 }
 
-/// What vmd reads of an image's header.
+/// The header fields that vmd reads.
 struct Header {
     bytes: [u8; HEADER],
     version: u32,
@@ -130,18 +134,18 @@ impl Header {
         })
     }
 
-    /// Whether vmd takes the image (`qc2_open` in vioqcow2.c).
+    /// Checks whether vmd accepts the image (`qc2_open` in vioqcow2.c).
     ///
-    /// It reads the fields that version 3 added from version 2 images too, whose headers end before them. There, QEMU
-    /// has extensions that end in zeroes, and vmd finds a refcount width of one bit: such images are refused although
-    /// version 2 passes the check for the version.
+    /// vmd also reads the fields of version 3 from version 2 images, whose headers are shorter.
+    /// There it finds QEMU's extensions, which end in zeroes, as a refcount width of one bit, so it
+    /// refuses such images although version 2 passes the version check.
     fn check(&self) -> Result<(), String> {
         if self.bytes[..4] != QCOW2_MAGIC {
-            return Err("it does not start with qcow2's magic number".into());
+            return Err("the qcow2 magic number is missing".into());
         }
         if self.incompatible & !KNOWN_FEATURES != 0 {
             let unknown = self.incompatible & !KNOWN_FEATURES;
-            return Err(format!("it has incompatible features {unknown:#x} that vmd does not know"));
+            return Err(format!("unknown incompatible features {unknown:#x}"));
         }
         if self.refcount_order != 4 {
             let version2 = if self.version == 2 { " (as every version 2 image)" } else { "" };
@@ -176,7 +180,7 @@ impl Disk for Qcow2Disk {
         self.image.size()
     }
 
-    /// Unlike from a raw image, not a byte is read by a request that leads beyond the end (`qc2_pread`).
+    /// A read beyond the end returns no bytes at all, unlike on a raw image (`qc2_pread`).
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         if !self.holds(offset, buffer.len()) {
             return Ok(0);

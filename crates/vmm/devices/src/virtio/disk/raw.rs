@@ -6,12 +6,12 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-use super::Disk;
+use super::storage::Disk;
 
 /// A raw image: a file, sparse or not, or a block device.
 ///
-/// vmd hands offsets to pwritev(2) unchecked, so that a guest which writes beyond the end makes a regular file grow;
-/// the size that the guest sees stays what it was at the start (`virtio_raw_init` in vioraw.c).
+/// vmd passes offsets to pwritev(2) unchecked, so a write beyond the end extends a regular file;
+/// the size that the guest sees does not change (`virtio_raw_init` in vioraw.c).
 #[derive(Debug)]
 pub struct RawDisk {
     file: File,
@@ -19,9 +19,9 @@ pub struct RawDisk {
 }
 
 impl RawDisk {
-    /// A disk on an open file. Writes fail unless it was opened for writing.
+    /// A disk on an open file. Writes fail unless the file is open for writing.
     pub fn new(mut file: File) -> io::Result<Self> {
-        // Not the metadata's length, which is 0 for a block device.
+        // The metadata's length is 0 for a block device, so the end is found by seeking.
         let size = file.seek(SeekFrom::End(0))?;
         Ok(Self { file, size })
     }

@@ -1,4 +1,4 @@
-//! Where frames go to and come from.
+//! Backends of a NIC: tap device, stream socket, none.
 
 use std::{
     collections::VecDeque,
@@ -10,23 +10,25 @@ use std::{
     },
 };
 
-use super::MAX_FRAME;
+use super::frame::MAX_FRAME;
 
-/// The other end of a NIC's wire: raw Ethernet frames, without a checksum at the end.
+/// The host side of a NIC: raw Ethernet frames without a frame check sequence.
 pub trait Backend: Send {
-    /// Sends a frame. One that nobody can take right now is lost; an error makes the device ask for a reset.
+    /// Sends a frame. A frame that cannot be sent right now is dropped; an error makes the device
+    /// ask for a reset.
     fn send(&mut self, frame: &[u8]) -> io::Result<()>;
 
-    /// Puts the next frame into `buffer` and returns its length, or `None` if there is none now.
+    /// Reads the next frame into `buffer` and returns its length, or `None` if none is waiting.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>>;
 
-    /// What becomes readable when there is a frame; `None` for a backend whose frames are answers to what was sent.
+    /// The file descriptor that becomes readable when a frame arrives; `None` for a backend that
+    /// only answers sent frames.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }
 
-/// No wire: a tap that is not part of any switch.
+/// No connection: a tap that is not part of any switch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unplugged;
 
@@ -40,7 +42,7 @@ impl Backend for Unplugged {
     }
 }
 
-/// A tap device, opened by somebody else: non-blocking, without packet information and virtio headers.
+/// An open tap device: non-blocking, without packet information and virtio headers.
 #[derive(Debug)]
 pub struct Tap(File);
 
@@ -55,7 +57,7 @@ impl Backend for Tap {
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         loop {
             match self.0.write(frame) {
-                // A full queue, which OpenBSD calls ENOBUFS, is no reason to reset the device.
+                // A full queue, ENOBUFS on OpenBSD, drops the frame without a device reset.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => return result.map(drop),
@@ -79,27 +81,27 @@ impl Backend for Tap {
     }
 }
 
-/// A stream socket to a user-space network such as passt or another QEMU: each frame comes after its length, 32 bits
-/// big-endian (QEMU's `-netdev stream`).
+/// A stream socket to a user-space network such as passt or another QEMU. Each frame follows its
+/// length, 32 bits big-endian (QEMU's `-netdev stream`).
 #[derive(Debug)]
 pub struct Stream {
     socket: UnixStream,
-    /// Received and not yet taken, from `taken` on.
+    /// Received bytes; those from `taken` on are not processed yet.
     received: Vec<u8>,
     taken: usize,
-    /// The rest of a frame of which the socket took a part.
+    /// The rest of a frame that the socket accepted in part.
     unsent: VecDeque<u8>,
     closed: bool,
 }
 
 impl Stream {
-    /// A backend on a connected socket, which becomes non-blocking.
+    /// A backend on a connected socket, which is made non-blocking.
     pub fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self { socket, received: Vec::new(), taken: 0, unsent: VecDeque::new(), closed: false })
     }
 
-    /// Sends what was left over. True when nothing is left.
+    /// Sends the unsent rest. Returns true if nothing is left.
     fn flush(&mut self) -> io::Result<bool> {
         while !self.unsent.is_empty() {
             let (front, _) = self.unsent.as_slices();
@@ -113,7 +115,7 @@ impl Stream {
         Ok(true)
     }
 
-    /// A whole frame out of what was received.
+    /// Takes one complete frame from the received bytes.
     fn take(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let waiting = &self.received[self.taken..];
         let Some((length, rest)) = waiting.split_first_chunk() else {
@@ -121,7 +123,7 @@ impl Stream {
         };
         let length = u32::from_be_bytes(*length) as usize;
         if length > MAX_FRAME {
-            return Err(io::Error::new(ErrorKind::InvalidData, format!("a frame of {length} bytes")));
+            return Err(io::Error::new(ErrorKind::InvalidData, format!("frame of {length} bytes exceeds {MAX_FRAME} bytes")));
         }
         let Some(frame) = rest.get(..length) else {
             return Ok(None);
@@ -143,12 +145,13 @@ impl Backend for Stream {
         let whole = self.unsent.len();
         match self.flush() {
             Ok(_) => {}
-            // The other end has gone: the cable is out, which is no reason to reset the device.
+            // The peer closed the connection: the link is down, which does not require a device
+            // reset.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => self.closed = true,
             Err(error) => return Err(error),
         }
         if self.closed || self.unsent.len() == whole {
-            // Not a byte of it went out: it is lost, and the next one starts afresh.
+            // Not one byte was sent: drop the frame, so that the next one starts cleanly.
             self.unsent.clear();
         }
         Ok(())
@@ -170,7 +173,7 @@ impl Backend for Stream {
             self.received.truncate(old + *read.as_ref().unwrap_or(&0));
             match read {
                 Ok(0) => {
-                    tracing::warn!("vionet: the network has closed its socket");
+                    tracing::warn!("vionet: the network closed its socket");
                     self.closed = true;
                 }
                 Ok(_) => {}
@@ -181,7 +184,7 @@ impl Backend for Stream {
         }
     }
 
-    /// Nothing any more once the other end has closed: the socket would be readable for ever.
+    /// `None` after the peer has closed: the socket would stay readable forever.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         (!self.closed).then(|| self.socket.as_fd())
     }

@@ -1,15 +1,15 @@
-//! Checksums that the guest leaves to the device (8.0).
+//! Completion of checksums that the guest leaves to the device (8.0).
 
 use virtio_bindings::virtio_net::{VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE};
 
-/// Where TCP has its checksum, from the start of its header.
+/// Offset of the checksum in a TCP header.
 const TCP: u16 = 16;
-/// Where UDP has it.
+/// Offset of the checksum in a UDP header.
 const UDP: u16 = 6;
 
-/// Completes the checksum that the virtio header `header` asks for. False if the frame must be dropped: for a request
-/// that was not negotiated, one for something else than TCP and UDP, which tap(4) has no flags for, one that leads
-/// out of the frame, and any segmentation.
+/// Completes the checksum that the virtio header `header` requests. Returns false if the frame must
+/// be dropped: offload not negotiated (`allowed`), a protocol other than TCP and UDP, for which
+/// tap(4) has no flags, a range outside the frame, or any segmentation.
 pub(super) fn complete(header: &[u8; 12], frame: &mut [u8], allowed: bool) -> bool {
     let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
     let (flags, segmentation) = (u32::from(header[0]), u32::from(header[1]));
@@ -30,7 +30,9 @@ pub(super) fn complete(header: &[u8; 12], frame: &mut [u8], allowed: bool) -> bo
     if segment.len() < at + 2 {
         return false;
     }
-    // The guest has put the sum of the pseudo header where the checksum goes.
+    // The checksum field holds the guest's sum of the pseudo header. It can have any value, so the
+    // sum is taken over the bytes as they are instead of through smoltcp, which would recompute the
+    // pseudo header.
     let sum = segment.chunks(2).fold(0u32, |sum, pair| {
         let word = u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);
         sum + u32::from(word)
@@ -38,7 +40,7 @@ pub(super) fn complete(header: &[u8; 12], frame: &mut [u8], allowed: bool) -> bo
     let folded = (sum & 0xffff) + (sum >> 16);
     let mut checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
     if checksum == 0 && offset == UDP {
-        // Zero would mean that there is none.
+        // A UDP checksum of zero means "no checksum".
         checksum = 0xffff;
     }
     segment[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
@@ -59,7 +61,7 @@ mod tests {
         header
     }
 
-    /// A frame whose UDP checksum is only begun.
+    /// A frame with only the pseudo header's sum in its UDP checksum.
     fn frame(payload: &[u8]) -> Vec<u8> {
         let (from, to) = (Ipv4Address::new(10, 0, 0, 1), Ipv4Address::new(10, 0, 0, 2));
         let mut frame = vec![0; 34 + 8 + payload.len()];
@@ -87,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_asked_for_is_not_touched_and_what_cannot_be_done_is_dropped() {
+    fn unrequested_checksums_stay_and_invalid_requests_are_dropped() {
         let original = frame(b"data");
         let mut changed = original.clone();
         assert!(complete(&header(0, 0, 34, 6), &mut changed, true));

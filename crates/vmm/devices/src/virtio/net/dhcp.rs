@@ -1,4 +1,4 @@
-//! vmd's own DHCP and BOOTP server, which answers on local interfaces before the host sees the request.
+//! vmd's DHCP and BOOTP server, which answers on local interfaces before the host sees the request.
 
 use std::net::Ipv4Addr;
 
@@ -6,17 +6,17 @@ use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Address, Ipv4Packet, UdpPacket,
 };
 
-use super::{ETHERNET_HEADER, LocalLink, MacAddr};
+use super::{frame::ETHERNET_HEADER, local::LocalLink, mac::MacAddr};
 
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
-/// Length of a BOOTP message before its options.
+/// Length of a BOOTP message without options, in bytes.
 const FIXED: usize = 236;
-/// The shortest BOOTP message.
+/// Length of the shortest BOOTP message in bytes.
 const MIN_MESSAGE: usize = 300;
-/// Length of the IP and UDP headers.
+/// Length of the IP and UDP headers in bytes.
 const IP_UDP: usize = 28;
-/// Longest IP packet.
+/// Length of the longest IP packet in bytes.
 const MTU: usize = 1500;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 
@@ -43,7 +43,7 @@ mod message {
     pub(super) const NAK: u8 = 6;
 }
 
-/// What vmd wants to know of a request.
+/// The fields of a request that vmd uses.
 struct Request<'a> {
     fixed: &'a [u8],
     /// DHCP's message type; `None` for BOOTP.
@@ -51,9 +51,10 @@ struct Request<'a> {
     wanted: Ipv4Addr,
 }
 
-/// The frame that answers `frame`, if that is a request vmd answers: broadcast or to the host's address, from the
-/// NIC's own, by a client without an address, not relayed, without a boot file's name. A client that renews its lease
-/// has an address, so that such a request goes to the network (`dhcp_request` in dhcp.c).
+/// The answer to `frame`, or `None` if vmd does not answer it. vmd answers requests to broadcast or
+/// the host's address, from the NIC's own, by a client without an address, not relayed, without a
+/// boot file name. A client that renews its lease has an address, so its request goes to the
+/// network (`dhcp_request` in dhcp.c).
 pub(super) fn reply(link: &LocalLink, mac: MacAddr, frame: &[u8]) -> Option<Vec<u8>> {
     if !(MIN_MESSAGE + ETHERNET_HEADER..=MTU + ETHERNET_HEADER).contains(&frame.len()) {
         return None;
@@ -83,7 +84,7 @@ fn parse(packet: &[u8], mac: MacAddr) -> Option<Request<'_>> {
     {
         return None;
     }
-    // As vmd does, to the end of the frame and not of the datagram.
+    // As in vmd, the message extends to the end of the frame instead of the datagram's.
     let (fixed, options) = packet.get(header + 8..)?.split_at_checked(FIXED)?;
     let no_address = fixed[12..16] == [0; 4];
     if fixed[..4] != [1, 1, 6, 0] || fixed[28..34] != mac.0 || !no_address || fixed[108] != 0 {
@@ -113,7 +114,7 @@ fn read_options(mut options: &[u8], request: &mut Request<'_>) {
             return;
         };
         match (*code, value) {
-            // A type of 0 makes it BOOTP again.
+            // Type 0 means BOOTP again.
             (option::MESSAGE_TYPE, &[kind]) => request.kind = (kind != 0).then_some(kind),
             (option::REQUESTED_ADDRESS, &[a, b, c, d]) => request.wanted = Ipv4Addr::new(a, b, c, d),
             _ => {}
@@ -162,7 +163,7 @@ fn build(link: &LocalLink, mac: MacAddr, request: &Request<'_>) -> Vec<u8> {
     frame(link, mac, &message)
 }
 
-/// Whether a VM's name can be a host name (`res_hnok(3)`), and short enough for an option.
+/// Whether a VM's name is a valid host name (`res_hnok(3)`) and short enough for an option.
 fn is_host_name(name: &str) -> bool {
     let label = |label: &str| {
         !label.starts_with('-')
@@ -172,8 +173,8 @@ fn is_host_name(name: &str) -> bool {
     name.len() < 256 && name.split('.').all(label)
 }
 
-/// Packs a message into UDP, IP and Ethernet. Its sender's MAC address is the guest's plus one in the last byte, not
-/// the host's.
+/// Wraps a message into UDP, IP and Ethernet. The sender's MAC address is the guest's plus one in
+/// the last byte instead of the host's.
 fn frame(link: &LocalLink, mac: MacAddr, message: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; ETHERNET_HEADER + IP_UDP + message.len()];
     let mut sender = mac.0;

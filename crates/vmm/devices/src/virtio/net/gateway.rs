@@ -1,5 +1,5 @@
-//! The host's side of a local interface without a host: answers ARP and ping and echoes TCP, so that a guest has a
-//! network round trip where there is no privilege to open a tap.
+//! A user-space gateway for a local interface: answers ARP and ping and echoes TCP. It gives a
+//! guest a network round trip without the privilege to open a tap.
 
 use std::{collections::VecDeque, fmt, io, sync::Arc};
 
@@ -11,18 +11,18 @@ use smoltcp::{
     wire::{EthernetAddress, HardwareAddress, IpCidr},
 };
 
-use super::{Backend, LocalLink};
+use super::{backend::Backend, local::LocalLink};
 use crate::clock::Clock;
 
 /// The echo service's port (RFC 862).
 pub(super) const ECHO_PORT: u16 = 7;
-/// How many connections the echo service has at a time.
+/// Largest number of simultaneous connections of the echo service.
 const CONNECTIONS: usize = 8;
-/// Buffers of a connection, in bytes.
+/// Buffer size of a connection in bytes.
 const WINDOW: usize = 16 * 1024;
-/// How many frames wait for the guest; more are lost.
+/// Largest number of frames that wait for the guest; further frames are dropped.
 const MAX_WAITING: usize = 256;
-/// Length of the network's mask.
+/// Length of the network mask in bits.
 const PREFIX: u8 = 31;
 
 /// A gateway in user space at [`LocalLink::host`]. It forwards nothing.
@@ -30,18 +30,18 @@ pub struct Gateway {
     interface: Interface,
     sockets: SocketSet<'static>,
     echoes: Vec<SocketHandle>,
-    wire: Wire,
+    frames: FrameQueues,
     clock: Arc<dyn Clock>,
 }
 
 impl Gateway {
-    /// The gateway at the host's end of `link`.
+    /// The gateway at the host's address of `link`.
     pub fn new(link: &LocalLink, clock: Arc<dyn Clock>) -> Self {
-        let mut wire = Wire::default();
+        let mut frames = FrameQueues::default();
         let address = HardwareAddress::Ethernet(EthernetAddress(link.host_mac.0));
-        let mut interface = Interface::new(Config::new(address), &mut wire, now(&*clock));
+        let mut interface = Interface::new(Config::new(address), &mut frames, now(&*clock));
         interface.update_ip_addrs(|addresses| {
-            // The list is empty and has room for one at least.
+            // The list is empty and has room for at least one address.
             let _ = addresses.push(IpCidr::new(link.host.into(), PREFIX));
         });
         let mut sockets = SocketSet::new(Vec::new());
@@ -53,14 +53,14 @@ impl Gateway {
                 sockets.add(socket)
             })
             .collect();
-        Self { interface, sockets, echoes, wire, clock }
+        Self { interface, sockets, echoes, frames, clock }
     }
 
-    /// Lets the stack work until it has nothing more to say.
+    /// Runs the stack until it has nothing more to send.
     fn work(&mut self) {
         let now = now(&*self.clock);
         loop {
-            let mut busy = self.interface.poll(now, &mut self.wire, &mut self.sockets) != phy_idle();
+            let mut busy = self.interface.poll(now, &mut self.frames, &mut self.sockets) != phy_idle();
             for &handle in &self.echoes {
                 busy |= echo(self.sockets.get_mut(handle));
             }
@@ -71,15 +71,15 @@ impl Gateway {
     }
 }
 
-/// What a poll returns that changed nothing.
+/// The result of a poll without changes.
 const fn phy_idle() -> smoltcp::iface::PollResult {
     smoltcp::iface::PollResult::None
 }
 
-/// Sends back what has come. Returns whether anything was done.
+/// Echoes received bytes. Returns whether anything changed.
 fn echo(socket: &mut tcp::Socket<'static>) -> bool {
     if !socket.is_open() {
-        // The port is not 0, which is all that could be wrong.
+        // Listening can fail only for port 0.
         return socket.listen(ECHO_PORT).is_ok();
     }
     let room = socket.send_capacity() - socket.send_queue();
@@ -101,17 +101,17 @@ fn now(clock: &dyn Clock) -> Instant {
 
 impl Backend for Gateway {
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
-        self.wire.to_gateway.push_back(frame.to_vec());
+        self.frames.to_gateway.push_back(frame.to_vec());
         self.work();
         Ok(())
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        if self.wire.to_guest.is_empty() {
-            // Timers may have something to repeat.
+        if self.frames.to_guest.is_empty() {
+            // A retransmission timer may have expired.
             self.work();
         }
-        Ok(self.wire.to_guest.pop_front().map(|frame| {
+        Ok(self.frames.to_guest.pop_front().map(|frame| {
             let length = frame.len().min(buffer.len());
             buffer[..length].copy_from_slice(&frame[..length]);
             length
@@ -125,14 +125,14 @@ impl fmt::Debug for Gateway {
     }
 }
 
-/// The wire between the guest and the gateway.
+/// The frames in transit between the guest and the gateway.
 #[derive(Default)]
-struct Wire {
+struct FrameQueues {
     to_gateway: VecDeque<Vec<u8>>,
     to_guest: VecDeque<Vec<u8>>,
 }
 
-impl phy::Device for Wire {
+impl phy::Device for FrameQueues {
     type RxToken<'a> = Received;
     type TxToken<'a> = Sending<'a>;
 

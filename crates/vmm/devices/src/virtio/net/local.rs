@@ -1,18 +1,18 @@
-//! Local interfaces (`vmctl start -L`): who has which address.
+//! Addresses of local interfaces (`vmctl start -L`).
 
 use std::net::Ipv4Addr;
 
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::MacAddr;
+use super::mac::MacAddr;
 
-/// The network that local interfaces get their addresses from (`local prefix` in vm.conf(5)).
+/// The network from which local interfaces get their addresses (`local prefix` in vm.conf(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalPrefix {
-    /// Its address.
+    /// Network address.
     pub address: Ipv4Addr,
-    /// The length of its mask, in bits (0 to 32).
+    /// Length of the network mask in bits, 0 to 32.
     pub bits: u8,
 }
 
@@ -23,7 +23,7 @@ impl Default for LocalPrefix {
     }
 }
 
-/// There is no address for an interface.
+/// The prefix has no address for an interface.
 #[derive(Clone, Copy, Debug, Diagnostic, Error, PartialEq, Eq)]
 #[error("local interface {interface} of VM {vm} has no address in {}/{}", prefix.address, prefix.bits)]
 #[diagnostic(help(
@@ -38,8 +38,9 @@ pub struct AddressError {
     pub prefix: LocalPrefix,
 }
 
-/// The two ends of a local interface's link: a network of two addresses, 100.64.N.M/31 for VM N, the even one for the
-/// host and the next for the guest, where M is 2 for the first interface (`vm_priv_addr` in priv.c).
+/// The two addresses of a local interface's link: a network 100.64.N.M/31 for VM N, the even
+/// address for the host and the next one for the guest. M is 2 for the first interface
+/// (`vm_priv_addr` in priv.c).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalLink {
     /// The host's address: gateway, DHCP and name server.
@@ -48,8 +49,8 @@ pub struct LocalLink {
     pub guest: Ipv4Addr,
     /// The host's MAC address.
     pub host_mac: MacAddr,
-    /// For a guest that boots from the network (`vmctl start -B net`): the VM's name, which DHCP hands out as the
-    /// host name together with the boot file `auto_install`.
+    /// For a guest that boots from the network (`vmctl start -B net`): the VM's name. DHCP then
+    /// sends it as the host name, together with the boot file `auto_install`.
     pub netboot: Option<String>,
 }
 

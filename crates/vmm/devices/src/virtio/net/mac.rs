@@ -9,15 +9,16 @@ use thiserror::Error;
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
-    /// The address that vmd makes up for NIC `index` (from 0) of a VM that has none configured: fe:e1:bb, the NIC's
-    /// number from 1 on in the low half of the fourth byte whose high half is d, and 16 random bits (`vm_register` in
-    /// vmd.c). OpenBSD's own made-up addresses, as of the tap on the other side, have ba for bb.
+    /// The address that vmd generates for NIC `index` (from 0) of a VM without a configured one:
+    /// fe:e1:bb, a byte with 0xd in its high half and the NIC's number from 1 on in its low half,
+    /// and 16 random bits (`vm_register` in vmd.c). OpenBSD's own generated addresses, such as that
+    /// of the tap on the host side, have ba instead of bb.
     pub const fn generated(index: u8, random: u16) -> Self {
         let [low, high] = random.to_le_bytes();
         Self([0xfe, 0xe1, 0xbb, 0xd0 | (index.wrapping_add(1) & 0xf), low, high])
     }
 
-    /// A made-up address with bits of the host's random number generator.
+    /// A generated address with bits from the host's random number generator.
     pub fn random(index: u8) -> Self {
         Self::generated(index, getrandom::u32().map_or(0, |bits| bits as u16))
     }
@@ -31,9 +32,9 @@ impl fmt::Display for MacAddr {
     }
 }
 
-/// A text that is no MAC address.
+/// A text that is not a MAC address.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("`{0}` is no Ethernet address; write one as fe:e1:bb:d1:02:03")]
+#[error("invalid Ethernet address `{0}`: the format is fe:e1:bb:d1:02:03")]
 pub struct ParseMacError(String);
 
 impl FromStr for MacAddr {
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn made_up_addresses_look_like_the_recorded_one() {
+    fn generated_addresses_match_the_recorded_one() {
         assert_eq!(MacAddr::generated(0, 0x1bb3).to_string(), "fe:e1:bb:d1:b3:1b");
         assert_eq!(MacAddr::generated(15, 0).0[3], 0xd0);
         assert_ne!(MacAddr::random(0), MacAddr::random(1));

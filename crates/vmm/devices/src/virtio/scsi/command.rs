@@ -1,17 +1,25 @@
-//! The drive: SCSI commands and what vmd's CD-ROM says to them.
+//! The CD-ROM drive: vmd's answers to SCSI commands.
 
-use super::{BAD_TARGET, Disk, REQUEST, RESPONSE};
+use crate::virtio::disk::Disk;
+
+/// Length of a request's header in bytes: LUN 8, tag 8, attributes 3, CDB 32.
+pub(super) const REQUEST: usize = 51;
+/// Length of a response's header in bytes: sense length 4, residual 4, qualifier 2, status,
+/// response, sense 96.
+pub(super) const RESPONSE: usize = 108;
+/// The response of a target that does not exist.
+const BAD_TARGET: u8 = 3;
 
 /// Bytes in a block.
 const BLOCK: u64 = 2048;
-/// The largest read, in bytes; a larger one gets no answer (`vioscsi_start_read`).
+/// The largest read in bytes; a larger one gets no answer (`vioscsi_start_read`).
 const MAX_READ: u64 = 1 << 26;
-/// Where the CDB starts in a request.
+/// Offset of the CDB in a request.
 const CDB: usize = 19;
 
-/// SCSI status: there is sense data.
+/// SCSI status CHECK CONDITION: sense data follows.
 const CHECK_CONDITION: u8 = 2;
-/// Length of the sense data that vmd gives.
+/// Length in bytes of the sense data that vmd returns.
 const SENSE: u32 = 14;
 
 /// Operation codes.
@@ -45,22 +53,23 @@ enum Sense {
     Unreadable = 0x03_3a,
 }
 
-/// What goes into the descriptors after the response.
+/// Data for the descriptors after the response.
 pub(super) enum Data {
     None,
-    /// All into the first of them.
+    /// All of it goes into the first descriptor.
     Whole(Vec<u8>),
-    /// Into each as much as it holds.
+    /// Each descriptor is filled to its length.
     Spread(Vec<u8>),
 }
 
-/// What becomes of a request.
+/// Outcome of a request.
 pub(super) enum Reply {
-    /// It is answered.
+    /// The request is answered.
     Answer([u8; RESPONSE], Data),
-    /// vmd leaves it where it is; it is found again by the next notification.
+    /// vmd leaves the request in the queue; the next notification processes it again.
     GivenUp,
-    /// The command is none of vmd's: the request comes back with nothing written, and without an interrupt.
+    /// vmd does not know the command: the request is returned with nothing written and without an
+    /// interrupt.
     Unsupported,
 }
 
@@ -109,13 +118,13 @@ impl CdRom {
         self.locked = false;
     }
 
-    /// Carries a command out. READ(12) and READ(16) are not among vmd's.
+    /// Executes a command. vmd does not implement READ(12) and READ(16).
     pub(super) fn execute(&mut self, request: &[u8; REQUEST]) -> Reply {
         let cdb = &request[CDB..];
         match cdb[0] {
             op::TEST_UNIT_READY | op::START_STOP => Reply::good(Data::None),
             op::PREVENT_ALLOW => {
-                // Whatever the command says, each one is the opposite of the one before.
+                // Each command inverts the lock, whatever its operand.
                 self.locked = !self.locked;
                 Reply::good(Data::None)
             }
@@ -151,12 +160,12 @@ impl CdRom {
         }
     }
 
-    /// The number of the last block, as far as 32 bits can tell; all ones for an image without a block, too.
+    /// The number of the last block, cut to 32 bits; all ones for an image without a block.
     fn last_block(&self) -> u32 {
         if self.blocks >= u32::MAX.into() { u32::MAX } else { self.blocks.wrapping_sub(1) as u32 }
     }
 
-    /// Reads blocks. A length of 0 is no block in READ(6), too, where SCSI says 256.
+    /// Reads blocks. A length of 0 means no block, also in READ(6), where SCSI defines 256.
     fn read(&mut self, block: u32, count: u16, data: impl FnOnce(Vec<u8>) -> Data) -> Reply {
         if u64::from(block) > self.blocks.wrapping_sub(1) {
             return Reply::check(Sense::OutOfRange);
@@ -176,8 +185,9 @@ impl CdRom {
         }
     }
 
-    /// One track and the lead-out; by blocks, even if minutes, seconds and frames are asked for. 20 bytes are written
-    /// even where only the lead-out is asked for and the header tells 12.
+    /// The table of contents: one track and the lead-out, in blocks even if minutes, seconds and
+    /// frames are requested. 20 bytes are written even if only the lead-out is requested and the
+    /// header says 12.
     fn table_of_contents(&self, from_track: u8) -> Reply {
         const LEAD_OUT: u8 = 0xaa;
         const DATA_TRACK: u8 = 0x14;
@@ -195,7 +205,7 @@ impl CdRom {
         whole(data)
     }
 
-    /// A power event that tells whether the drive is locked, whatever class of events was asked for.
+    /// A power event with the lock state, whatever class of events is requested.
     fn event_status(&self, polled: u8) -> Reply {
         if polled == 0 {
             return Reply::check(Sense::IllegalField);
@@ -204,8 +214,8 @@ impl CdRom {
         whole(vec![0, 6, 2, 4, 0, state, 0, 0])
     }
 
-    /// The features profile list, core, morphing, removable medium and random read of a drive that conforms to no
-    /// profile.
+    /// The features profile list, core, morphing, removable medium and random read, of a drive
+    /// without a profile.
     fn configuration(&self) -> Vec<u8> {
         let mut data = vec![0, 0, 0, 0x34, 0, 0, 0xff, 0xff];
         data.extend([0, 0x00, 0x03, 4, 0xff, 0xff, 1, 0]);
@@ -213,7 +223,7 @@ impl CdRom {
         data.extend([0, 0x02, 0x07, 4, 2, 0, 0, 0]);
         data.extend([0, 0x04, 0x03, 4, 9, 0, 0, 0]);
         data.extend([0, 0x10, 0x03, 8]);
-        // Where the size of a block belongs vmd has the number of the last one.
+        // vmd stores the number of the last block in place of the block size.
         data.extend(self.last_block().to_be_bytes());
         data.extend([0, 0x10, 0, 0]);
         data
@@ -224,9 +234,10 @@ fn whole(data: Vec<u8>) -> Reply {
     Reply::good(Data::Whole(data))
 }
 
-/// The same for every INQUIRY, vital product data pages included, and 96 bytes however few were asked for.
+/// The answer to every INQUIRY, vital product data pages included: 96 bytes however few are
+/// requested.
 fn inquiry() -> Vec<u8> {
-    // CD-ROM, removable, no standard, SCSI-2 format, 31 bytes more.
+    // CD-ROM, removable, no standard claimed, SCSI-2 format, 31 additional bytes.
     let mut data = vec![0x05, 0x80, 0, 2, 31, 0, 0, 0];
     data.extend(b"OpenBSD VMM CD-ROM      001 ");
     data.resize(96, 0);
@@ -235,8 +246,8 @@ fn inquiry() -> Vec<u8> {
 
 /// The current values of the error recovery and the capabilities page, after a header of `header` bytes (4 or 8).
 ///
-/// Lengths are as odd as vmd's: the header's counts itself in part, and the capabilities page says 30 or 34 for what
-/// are 30 bytes.
+/// The lengths are vmd's: the header counts only a part of itself, and the capabilities page
+/// announces 30 or 34 for its 30 bytes.
 fn mode_sense(page: u8, header: usize) -> Reply {
     const MEDIUM_TYPE: u8 = 0x70;
     let control = page & 0xc0;
@@ -266,7 +277,7 @@ fn mode_sense(page: u8, header: usize) -> Reply {
     whole(data)
 }
 
-/// One LUN, for which the LUN of the request is given back as virtio spells it.
+/// Reports one LUN and returns the LUN of the request in virtio's format.
 fn report_luns(request: &[u8; REQUEST]) -> Reply {
     let cdb = &request[CDB..];
     if u32::from_be_bytes([cdb[6], cdb[7], cdb[8], cdb[9]]) < 16 {

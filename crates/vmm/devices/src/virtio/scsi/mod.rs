@@ -9,16 +9,15 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
 
-use self::command::{CdRom, Data, Reply};
-use super::{DeviceState, Fault, GuestRam, Kind, VirtioDevice, disk::Disk, ring::Ring};
+use self::command::{CdRom, Data, REQUEST, RESPONSE, Reply};
+use super::{
+    device::{DeviceState, VirtioDevice},
+    disk::Disk,
+    fault::Fault,
+    kind::Kind,
+    queue::{GuestRam, Ring},
+};
 use crate::bus::Width;
-
-/// Length of a request's header: LUN 8, tag 8, attributes 3, CDB 32.
-const REQUEST: usize = 51;
-/// Length of a response's header: sense length 4, residual 4, qualifier 2, status, response, sense 96.
-const RESPONSE: usize = 108;
-/// The response of a target that does not exist.
-const BAD_TARGET: u8 = 3;
 
 /// The device configuration (`VIOSCSI_*` in vioscsi.h): offset, width in bytes, value.
 const CONFIG: [(u8, usize, u32); 10] = [
@@ -36,28 +35,32 @@ const CONFIG: [(u8, usize, u32); 10] = [
 /// The registers that vmd answers whatever the width: events and channels.
 const ANY_WIDTH: [u8; 2] = [16, 28];
 
-/// A virtio SCSI controller with a CD in its only drive, which is target 0, LUN 0.
+/// A virtio SCSI controller with one drive: target 0, LUN 0, a CD inserted.
 pub struct Scsi {
     drive: CdRom,
-    keeps_within: bool,
+    within_descriptors: bool,
 }
 
 impl Scsi {
-    /// A drive with `disk`, an ISO image, in it. Bytes after the last whole block of 2048 are not seen.
+    /// A drive with `disk`, an ISO image, inserted. Bytes after the last whole block of 2048 are
+    /// not accessible.
     pub fn new(disk: Box<dyn Disk>) -> Self {
-        Self { drive: CdRom::new(disk), keeps_within: false }
+        Self { drive: CdRom::new(disk), within_descriptors: false }
     }
 
-    /// Whether answers end where the driver's descriptor does, from now on. vmd's do not, see `reply`: INQUIRY's 96
-    /// bytes overwrite what comes behind the 36 that a driver may have asked for.
+    /// Sets whether answers end at the length of the driver's descriptor. vmd's answers do not (see
+    /// `reply`): INQUIRY's 96 bytes overwrite the memory behind the 36 bytes that a driver may have
+    /// requested.
     pub const fn keep_within_descriptors(&mut self, keep: bool) {
-        self.keeps_within = keep;
+        self.within_descriptors = keep;
     }
 
-    /// Writes the reply to a request whose header is `descriptor`. Returns whether it could be written.
+    /// Writes the reply to the request whose header is `descriptor`. Returns whether it could be
+    /// written.
     ///
-    /// vmd writes to the descriptors that follow by their numbers, whether or not NEXT is set, and as many bytes as
-    /// it has, whatever length the descriptor announces; only the data of a READ(10) is spread as the driver asks.
+    /// vmd writes to the following descriptors by their numbers, whether or not NEXT is set, and
+    /// writes the whole answer, whatever length the descriptor announces; only the data of READ(10)
+    /// is split by descriptor lengths.
     fn reply(
         &self,
         ram: &GuestRam,
@@ -74,7 +77,7 @@ impl Scsi {
             Data::None => Ok(true),
             Data::Whole(mut bytes) => {
                 target = ring.next(&target)?;
-                if self.keeps_within {
+                if self.within_descriptors {
                     bytes.truncate(target.len() as usize);
                 }
                 Ok(put(ram, &target, &bytes))
@@ -92,7 +95,7 @@ impl Scsi {
                     if rest.is_empty() {
                         return Ok(true);
                     }
-                    // As many descriptors in a row as there are, all empty: vmd goes round in circles.
+                    // A full ring of empty descriptors in a row: vmd would loop forever.
                     empty = if now.is_empty() { empty + 1 } else { 0 };
                     if empty > u32::from(ring.mask()) {
                         return Err(ring.endless());
@@ -109,11 +112,12 @@ impl fmt::Debug for Scsi {
     }
 }
 
-/// Writes to where a descriptor points, without a look at its length and direction.
+/// Writes `bytes` to a descriptor's address, ignoring its length and direction. Returns whether it
+/// succeeded.
 fn put(ram: &GuestRam, descriptor: &Descriptor, bytes: &[u8]) -> bool {
     let written = ram.write_slice(bytes, GuestAddress(descriptor.addr().0)).is_ok();
     if !written {
-        tracing::warn!(address = descriptor.addr().0, "vioscsi: an answer lies outside guest RAM");
+        tracing::warn!(address = descriptor.addr().0, "vioscsi: answer outside guest RAM");
     }
     written
 }
@@ -125,8 +129,8 @@ impl VirtioDevice for Scsi {
         0
     }
 
-    /// A register that is read with another width than its own is not answered; an offset that is no register's
-    /// start reads as all ones (`vioscsi_io`, 7.8).
+    /// A register is answered only in its own width; an offset that is not the start of a register
+    /// reads as all ones (`vioscsi_io`, 7.8).
     fn read_config(&self, offset: u8, width: Width) -> Option<u32> {
         let Some(&(_, bytes, value)) = CONFIG.iter().find(|register| register.0 == offset) else {
             return Some(u32::MAX);
@@ -134,8 +138,9 @@ impl VirtioDevice for Scsi {
         (width.bytes() == bytes || ANY_WIDTH.contains(&offset)).then_some(value)
     }
 
-    /// Registers are answered in their own width or byte by byte, and not at all otherwise. The highest channel
-    /// clears 16 bits of EAX for any width, and the length of an event all 32 (`vioscsi_io`, 7.7).
+    /// Registers are answered in their own width or byte by byte, and otherwise not at all. The
+    /// highest channel clears 16 bits of EAX at any width, and the length of an event all 32
+    /// (`vioscsi_io`, 7.7).
     fn read_legacy_config(&self, offset: u8, width: Width, eax: u32) -> Option<u32> {
         let &(start, bytes, value) =
             CONFIG.iter().find(|register| (register.0..register.0 + register.1 as u8).contains(&offset))?;
@@ -151,18 +156,17 @@ impl VirtioDevice for Scsi {
         }
     }
 
-    /// Serves the requests of a queue. All three are served alike, so that task management functions are taken for
-    /// commands. A request that is not chained or lies outside RAM stops the queue where it is, and so does one that
-    /// comes after as many as the queue has entries.
+    /// Processes the requests of a queue. vmd treats all three queues alike, so task management
+    /// functions are executed as commands. Processing stops at a request that is not chained or
+    /// lies outside RAM, and at a request beyond the number of the queue's entries.
     ///
-    /// The interrupt is the last request's affair: vmd raises the line if *that one* was answered
-    /// (`vioscsi_notifyq`).
-    fn notify(&mut self, queue: u16, io: &mut DeviceState) -> Result<bool, Fault> {
-        let Some(state) = io.queues.get(usize::from(queue)) else {
+    /// vmd raises the line if the *last* request was answered (`vioscsi_notifyq`).
+    fn notify(&mut self, queue: u16, state: &mut DeviceState) -> Result<bool, Fault> {
+        let Some(queue_state) = state.queues.get(usize::from(queue)) else {
             return Ok(false);
         };
-        let (size, mut last_avail) = (state.size, state.last_avail);
-        let ring = io.ring(queue)?;
+        let (size, mut last_avail) = (queue_state.size, queue_state.last_avail);
+        let ring = state.ring(queue)?;
         let mask = ring.mask();
         let mut index = last_avail & mask;
         let mut served = 0;
@@ -178,11 +182,11 @@ impl VirtioDevice for Scsi {
                 break;
             }
             let mut request = [0; REQUEST];
-            if io.ram.read_slice(&mut request, GuestAddress(descriptor.addr().0)).is_err() {
+            if state.ram.read_slice(&mut request, GuestAddress(descriptor.addr().0)).is_err() {
                 break;
             }
             let reply = if request[1] > 0 || request[3] > 0 {
-                // Any target but 0 and any LUN but 0, as virtio numbers them in bytes 1 and 3.
+                // Target and LUN, as virtio numbers them in bytes 1 and 3; only 0 and 0 exist.
                 if ring.next(&descriptor)?.len() as usize > RESPONSE {
                     break;
                 }
@@ -192,7 +196,7 @@ impl VirtioDevice for Scsi {
             };
             let done = match reply {
                 Reply::Answer(response, data) => {
-                    raise = self.reply(&io.ram, &ring, &descriptor, &response, data)?;
+                    raise = self.reply(&state.ram, &ring, &descriptor, &response, data)?;
                     answered_any |= raise;
                     raise
                 }
@@ -209,13 +213,13 @@ impl VirtioDevice for Scsi {
             index = index.wrapping_add(1) & mask;
         }
         if answered_any {
-            io.mark_only_served();
+            state.mark_only_served();
         }
-        io.queues[usize::from(queue)].last_avail = last_avail;
+        state.queues[usize::from(queue)].last_avail = last_avail;
         Ok(raise)
     }
 
-    /// The door is open again. No reset by the driver does that.
+    /// Unlocks the door; a reset by the driver does not.
     fn power_on(&mut self) {
         self.drive.unlock();
     }

@@ -14,7 +14,7 @@ use crate::{
         Fault, Kind,
         blk::Blk,
         disk::{self, RawDisk},
-        driver::{BUFFERS, Buffer, Guest, RAM},
+        guest_driver::{BUFFERS, Buffer, Guest, RAM},
     },
 };
 
@@ -120,7 +120,7 @@ fn the_request_types_of_each_generation() {
         let flushes = generation >= Generation::V7_9;
         assert_eq!(send(&mut guest, 4, 0, &[]), if flushes { OK } else { UNSUPP }, "{generation}: FLUSH");
         assert_eq!(disk.0.lock().unwrap().flushes, usize::from(flushes));
-        let features = guest.device.io().device_features as u32;
+        let features = guest.device.state().device_features as u32;
         assert_eq!(features, if flushes { 0x204 } else { 0x004 });
         for request in [2, 3, 8, 11, 13, 0x8000_0000] {
             assert_eq!(send(&mut guest, request, 0, &[]), UNSUPP, "{generation}: type {request}");
@@ -148,7 +148,7 @@ fn a_raw_image_without_write_permission_refuses_writes_and_says_nothing_of_read_
     assert_eq!(guest.device.model().capacity(), 2);
     assert_eq!(send(&mut guest, 1, 0, &[&[1; 512]]), IOERR);
     assert_eq!(read(&mut guest, 1, &[512]), (OK, vec![3; 512]));
-    assert_eq!(guest.device.io().device_features & 1 << 5, 0);
+    assert_eq!(guest.device.state().device_features & 1 << 5, 0);
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn a_queue_without_a_ring_ends_the_vm() {
         guest.notify(0);
         assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: Kind::Blk, queue: 0 }));
         let before = guest.input(0, Width::Dword);
-        assert_eq!(before, crate::virtio::driver::UNTOUCHED, "a dead device does not answer");
+        assert_eq!(before, crate::virtio::guest_driver::UNTOUCHED, "a dead device does not answer");
     }
 }
 

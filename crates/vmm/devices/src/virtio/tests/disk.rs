@@ -4,7 +4,7 @@ use std::{fs, io::Write, os::unix::fs::FileExt, path::Path};
 
 use imago::{FormatCreateBuilder, Storage, StorageCreateOptions, file::File, qcow2::Qcow2};
 
-use crate::virtio::disk::{self, DiskError, Format};
+use crate::virtio::disk::{self, DiskError, DiskFormat};
 
 /// Makes a qcow2 image of 1 MiB with clusters of 64 KiB, on top of `base` if there is one.
 fn create(path: &Path, base: Option<&str>, refcount_bits: usize) {
@@ -49,9 +49,9 @@ fn qcow2_images_are_read_and_written_over_their_base() {
 
     create(&top, Some("base.qcow2"), 16);
     let untouched = fs::read(&top).unwrap();
-    assert_eq!(disk::check(&top, None, true).unwrap(), Format::Qcow2);
+    assert_eq!(disk::check(&top, None, true).unwrap(), DiskFormat::Qcow2);
     assert!(fs::read(&top).unwrap() == untouched, "a check writes nothing");
-    let mut disk = disk::open(&top, Some(Format::Qcow2), true).unwrap();
+    let mut disk = disk::open(&top, Some(DiskFormat::Qcow2), true).unwrap();
     let mut sectors = [0; 2048];
     assert_eq!(disk.read_at(&mut sectors, 0).unwrap(), 2048);
     assert_eq!((sectors[511], sectors[512], sectors[1535], sectors[1536]), (0, 7, 7, 0));
@@ -156,8 +156,8 @@ fn a_file_with_half_a_qcow2_header_is_an_error_that_names_it() {
 
 #[test]
 fn formats_have_names() {
-    for format in [Format::Raw, Format::Qcow2] {
+    for format in [DiskFormat::Raw, DiskFormat::Qcow2] {
         assert_eq!(format.to_string().parse(), Ok(format));
     }
-    assert!("vmdk".parse::<Format>().unwrap_err().to_string().contains("`vmdk`"));
+    assert!("vmdk".parse::<DiskFormat>().unwrap_err().to_string().contains("`vmdk`"));
 }

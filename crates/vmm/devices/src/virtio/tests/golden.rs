@@ -12,7 +12,7 @@ use crate::{
     virtio::{
         GuestRam, VirtioDevice,
         blk::Blk,
-        driver::Guest,
+        guest_driver::Guest,
         net::{Net, NetOptions, Unplugged},
         rng::Rng,
     },

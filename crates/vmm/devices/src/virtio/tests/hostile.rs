@@ -11,7 +11,7 @@ use crate::{
     virtio::{
         VirtioDevice,
         blk::Blk,
-        driver::{BUFFERS, Buffer, Guest, RAM, UNTOUCHED},
+        guest_driver::{BUFFERS, Buffer, Guest, RAM, UNTOUCHED},
         net::{MacAddr, Net, NetOptions, Unplugged},
         rng::Rng,
         scsi::Scsi,

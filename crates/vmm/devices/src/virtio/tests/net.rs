@@ -24,7 +24,7 @@ use crate::{
     clock::ManualClock,
     virtio::{
         Fault, Kind,
-        driver::{BUFFERS, Buffer, Guest, RAM},
+        guest_driver::{BUFFERS, Buffer, Guest, RAM},
         net::{Backend, Gateway, LocalLink, LocalPrefix, MacAddr, Net, NetOptions, Stream, Tap, Unplugged},
     },
 };
@@ -333,7 +333,11 @@ fn checksums_are_left_to_the_device_from_8_0_on() {
         let wire = Wire::default();
         let mut guest = guest(generation, options(), wire.clone());
         let new = generation == Generation::V8_0;
-        assert_eq!(guest.device.io().device_features as u32, if new { 0x21 } else { 0x20 }, "{generation}");
+        assert_eq!(
+            guest.device.state().device_features as u32,
+            if new { 0x21 } else { 0x20 },
+            "{generation}"
+        );
         let mut asking = HEADER[..header(generation)].to_vec();
         asking[0] = 1;
         asking[6..10].copy_from_slice(&[34, 0, 6, 0]);

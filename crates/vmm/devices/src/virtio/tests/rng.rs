@@ -7,7 +7,7 @@ use vmd_release::Generation;
 
 use crate::virtio::{
     Fault, Kind,
-    driver::{BUFFERS, Buffer, Guest, RAM},
+    guest_driver::{BUFFERS, Buffer, Guest, RAM},
     rng::Rng,
 };
 

@@ -10,7 +10,7 @@ use crate::{
     pci::PciFunction,
     virtio::{
         Fault, Kind,
-        driver::{BUFFERS, Buffer, Guest, RAM, UNTOUCHED},
+        guest_driver::{BUFFERS, Buffer, Guest, RAM, UNTOUCHED},
         scsi::Scsi,
     },
 };

@@ -11,7 +11,7 @@ use crate::{
     virtio::{
         Fault, Kind,
         blk::Blk,
-        driver::{BUFFERS, Guest, RAM, UNTOUCHED},
+        guest_driver::{BUFFERS, Guest, RAM, UNTOUCHED},
         rng::Rng,
         scsi::Scsi,
     },

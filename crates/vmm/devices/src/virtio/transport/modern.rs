@@ -7,25 +7,31 @@
 //! | 0x200 | ISR: reading anywhere in here clears it and lowers the line |
 //! | 0x300 | device configuration |
 //!
-//! Registers are matched by their exact offset; what is asked for with too narrow or too wide an access is answered
-//! all the same, as 32 bits. Widths matter to some writes only: the feature registers and the queue addresses take
-//! 32-bit writes and the status takes 8-bit ones, all else of these is dropped; the remaining registers look at EAX
-//! and not at the width (`virtio_io_cfg` in virtio.c, `vionet_cfg_read` and `vionet_cfg_write` in vionet.c, 7.8).
+//! Registers are matched by their exact offset, and an access of any width is answered as 32 bits.
+//! Widths matter to some writes only: the feature registers and the queue addresses accept 32-bit
+//! writes, the status accepts 8-bit writes, and other widths are dropped there; the remaining
+//! registers take EAX whatever the width (`virtio_io_cfg` in virtio.c, `vionet_cfg_read` and
+//! `vionet_cfg_write` in vionet.c, 7.8).
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use vmd_release::Generation;
 
-use super::{DeviceState, Fault, Kind, VirtioDevice, ring::Queue};
+use crate::virtio::{
+    device::{DeviceState, VirtioDevice},
+    fault::Fault,
+    kind::Kind,
+    queue::Queue,
+};
 use crate::{
     bus::{Direction, PortAccess, Width},
-    msi::NO_VECTOR,
+    irqchip::msi::NO_VECTOR,
 };
 
 /// The feature bit of virtio 1.x.
 pub(super) const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
-/// The largest queue, IOV_MAX on OpenBSD.
+/// The largest queue size in entries: IOV_MAX on OpenBSD.
 const QUEUE_SIZE_MAX: u32 = 1024;
-/// Bytes that vmd keeps for each capability, and their distance in configuration space.
+/// Size in bytes that vmd reserves for each capability, and their distance in configuration space.
 const CAPABILITY_SLOT: usize = 24;
 
 /// Areas of the BAR, by the high byte of the offset.
@@ -59,10 +65,11 @@ mod reg {
     pub(super) const QUEUE_USED_HIGH: u8 = 0x34;
 }
 
-/// The capability list of a device, as `virtio_pci_add_cap` in virtio.c builds it: common, device (where there is
-/// one), ISR, notify, each in 24 bytes of which 16 are announced (`golden/pci/k73.config.hex.txt`).
+/// The capability list of a device as `virtio_pci_add_cap` in virtio.c builds it: common, device
+/// (if it has a configuration), ISR, notify, each in 24 bytes of which 16 are announced
+/// (`golden/pci/k73.config.hex.txt`).
 pub(super) fn capabilities(kind: Kind) -> Vec<Vec<u8>> {
-    // What a capability is about (virtio 1.2, 4.1.4).
+    // Capability types (virtio 1.2, 4.1.4).
     const COMMON_CFG: u8 = 1;
     const NOTIFY_CFG: u8 = 2;
     const ISR_CFG: u8 = 3;
@@ -91,10 +98,10 @@ pub(super) fn capabilities(kind: Kind) -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// The registers that are the transport's own.
+/// The transport's own registers.
 ///
-/// The queue registers are one set that a write to QUEUE_SELECT fills from the queue and any write to one of them
-/// copies back, all at once (`virtio_update_qs`, `virtio_update_qa`).
+/// The queue registers are one set. A write to QUEUE_SELECT loads them from the queue, and a write
+/// to any of them stores all of them (`virtio_update_qs`, `virtio_update_qa`).
 #[derive(Debug, Default)]
 pub(super) struct Registers {
     device_feature_select: u32,
@@ -105,7 +112,7 @@ pub(super) struct Registers {
     queue_desc: u64,
     queue_avail: u64,
     queue_used: u64,
-    /// The 0.9 queue address that vmd keeps for a driver that has not accepted VERSION_1.
+    /// The 0.9 queue address, used for a driver that has not accepted VERSION_1.
     legacy_pfn: u32,
     queue_vector: Option<u16>,
 }
@@ -113,35 +120,35 @@ pub(super) struct Registers {
 impl Registers {
     pub(super) fn access<M: VirtioDevice>(
         &mut self,
-        io: &mut DeviceState,
+        state: &mut DeviceState,
         model: &mut M,
         offset: u16,
         access: &mut PortAccess,
     ) -> Result<(), Fault> {
         let register = offset as u8;
         match (access.direction, offset & 0xff00) {
-            (Direction::In, area::COMMON) => access.answer_dword(self.read(io, register)),
+            (Direction::In, area::COMMON) => access.answer_dword(self.read(state, register)),
             (Direction::In, area::DEVICE) => {
                 if let Some(value) = model.read_config(register, access.width) {
                     access.answer_dword(value);
-                } else if !io.in_vm_process() {
+                } else if !state.in_vm_process() {
                     access.answer_dword(u32::MAX);
                 }
             }
-            (Direction::In, area::NOTIFY) => read_notify(io, access),
+            (Direction::In, area::NOTIFY) => read_notify(state, access),
             (Direction::In, area::ISR) => {
-                access.answer_dword(io.isr.into());
-                io.isr = 0;
-                io.irq.deassert();
+                access.answer_dword(state.isr.into());
+                state.isr = 0;
+                state.irq.deassert();
             }
             (Direction::In, _) => access.answer_dword(u32::MAX),
             (Direction::Out, area::COMMON) => {
-                return self.write(io, model, register, access.width, access.eax);
+                return self.write(state, model, register, access.width, access.eax);
             }
             (Direction::Out, area::NOTIFY) => {
                 let queue = access.eax as u16;
-                if model.notify(queue, io)? {
-                    io.interrupt(queue);
+                if model.notify(queue, state)? {
+                    state.interrupt(queue);
                 }
             }
             // Neither the ISR nor any device configuration can be written.
@@ -150,18 +157,18 @@ impl Registers {
         Ok(())
     }
 
-    fn read(&self, io: &DeviceState, register: u8) -> u32 {
+    fn read(&self, state: &DeviceState, register: u8) -> u32 {
         match register {
             reg::DEVICE_FEATURE_SELECT => self.device_feature_select,
-            reg::DEVICE_FEATURE => features(io, io.device_features, self.device_feature_select),
+            reg::DEVICE_FEATURE => features(state, state.device_features, self.device_feature_select),
             reg::DRIVER_FEATURE_SELECT => self.driver_feature_select,
-            reg::DRIVER_FEATURE => features(io, io.driver_features, self.driver_feature_select),
-            reg::CONFIG_MSIX_VECTOR => io.config_vector.into(),
-            // From 8.0 on: the one written last, whichever queue is selected.
+            reg::DRIVER_FEATURE => features(state, state.driver_features, self.driver_feature_select),
+            reg::CONFIG_MSIX_VECTOR => state.config_vector.into(),
+            // From 8.0 on: the last written vector, whichever queue is selected.
             reg::QUEUE_MSIX_VECTOR => self.queue_vector.unwrap_or(NO_VECTOR).into(),
-            reg::NUM_QUEUES => io.queues.len() as u32,
-            reg::DEVICE_STATUS => io.status.into(),
-            // Configurations never change, and all queues are notified at the same place.
+            reg::NUM_QUEUES => state.queues.len() as u32,
+            reg::DEVICE_STATUS => state.status.into(),
+            // The configuration never changes, and all queues have the same notify offset.
             reg::CONFIG_GENERATION | reg::QUEUE_NOTIFY_OFF => 0,
             reg::QUEUE_SELECT => self.queue_select.into(),
             reg::QUEUE_SIZE => self.queue_size.into(),
@@ -172,13 +179,13 @@ impl Registers {
             reg::QUEUE_AVAIL_HIGH => (self.queue_avail >> 32) as u32,
             reg::QUEUE_USED => self.queue_used as u32,
             reg::QUEUE_USED_HIGH => (self.queue_used >> 32) as u32,
-            _ => nothing_there(io),
+            _ => unknown_register(state),
         }
     }
 
     fn write<M: VirtioDevice>(
         &mut self,
-        io: &mut DeviceState,
+        state: &mut DeviceState,
         model: &mut M,
         register: u8,
         width: Width,
@@ -188,29 +195,31 @@ impl Registers {
         match register {
             reg::DEVICE_FEATURE_SELECT if dword => self.device_feature_select = eax,
             reg::DRIVER_FEATURE_SELECT if dword => self.driver_feature_select = eax,
-            reg::DRIVER_FEATURE if dword => accept_features(io, self.driver_feature_select, eax),
+            reg::DRIVER_FEATURE if dword => accept_features(state, self.driver_feature_select, eax),
             reg::DEVICE_STATUS if width == Width::Byte => {
-                // vmd takes any status as it is: FEATURES_OK is never refused.
-                io.status = eax as u8;
-                if io.status == 0 {
-                    self.reset(io);
+                // vmd accepts every status; FEATURES_OK is never refused.
+                state.status = eax as u8;
+                if state.status == 0 {
+                    self.reset(state);
                     model.reset();
                 }
             }
-            reg::CONFIG_MSIX_VECTOR | reg::QUEUE_MSIX_VECTOR if io.vectors() > 0 && width == Width::Word => {
-                self.set_vector(io, register, eax as u16);
+            reg::CONFIG_MSIX_VECTOR | reg::QUEUE_MSIX_VECTOR
+                if state.vectors() > 0 && width == Width::Word =>
+            {
+                self.set_vector(state, register, eax as u16);
             }
             reg::QUEUE_SELECT => {
                 self.queue_select = eax as u16;
-                self.load_queue(io);
+                self.load_queue(state);
             }
             reg::QUEUE_SIZE => {
                 self.queue_size = eax.min(QUEUE_SIZE_MAX) as u16;
-                return self.store_queue(io);
+                return self.store_queue(state);
             }
             reg::QUEUE_ENABLE => {
                 self.queue_enable = eax as u16;
-                return self.store_queue(io);
+                return self.store_queue(state);
             }
             _ if dword => {
                 let (address, high) = match register {
@@ -227,61 +236,62 @@ impl Registers {
                 } else {
                     *address >> 32 << 32 | u64::from(eax)
                 };
-                return self.store_queue(io);
+                return self.store_queue(state);
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// The driver chooses an MSI-X vector; one that does not exist is none.
-    fn set_vector(&mut self, io: &mut DeviceState, register: u8, vector: u16) {
-        let vector = if vector < io.vectors() { vector } else { NO_VECTOR };
+    /// Sets the MSI-X vector in `register`; a vector that does not exist becomes "none".
+    fn set_vector(&mut self, state: &mut DeviceState, register: u8, vector: u16) {
+        let vector = if vector < state.vectors() { vector } else { NO_VECTOR };
         if register == reg::CONFIG_MSIX_VECTOR {
-            io.config_vector = vector;
-        } else if let Some(queue) = io.queue_vectors.get_mut(usize::from(self.queue_select)) {
+            state.config_vector = vector;
+        } else if let Some(queue) = state.queue_vectors.get_mut(usize::from(self.queue_select)) {
             *queue = vector;
             self.queue_vector = Some(vector);
         }
     }
 
-    /// A reset by the driver. The feature selectors keep what they had, and up to 7.9 the queue registers and where
-    /// the queues were mapped, too; only a NIC lowers its line.
-    fn reset(&mut self, io: &mut DeviceState) {
-        io.driver_features = 0;
-        io.isr = 0;
-        io.config_vector = NO_VECTOR;
-        io.queue_vectors.fill(NO_VECTOR);
+    /// Handles a reset by the driver. The feature selectors keep their value and, up to 7.9, so do
+    /// the queue registers and the queues' mappings; only a NIC lowers its line.
+    fn reset(&mut self, state: &mut DeviceState) {
+        state.driver_features = 0;
+        state.isr = 0;
+        state.config_vector = NO_VECTOR;
+        state.queue_vectors.fill(NO_VECTOR);
         self.queue_select = 0;
-        let forgets = has_split_rings(io);
-        if !forgets {
-            self.load_queue(io);
+        let unmaps = has_split_rings(state);
+        if !unmaps {
+            self.load_queue(state);
         }
-        let size = io.kind.queue_size();
-        for queue in &mut io.queues {
-            *queue = Queue { mapped: queue.mapped.filter(|_| !forgets), ..Queue::modern(size) };
+        let size = state.kind.queue_size();
+        for queue in &mut state.queues {
+            *queue = Queue { mapped: queue.mapped.filter(|_| !unmaps), ..Queue::modern(size) };
         }
-        if forgets {
-            self.load_queue(io);
+        if unmaps {
+            self.load_queue(state);
         }
-        if io.kind == Kind::Net {
-            io.irq.deassert();
+        if state.kind == Kind::Net {
+            state.irq.deassert();
         }
     }
 
-    /// Fills the queue registers from the selected queue. A queue that does not exist shows size 0, disabled, and the
-    /// addresses of the one before. Up to 7.9 nothing changes at all before VERSION_1 is accepted.
-    fn load_queue(&mut self, io: &DeviceState) {
-        if !is_modern(io) {
-            self.legacy_pfn = (io.queues[0].gpa >> 12) as u32;
+    /// Fills the queue registers from the selected queue. A queue that does not exist shows size 0,
+    /// disabled, and the previous queue's addresses. Up to 7.9 nothing changes before VERSION_1 is
+    /// accepted.
+    fn load_queue(&mut self, state: &DeviceState) {
+        if !is_modern(state) {
+            self.legacy_pfn = (state.queues[0].gpa >> 12) as u32;
             return;
         }
-        let Some(queue) = io.queues.get(usize::from(self.queue_select)) else {
+        let Some(queue) = state.queues.get(usize::from(self.queue_select)) else {
             self.queue_size = 0;
             self.queue_enable = 0;
             return;
         };
-        let (avail, used) = if has_split_rings(io) {
+        let (avail, used) = if has_split_rings(state) {
             queue.split.unwrap_or_default()
         } else {
             let ring = |offset: u32| queue.gpa.wrapping_add(offset.into());
@@ -296,20 +306,20 @@ impl Registers {
 
     /// Copies the queue registers into the selected queue.
     ///
-    /// Up to 7.9 sizes that are zero or odd disable the queue, that they be powers of two is not asked for, and a
-    /// table outside RAM ends the VM. 8.0 disables any queue that is not as it should be.
-    fn store_queue(&mut self, io: &mut DeviceState) -> Result<(), Fault> {
-        let modern = is_modern(io);
-        let split = has_split_rings(io);
+    /// Up to 7.9 a zero or odd size disables the queue, a size need not be a power of two, and a
+    /// table outside RAM ends the VM. 8.0 disables every invalid queue.
+    fn store_queue(&mut self, state: &mut DeviceState) -> Result<(), Fault> {
+        let modern = is_modern(state);
+        let split = has_split_rings(state);
         let index = if modern { self.queue_select } else { 0 };
-        let Some(queue) = io.queues.get_mut(usize::from(index)) else {
+        let Some(queue) = state.queues.get_mut(usize::from(index)) else {
             return Ok(());
         };
         if split {
             queue.gpa = self.queue_desc;
             queue.size = self.queue_size.into();
             queue.split = Some((self.queue_avail, self.queue_used));
-            queue.map_split(&io.ram);
+            queue.map_split(&state.ram);
             queue.enabled = queue.mapped.is_some() && self.queue_enable == 1;
             return Ok(());
         }
@@ -330,52 +340,54 @@ impl Registers {
             queue.last_avail = 0;
             return Ok(());
         }
-        queue.map(&io.ram, io.kind, index)
+        queue.map(&state.ram, state.kind, index)
     }
 }
 
-/// Whether the rings of a queue may be anywhere: up to 7.9 vmd keeps their distance from the table in 32 bits
-/// (`virtio_update_qa` in virtio.c).
-fn has_split_rings(io: &DeviceState) -> bool {
-    io.generation >= Generation::V8_0
+/// Whether the rings can be at any distance from the table: up to 7.9 vmd stores the distance in 32
+/// bits (`virtio_update_qa` in virtio.c).
+fn has_split_rings(state: &DeviceState) -> bool {
+    state.generation >= Generation::V8_0
 }
 
-/// Whether the queue registers are virtio 1.x's. Up to 7.9 that depends on what the driver has accepted so far.
-fn is_modern(io: &DeviceState) -> bool {
-    has_split_rings(io) || io.driver_features & VERSION_1 != 0
+/// Whether the queue registers are virtio 1.x's. Up to 7.9 this depends on the features accepted so
+/// far.
+fn is_modern(state: &DeviceState) -> bool {
+    has_split_rings(state) || state.driver_features & VERSION_1 != 0
 }
 
-/// What a register that does not exist, or a feature word beyond the second, reads as: zero; all ones from a NIC of
-/// 7.8 (`golden/pci/k612.v1cfg.net.txt`), which makes Linux see features that are not there in words 2 and 3. 7.9
-/// answers zero.
-fn nothing_there(io: &DeviceState) -> u32 {
-    if io.kind == Kind::Net && io.generation == Generation::V7_8 { u32::MAX } else { 0 }
+/// The value of a register that does not exist, or of a feature word beyond the second: zero, but
+/// all ones from a NIC of 7.8 (`golden/pci/k612.v1cfg.net.txt`), which makes Linux see unsupported
+/// features in words 2 and 3. 7.9 answers zero.
+fn unknown_register(state: &DeviceState) -> u32 {
+    if state.kind == Kind::Net && state.generation == Generation::V7_8 { u32::MAX } else { 0 }
 }
 
-fn features(io: &DeviceState, features: u64, select: u32) -> u32 {
+fn features(state: &DeviceState, features: u64, select: u32) -> u32 {
     match select {
         0 => features as u32,
         1 => (features >> 32) as u32,
-        _ => nothing_there(io),
+        _ => unknown_register(state),
     }
 }
 
-/// Features are accepted one by one: a write can add bits that the device offers, and only a reset takes them back.
-fn accept_features(io: &mut DeviceState, select: u32, value: u32) {
+/// Accepts features: a write adds bits that the device offers; only a reset clears them.
+fn accept_features(state: &mut DeviceState, select: u32, value: u32) {
     let accepted = match select {
         0 => u64::from(value),
         1 => u64::from(value) << 32,
         _ => return,
     };
-    io.driver_features = (io.driver_features | accepted) & io.device_features;
+    state.driver_features = (state.driver_features | accepted) & state.device_features;
 }
 
-/// Reading the notify area gives all ones, but a device in vmd's VM process first looks at EAX as if it were a
-/// notification, and where that names no queue it does not answer (`virtio_io_notify`; `golden/pci/k73.v1cfg.rng.txt`
-/// where the bytes shown for the device configuration are what EAX had).
-fn read_notify(io: &DeviceState, access: &mut PortAccess) {
-    let names_a_queue = usize::from(access.eax as u16) < io.queues.len();
-    if names_a_queue || !io.in_vm_process() {
+/// Answers a read of the notify area with all ones. A device in vmd's VM process first treats EAX
+/// as a notification and does not answer if it names no queue (`virtio_io_notify`;
+/// `golden/pci/k73.v1cfg.rng.txt`, where the bytes shown for the device configuration are the
+/// previous EAX).
+fn read_notify(state: &DeviceState, access: &mut PortAccess) {
+    let names_a_queue = usize::from(access.eax as u16) < state.queues.len();
+    if names_a_queue || !state.in_vm_process() {
         access.answer_dword(u32::MAX);
     }
 }

@@ -1,25 +1,29 @@
-//! The 8253 timer and port 0x61, as vmd(8) has them (i8253.c, the same from 7.2 to 7.9; 8.0 repaired some of it).
+//! The 8253 timer and port 0x61 of vmd(8) (i8253.c, the same from 7.2 to 7.9; 8.0 corrected some of
+//! it).
 //!
-//! vmd counts nothing: a channel has the time at which it was started, and its count is worked out when it is latched.
-//! What a guest notices:
+//! vmd does not count: a channel stores its start time, and its count is computed when it is
+//! latched. A guest can observe:
 //!
-//! - A tick lasts 838 ns, a whole number, where 838.095 would be right: counts run 114 ppm fast
-//!   ([`NANOS_PER_TICK`]).
-//! - The input latch is never cleared: the bits of every count ever written to a channel stay set in the next one.
-//! - A count takes effect when its second byte is written, whatever access mode the control word asked for; the
+//! - A tick lasts 838 ns instead of 838.095: counts run 114 ppm fast ([`NANOS_PER_TICK`]).
+//! - The input latch is never cleared: the bits of every count written to a channel stay set in the
+//!   next count.
+//! - A count takes effect at its second byte, whatever access mode the control word selected. The
 //!   control word starts and stops nothing and does not reset the byte order.
-//! - The count is new at once, but it is vmd's event loop that starts the channel with it, a little later
-//!   ([`Timed::expire`]); until then the channel counts from where it was started last, and one that had reached its
-//!   end goes on saying so. Who programs channel 2 and looks at port 0x61 right away may find it expired
-//!   (`tests/golden/pit_rtc/k73.pittest.txt`: "out went high after 0.000553 s, 0 loops").
-//! - Reads give the bytes of the output latch in turn, and only the latch and read-back commands fill it.
-//! - A channel other than in mode 0 is armed again when its timer has fired, so it loses what the host's timer was
-//!   late by ([`HostTicks`]); all modes but 0 are periodic.
+//! - The new count is visible at once, but vmd's event loop starts the channel with it only later
+//!   ([`Timed::expire`]). Until then the channel counts from its previous start, and an expired
+//!   channel still shows its end. A guest that programs channel 2 and reads port 0x61 right away
+//!   may find it expired (`tests/golden/pit_rtc/k73.pittest.txt`: "out went high after 0.000553 s,
+//!   0 loops").
+//! - Reads return the bytes of the output latch in turn; only the latch and read-back commands fill
+//!   it.
+//! - In all modes but 0 the timer is periodic. It is armed again after it has fired, so the delay
+//!   of the host's timer accumulates ([`HostTicks`]).
 //! - Every channel raises IRQ 0, channel 2 as well.
-//! - There is no gate: writes to port 0x61 are ignored.
+//! - Gates are not implemented: writes to port 0x61 are ignored.
 //!
-//! From 8.0 on ([`Pit::for_generation`]) the first byte of a count replaces the input latch, the control word begins
-//! with the first byte again and so does the latch command for reading, and only channel 0 raises IRQ 0, as a pulse.
+//! From 8.0 on ([`Pit::for_generation`]) the first byte of a count replaces the input latch, the
+//! control word resets the byte order for writing and the latch command for reading, and only
+//! channel 0 raises IRQ 0, as a pulse.
 
 use std::sync::Arc;
 
@@ -28,36 +32,38 @@ use vmd_release::Generation;
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
     clock::{Clock, HostTicks, Timed},
-    irq::IrqLine,
+    irqchip::line::IrqLine,
 };
 
 /// The three counters and the control word.
 pub const PORTS: [u16; 4] = [0x40, 0x41, 0x42, 0x43];
-/// "System control port B", of which there is the output of channel 2 only.
+/// System control port B; only the output of channel 2 is implemented.
 pub const PORT_B: u16 = 0x61;
 
-/// Length of a tick: 1,193,182 Hz rounded down to whole nanoseconds (`NS_PER_TICK` in i8253.h).
+/// Length of a tick in nanoseconds: the period of 1,193,182 Hz rounded down (`NS_PER_TICK` in
+/// i8253.h).
 pub const NANOS_PER_TICK: u64 = 1_000_000_000 / 1_193_182;
 
-/// The line that all channels raise.
+/// The interrupt line of all channels.
 pub const IRQ: u8 = 0;
 
 const CONTROL: u16 = 0x43;
 
-/// Interrupt on terminal count, the one mode that fires once.
+/// Mode 0, interrupt on terminal count: the only one-shot mode.
 const TERMINAL_COUNT: u8 = 0;
 
-/// What vmd takes for "square wave" on port 0x61: it compares the mode with the bits that the control word has for
-/// it, mode 3 shifted by one, so that what it answers to is mode 6, the other name of mode 2.
+/// The mode that port 0x61 treats as square wave. vmd compares the mode number with the control
+/// word's bits of mode 3, which are shifted by one; the mode that matches is 6, the other code of
+/// mode 2.
 const SQUARE_WAVE_ON_PORT_B: u8 = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// No count was ever written.
+    /// No count has been written.
     Unused,
-    /// On its way.
+    /// Counting.
     Counting,
-    /// Mode 0 has reached its end.
+    /// Mode 0 has reached terminal count.
     Expired,
 }
 
@@ -72,7 +78,7 @@ struct Channel {
     second_read: bool,
     status_latched: bool,
     phase: Phase,
-    /// When a count was written that the event loop has not seen yet.
+    /// Time at which a count was written that the event loop has not processed yet.
     written_at: Option<u64>,
     deadline: Option<u64>,
 }
@@ -94,14 +100,14 @@ impl Channel {
         }
     }
 
-    /// The count at `now`: from the start value down to 1, round and round, in every mode.
+    /// The count at `now`: from the start value down to 1, repeatedly, in every mode.
     const fn count(&self, now: u64) -> u16 {
         let ticks = now.saturating_sub(self.started_at) / NANOS_PER_TICK;
-        // The start value is never 0: that becomes 0xffff when it is written.
+        // The start value is never 0: a written 0 becomes 0xffff.
         self.start - (ticks % self.start as u64) as u16
     }
 
-    /// How long the channel runs, in whole microseconds as libevent's timers have it, here in nanoseconds.
+    /// Duration of a full count in nanoseconds, in whole microseconds as libevent's timers have it.
     const fn period(&self) -> u64 {
         self.start as u64 * NANOS_PER_TICK / 1000 * 1000
     }
@@ -110,7 +116,7 @@ impl Channel {
         self.deadline = Some(ticks.fires_at(now, self.period()));
     }
 
-    /// Starts counting from the top (`i8253_reset`).
+    /// Starts counting from the start value (`i8253_reset`).
     const fn start(&mut self, now: u64, ticks: HostTicks) {
         self.phase = Phase::Counting;
         self.written_at = None;
@@ -118,7 +124,7 @@ impl Channel {
         self.arm(now, ticks);
     }
 
-    /// Takes a byte of a count; tells whether it was the second one.
+    /// Accepts a byte of a count; returns whether it was the second one.
     const fn write(&mut self, byte: u8, repaired: bool) -> bool {
         let done = self.second_write;
         self.second_write = !done;
@@ -136,7 +142,7 @@ impl Channel {
     const fn read(&mut self) -> u8 {
         if self.status_latched {
             self.status_latched = false;
-            // Always "16 bits, binary"; neither the output nor the null count is there.
+            // The status always says "16 bits, binary"; output and null count are not included.
             return self.mode << 1 | 0x30;
         }
         let bytes = self.output_latch.to_le_bytes();
@@ -148,7 +154,7 @@ impl Channel {
 
 /// The timer with its three channels.
 pub struct Pit {
-    /// As from 8.0 on.
+    /// The corrections of 8.0.
     repaired: bool,
     channels: [Channel; 3],
     clock: Arc<dyn Clock>,
@@ -157,14 +163,15 @@ pub struct Pit {
 }
 
 impl Pit {
-    /// A timer as at power-on: nothing runs, all channels in mode 0. `line` is IRQ 0.
+    /// A timer at power-on: nothing runs, all channels in mode 0. `line` is IRQ 0.
     pub fn new(clock: Arc<dyn Clock>, ticks: HostTicks, line: IrqLine) -> Self {
-        // Only channel 0 gets its start time; the other two count from the host's boot until they are programmed.
+        // vmd sets the start time of channel 0 only; the other two count from the host's boot until
+        // they are programmed.
         let channels = [Channel::new(clock.monotonic()), Channel::new(0), Channel::new(0)];
         Self { repaired: false, channels, clock, ticks, line }
     }
 
-    /// The same timer as `generation` has it; without this it is that of 7.2 to 7.9.
+    /// This timer with the behaviour of `generation`. The default is 7.2 to 7.9.
     #[must_use]
     pub fn for_generation(self, generation: Generation) -> Self {
         Self { repaired: generation >= Generation::V8_0, ..self }
@@ -178,8 +185,8 @@ impl Pit {
         }
     }
 
-    /// Goes on after [`Pit::pause`]: every channel that was ever given a count starts from the top, one-shots that
-    /// had fired long ago included (`i8253_start`).
+    /// Resumes after [`Pit::pause`]: every channel with a count starts from the top, including
+    /// one-shots that had fired (`i8253_start`).
     pub fn unpause(&mut self) {
         let now = self.clock.monotonic();
         for channel in self.channels.iter_mut().filter(|channel| channel.phase != Phase::Unused) {
@@ -204,13 +211,13 @@ impl Pit {
             channel.second_read &= !self.repaired;
         } else {
             channel.second_write &= !self.repaired;
-            // Access modes other than "both bytes" are treated as that one.
+            // All access modes behave as "both bytes".
             channel.mode = value >> 1 & 7;
         }
     }
 
-    /// The read-back command latches count and status of the channels it names, whatever bits 4 and 5 say, and
-    /// forgets the latched status of the others (`i8253_do_readback`).
+    /// Executes a read-back command. It latches count and status of the selected channels, whatever
+    /// bits 4 and 5 say, and clears the latched status of the others (`i8253_do_readback`).
     fn read_back(&mut self, value: u8, now: u64) {
         for (n, channel) in self.channels.iter_mut().enumerate() {
             channel.status_latched = value & 2 << n != 0;
@@ -228,11 +235,11 @@ impl Pit {
         match channel.mode {
             TERMINAL_COUNT => access.answer(u32::from(channel.phase == Phase::Expired) << 5),
             SQUARE_WAVE_ON_PORT_B => {
-                // The output ends up in bit 0, not in bit 5.
+                // vmd puts the output into bit 0 instead of bit 5.
                 let high = channel.count(self.clock.monotonic()) > channel.start / 2;
                 access.answer(high.into());
             }
-            // In all other modes nobody answers: AL stays as it was.
+            // In all other modes vmd does not answer: AL keeps its value.
             _ => {}
         }
     }
@@ -317,7 +324,7 @@ mod tests {
         }
     }
 
-    /// The same, and the event loop sees it.
+    /// The same, followed by a turn of the event loop.
     fn start(pit: &mut Pit, channel: u8, mode: u8, count: u16) {
         program(pit, channel, mode, count);
         pit.expire();
@@ -329,7 +336,7 @@ mod tests {
         u16::from_le_bytes([inb(pit, port), inb(pit, port)])
     }
 
-    /// Lets time pass to each deadline in turn until `nanos` are over; gives how often IRQ 0 was raised.
+    /// Advances the time from deadline to deadline for `nanos`; returns the number of IRQ 0s.
     fn run(pit: &mut Pit, clock: &ManualClock, lines: &Lines, nanos: u64) -> usize {
         let end = clock.monotonic() + nanos;
         while let Some(deadline) = pit.deadline().filter(|deadline| *deadline <= end) {
@@ -356,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn the_input_latch_only_ever_gains_bits() {
+    fn the_input_latch_accumulates_bits() {
         let (mut pit, _, _) = pit();
         start(&mut pit, 0, 4, 0x1200);
         start(&mut pit, 0, 4, 0x0034);
@@ -375,7 +382,8 @@ mod tests {
         assert_eq!(latched(&mut pit, 0), 0xffff);
     }
 
-    /// `tests/golden/pit_rtc/k73.pittest.txt`: "quick_pit style" reads all give the same value.
+    /// `tests/golden/pit_rtc/k73.pittest.txt`: reads in the style of quick_pit return the same
+    /// value.
     #[test]
     fn unlatched_reads_repeat_the_last_latched_count() {
         let (mut pit, clock, _) = pit();
@@ -406,7 +414,7 @@ mod tests {
 
     /// `tests/golden/pit_rtc/k73.pittest.txt`: 30 for channel 2 in mode 0, 38 for channel 0 in mode 4.
     #[test]
-    fn read_back_latches_status_and_count_whatever_it_is_asked_for() {
+    fn read_back_always_latches_status_and_count() {
         let (mut pit, _, _) = pit();
         start(&mut pit, 2, 0, 0xffff);
         start(&mut pit, 0, 4, 0x4f7c);
@@ -417,7 +425,7 @@ mod tests {
         outb(&mut pit, CONTROL, 0xd2); // count only
         assert_eq!(inb(&mut pit, 0x40), 0x38);
         outb(&mut pit, CONTROL, 0xc2);
-        outb(&mut pit, CONTROL, 0xc4); // channel 0's status is forgotten
+        outb(&mut pit, CONTROL, 0xc4); // clears channel 0's status
         assert_eq!(inb(&mut pit, 0x40), 0x7c);
     }
 
@@ -445,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn until_the_event_loop_turns_a_new_count_runs_from_the_old_start() {
+    fn until_the_event_loop_runs_a_new_count_runs_from_the_old_start() {
         let (mut pit, clock, _) = pit();
         start(&mut pit, 0, 2, 0x1000);
         clock.advance(838 * 0x10);
@@ -456,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_does_not_lose_a_count_that_was_just_written() {
+    fn a_pause_keeps_a_count_that_was_just_written() {
         let (mut pit, clock, lines) = pit();
         program(&mut pit, 0, 0, 11931);
         pit.pause();
@@ -479,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn mode_0_fires_once_and_the_others_go_on() {
+    fn mode_0_fires_once_and_the_other_modes_repeat() {
         for mode in 0..8 {
             let (mut pit, clock, lines) = pit();
             start(&mut pit, 0, mode, 11932);
@@ -507,10 +515,10 @@ mod tests {
         assert_eq!(run(&mut pit, &clock, &lines, 5_000 * MS), 250);
     }
 
-    /// `tests/golden/clock/k612.usleep.txt`: every short sleep of a stock NO_HZ kernel takes 40 ms. Its longest one-shot is
-    /// 0x7fff, which the latch soon gives for every count.
+    /// `tests/golden/clock/k612.usleep.txt`: every short sleep of a stock NO_HZ kernel takes 40 ms.
+    /// Its longest one-shot is 0x7fff, which the latch soon produces for every count.
     #[test]
-    fn a_latch_full_of_ones_makes_every_one_shot_the_longest() {
+    fn a_latch_full_of_ones_makes_every_one_shot_maximal() {
         let (mut pit, clock, lines) = pit();
         start(&mut pit, 0, 4, 0x7fff);
         start(&mut pit, 0, 4, 119);
@@ -519,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finer_host_is_finer() {
+    fn a_host_with_more_ticks_has_shorter_periods() {
         let clock = Arc::new(ManualClock::new(0, 0));
         let (line, lines) = Lines::one(IRQ);
         let ticks = HostTicks::new(NonZeroU32::new(1000).unwrap());
@@ -529,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_event_loop_delays_all_that_follow() {
+    fn a_late_event_loop_delays_all_later_periods() {
         let (mut pit, clock, _) = pit();
         start(&mut pit, 0, 2, 11932);
         clock.advance(500 * MS);
@@ -551,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn the_control_word_reads_as_0_and_wide_reads_are_filled_with_0() {
+    fn the_control_word_reads_as_0_and_wide_reads_are_zero_extended() {
         let (mut pit, _, _) = pit();
         assert_eq!(inb(&mut pit, CONTROL), 0);
         start(&mut pit, 0, 2, 0x1234);
@@ -592,8 +600,8 @@ mod tests {
         }
         outb(&mut pit, 0x43, 0x00);
         assert_eq!([inb(&mut pit, 0x40), inb(&mut pit, 0x40)], [0x00, 0x10], "not 0x1f0f");
-        // Half a count, then a control word: the next byte is a first one again. A latch command after one byte was
-        // read begins with the first byte too.
+        // After half a count and a control word, the next byte is a first byte again. After one
+        // read byte, a latch command also restarts with the first byte.
         outb(&mut pit, 0x42, 0xaa);
         outb(&mut pit, 0x43, 0xb0);
         for byte in [0x34, 0x12] {

@@ -1,19 +1,19 @@
 //! PCI as vmd(8) has it: one bus, configuration mechanism 1, functions with one 4 KiB I/O BAR (pci.c).
 //!
-//! What a guest notices:
+//! A guest can observe:
 //!
-//! - A write to the data port that is not 32 bits wide lands in the *lowest* bytes of the register, whatever the
-//!   offset: what is meant for STATUS goes to COMMAND. (Linux writes 64 to the latency timer at 0x0d; in
-//!   `tests/golden/pci` it stands at 0x0c.) Reads are right.
-//! - Everything can be written, vendor and device IDs too, but the ROM base address. COMMAND means nothing: BARs
-//!   decode always.
+//! - A write to the data port that is not 32 bits wide goes to the *lowest* bytes of the register,
+//!   whatever the offset: a write to STATUS reaches COMMAND. (Linux writes 64 to the latency timer
+//!   at 0x0d; in `tests/golden/pci` the value is at 0x0c.) Reads are correct.
+//! - Every register can be written, vendor and device IDs included, but the ROM base address.
+//!   COMMAND has no effect: BARs always decode.
 //! - Writing all ones to a BAR stores its size mask, and 0 where there is no BAR, so that the register keeps it.
-//! - Bus and function number are looked at for reads only; a write to any bus or function reaches function 0 of
-//!   bus 0.
+//! - Bus and function number are checked for reads only; a write to any bus or function reaches
+//!   function 0 of bus 0.
 //! - A BAR at 0xf000 decodes nothing.
 //!
-//! 8.0 writes a register's bytes where they belong and keeps BARs aligned, and gives virtio devices MSI, MSI-X and a
-//! second BAR, in memory, for the latter's table ([`crate::msi`]).
+//! 8.0 writes narrow values to the correct bytes, keeps BARs aligned, and gives virtio devices MSI,
+//! MSI-X and a second BAR, in memory, for the MSI-X table ([`crate::irqchip::msi`]).
 
 use std::{
     array, fmt,
@@ -23,25 +23,30 @@ use std::{
 use vmd_release::Generation;
 
 use crate::{
-    bus::{Direction, PortAccess, PortDevice, Width},
-    irq::{InterruptController, IrqLine},
-    mmio::{self, MmioAccess, MmioRefused},
-    msi::{self, Messages},
+    bus::{
+        Direction, PortAccess, PortDevice, Width,
+        mmio::{self, MmioAccess, MmioRefused},
+    },
+    irqchip::{
+        InterruptController,
+        line::IrqLine,
+        msi::{self, Messages},
+    },
 };
 
-/// The address port. Only an access at this very port reaches it.
+/// The address port. Only an access at exactly this port reaches the register.
 pub const CONFIG_ADDRESS: u16 = 0xcf8;
 /// The first of the four data ports.
 pub const CONFIG_DATA: u16 = 0xcfc;
-/// The first of the ports that BARs decode; they go up to 0xffff (`VM_PCI_IO_BAR_BASE`).
+/// The first port that BARs can decode; the last is 0xffff (`VM_PCI_IO_BAR_BASE`).
 pub const IO_START: u16 = 0x1000;
 
-/// The lines that are handed out, in this order (`pci_pic_irqs`).
+/// The lines in the order in which functions get them (`pci_pic_irqs`).
 pub const IRQS: [u8; 10] = [3, 5, 6, 7, 9, 10, 11, 12, 14, 15];
 
-/// Most capabilities that a function may have.
+/// Largest number of capabilities per function.
 pub const MAX_CAPABILITIES: usize = 8;
-/// Room for each capability in the configuration space, in bytes.
+/// Size in bytes of each capability in the configuration space.
 pub const CAPABILITY_SIZE: usize = 24;
 
 const BAR_SIZE: u16 = 0x1000;
@@ -77,7 +82,7 @@ pub struct Identity {
 /// OpenBSD's vendor ID.
 pub const OPENBSD: u16 = 0x0b5d;
 
-/// The host bridge in slot 0, which is there for its identity only.
+/// The host bridge in slot 0: identity only.
 const HOST_BRIDGE: Identity = Identity {
     vendor: OPENBSD,
     device: 0x0666,
@@ -88,20 +93,20 @@ const HOST_BRIDGE: Identity = Identity {
     subsystem: 0,
 };
 
-/// A PCI function with one 4 KiB I/O BAR and INTA, which is all that vmd's devices have up to 7.9.
+/// A PCI function with one 4 KiB I/O BAR and INTA: all of vmd's devices up to 7.9.
 pub trait PciFunction: Send {
     /// Its identifying registers.
     fn identity(&self) -> Identity;
 
-    /// Its capabilities, in list order, each as the bytes that follow the "next" pointer's byte pair: the first byte
-    /// is the capability ID, the second is left to the bus, the rest is the body. Empty for none. There may be
-    /// [`MAX_CAPABILITIES`] of [`CAPABILITY_SIZE`] bytes each.
+    /// Its capabilities in list order, at most [`MAX_CAPABILITIES`] of [`CAPABILITY_SIZE`] bytes
+    /// each. Each starts with the capability ID and one byte for the "next" pointer, which the bus
+    /// fills in; the body follows. Empty for none.
     fn capabilities(&self) -> Vec<Vec<u8>> {
         Vec::new()
     }
 
-    /// Number of its MSI-X vectors, from 8.0 on; 0 for neither MSI nor MSI-X. Both come before
-    /// [`PciFunction::capabilities`] in the list.
+    /// Number of its MSI-X vectors, from 8.0 on; 0 for a function without MSI and MSI-X. These two
+    /// precede [`PciFunction::capabilities`] in the list.
     fn vectors(&self) -> u16 {
         0
     }
@@ -109,11 +114,11 @@ pub trait PciFunction: Send {
     /// Handles an access at `offset` (0 to 0xfff) in its I/O BAR.
     fn bar_access(&mut self, offset: u16, access: &mut PortAccess);
 
-    /// Puts it into the state of a machine that was just switched on.
+    /// Returns the function to its power-on state.
     fn reset(&mut self);
 }
 
-/// A function that cannot be added.
+/// The bus has no line left for another function.
 #[derive(Debug, thiserror::Error, miette::Diagnostic, PartialEq, Eq)]
 #[error("the PCI bus has no interrupt line left for one more device")]
 #[diagnostic(
@@ -124,7 +129,7 @@ pub trait PciFunction: Send {
 )]
 pub struct BusFull;
 
-/// 256 bytes of configuration space.
+/// The 256 bytes of a configuration space.
 type Space = [u32; 64];
 
 struct Slot {
@@ -133,26 +138,27 @@ struct Slot {
     function: Arc<Mutex<dyn PciFunction>>,
 }
 
-/// The bus: the host bridge in slot 0, then the functions in the order in which they were added.
+/// The bus: the host bridge in slot 0, then the functions in the order of their addition.
 pub struct PciBus {
     generation: Generation,
     controller: Arc<dyn InterruptController>,
     address: u32,
-    /// From slot 1 on.
+    /// The functions, from slot 1 on.
     slots: Vec<Slot>,
     spaces: [Space; SLOTS],
 }
 
 impl PciBus {
-    /// A bus with nothing but the host bridge.
+    /// A bus with the host bridge only.
     pub fn new(generation: Generation, controller: Arc<dyn InterruptController>) -> Self {
         let mut spaces = [[0; 64]; SLOTS];
         spaces[0] = space(HOST_BRIDGE, None, &[]);
         Self { generation, controller, address: 0, slots: Vec::new(), spaces }
     }
 
-    /// Adds the function that `build` makes for its interrupt line. It gets the next slot, the next of [`IRQS`] as a
-    /// level-triggered line, and the next 4 KiB of I/O space from [`IO_START`] on.
+    /// Adds the function that `build` returns for its interrupt line. It gets the next slot, the
+    /// next of [`IRQS`] as a level-triggered line, and the next 4 KiB of I/O space from
+    /// [`IO_START`] on.
     pub fn add<F: PciFunction + 'static>(
         &mut self,
         build: impl FnOnce(IrqLine) -> F,
@@ -167,15 +173,15 @@ impl PciBus {
     }
 
     /// The slot of the first function whose subsystem ID is `subsystem`, host bridge included
-    /// (`pci_find_first_device`; the boot order names devices by it).
+    /// (`pci_find_first_device`; the boot order identifies devices by it).
     pub fn find_subsystem(&self, subsystem: u16) -> Option<usize> {
         self.spaces[..=self.slots.len()]
             .iter()
             .position(|space| space[0x2c / 4] >> 16 == u32::from(subsystem))
     }
 
-    /// Puts the bus and all functions into the state of a machine that was just switched on. The lines are made
-    /// level-triggered again, so the interrupt controller has to be reset first.
+    /// Returns the bus and all functions to their power-on state. This makes the lines
+    /// level-triggered again, so the interrupt controller must be reset first.
     pub fn reset(&mut self) {
         self.address = 0;
         self.spaces = [[0; 64]; SLOTS];
@@ -186,7 +192,7 @@ impl PciBus {
         }
     }
 
-    /// Fills the configuration space of the `n`th function.
+    /// Fills the configuration space of function `n`.
     fn power_on(&mut self, n: usize) {
         let Slot { irq, messages, function } = &self.slots[n];
         self.controller.set_level_triggered(*irq, true);
@@ -216,7 +222,7 @@ impl PciBus {
         let present = self.slots.len() + 1;
         let device = (self.address >> 11 & 0x1f) as usize;
         let exists = match self.generation {
-            // An empty slot can be written, and the first one reads as zeroes.
+            // Empty slots can be written; the first one reads as zeroes.
             Generation::V7_7 => access.direction == Direction::Out || device <= present,
             Generation::V7_8 | Generation::V7_9 | Generation::V8_0 => device < present,
         };
@@ -263,7 +269,7 @@ impl PciBus {
         let vectors = messages.map_or(0, |messages| messages.vectors());
         let mask = access.width.mask() << (8 * byte);
         let written = value & !mask | access.eax << (8 * byte) & mask;
-        // All ones, written at once, ask for a BAR's size; its address bits are kept otherwise.
+        // A single write of all ones requests a BAR's size; otherwise the address bits are kept.
         let sizing = access.width == Width::Dword && access.eax == u32::MAX;
         let bar = |size: u32| if sizing { !(size - 1) } else { written & !(size - 1) };
         let written = match register {
@@ -286,7 +292,7 @@ impl PciBus {
                 }
                 value & !WRITABLE | written & WRITABLE
             }
-            // Where the table and the pending bits are.
+            // BIR and offsets of the table and the pending bits.
             0x5c | 0x60 if vectors > 0 => value,
             _ => written,
         };
@@ -299,8 +305,8 @@ impl PciBus {
         }
     }
 
-    /// An access in the memory window that no other device claims: to a table of MSI-X vectors, or to nothing, which
-    /// reads as ones.
+    /// Handles an access in the memory window that no other device claims: to an MSI-X table, or
+    /// else to unclaimed space, which reads as ones.
     pub fn mmio(&mut self, access: &mut MmioAccess) -> Result<(), MmioRefused> {
         for (slot, space) in self.slots.iter().zip(&self.spaces[1..]) {
             let offset = access.address.wrapping_sub((space[MEMORY_BAR] & !0xf).into());
@@ -316,7 +322,8 @@ impl PciBus {
 
     fn io(&mut self, access: &mut PortAccess) {
         let mut claims = self.slots.iter().zip(&self.spaces[1..]).filter_map(|(slot, space)| {
-            // Sixteen bits, end included: a BAR in the last 4 KiB ends at 0 and holds no port.
+            // vmd computes in 16 bits: the end of a BAR in the last 4 KiB wraps to 0, and the BAR
+            // contains no port.
             let start = space[0x10 / 4] as u16 & !3;
             let end = start.wrapping_add(BAR_SIZE);
             (start..end).contains(&access.port).then_some((slot, access.port.wrapping_sub(start)))
@@ -333,7 +340,7 @@ impl PciBus {
     }
 }
 
-/// A function is left whole by every access, so a panic while it was locked does no harm to the bus.
+/// Locks a function. A poisoned lock is safe to take: every access leaves the function consistent.
 fn lock<F: ?Sized>(function: &Mutex<F>) -> std::sync::MutexGuard<'_, F> {
     function.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -351,7 +358,7 @@ fn write_register(value: &mut u32, register: u8, byte: u8, has_bar: bool, mut ac
     let offset = register + byte;
     if BARS.contains(&offset) {
         let is_bar = has_bar && register == *BARS.start();
-        // All of EAX is looked at, however wide the write is.
+        // vmd compares all of EAX, whatever the width of the write.
         if access.eax == u32::MAX {
             access.eax = if is_bar { !u32::from(BAR_SIZE - 1) } else { 0 };
         }
@@ -364,7 +371,7 @@ fn write_register(value: &mut u32, register: u8, byte: u8, has_bar: bool, mut ac
     }
 }
 
-/// The configuration space at power-on of a function whose BAR and line are `resources`.
+/// The configuration space at power-on of a function with the BAR and line in `resources`.
 fn space(identity: Identity, resources: Option<(u16, u8)>, capabilities: &[Vec<u8>]) -> Space {
     let mut bytes = [0; 256];
     let mut put = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
@@ -417,11 +424,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        i8259::SharedPic,
+        irqchip::i8259::SharedPic,
         testing::{self, EAX, input, out},
     };
 
-    /// A function that remembers what it was asked and answers with the offset.
+    /// A function that records accesses and answers with the offset.
     struct Recorder {
         identity: Identity,
         capabilities: Vec<Vec<u8>>,
@@ -452,7 +459,7 @@ mod tests {
         }
     }
 
-    /// The capability that points at a virtio 1.x structure: ID, type, offset in the BAR, length.
+    /// A capability for a virtio 1.x structure: ID, type, offset in the BAR, length.
     fn virtio_cap(kind: u8, offset: u32, length: u32) -> Vec<u8> {
         let mut cap = vec![9, 0, 16, kind, 0, 0, 0, 0];
         cap.extend(offset.to_le_bytes());
@@ -544,8 +551,8 @@ mod tests {
         (0..64).flat_map(|n| read(bus, device, n * 4, Width::Dword).to_le_bytes()).collect()
     }
 
-    /// What the firmware does to every function, and Linux to those it drives: BAR sizing and placing, COMMAND, and
-    /// the latency timer.
+    /// The accesses of the firmware to every function, and of Linux to those it drives: BAR sizing
+    /// and placement, COMMAND, the latency timer.
     fn boot(bus: &mut PciBus, device: u8, bar: Option<u32>, driven: bool) {
         if device > 0 {
             for register in (0x10..=0x24).step_by(4).chain([0x30]) {
@@ -564,7 +571,7 @@ mod tests {
         }
     }
 
-    /// The functions of a recording: the configuration spaces, as `od` or `hexdump -C` print them.
+    /// The configuration spaces in a recording, as `od` or `hexdump -C` print them.
     fn recorded(text: &str) -> Vec<Vec<u8>> {
         let mut functions = Vec::<Vec<u8>>::new();
         for line in text.lines() {
@@ -582,7 +589,7 @@ mod tests {
             space.extend(bytes.iter().map(|byte| u8::from_str_radix(byte, 16).unwrap()));
         }
         for space in &mut functions {
-            // What hexdump leaves out ("*") is the same as the line before it: zeroes, at the end of the space.
+            // hexdump prints "*" for repeated lines; here these are zeroes at the end of the space.
             space.resize(256, 0);
         }
         functions
@@ -590,7 +597,7 @@ mod tests {
 
     #[test]
     fn byte_for_byte_as_recorded_without_network() {
-        let golden = recorded(include_str!("../../../../tests/golden/pci/k73.config.hex.txt"));
+        let golden = recorded(include_str!("../../../../../tests/golden/pci/k73.config.hex.txt"));
         assert_eq!(golden.len(), 4);
         let mut bus = bus();
         let bars = [None, Some(0xc001), Some(0xd001), Some(0xe001)];
@@ -602,7 +609,7 @@ mod tests {
 
     #[test]
     fn byte_for_byte_as_recorded_with_network() {
-        let golden = recorded(include_str!("../../../../tests/golden/pci/k612.with-net.pci.txt"));
+        let golden = recorded(include_str!("../../../../../tests/golden/pci/k612.with-net.pci.txt"));
         assert_eq!(golden.len(), 5);
         let mut bus = bus_of(Generation::V7_8, vec![rng(), net(), blk(), vmmci()]);
         for device in 0..5 {
@@ -611,13 +618,13 @@ mod tests {
         }
     }
 
-    /// Two virtio devices of 8.0.
+    /// A bus with two virtio devices of 8.0.
     fn bus_8_0() -> PciBus {
         bus_of(Generation::V8_0, vec![Recorder { vectors: 2, ..rng() }, Recorder { vectors: 2, ..blk() }])
     }
 
     #[test]
-    fn msi_and_msix_come_first_and_only_one_is_on() {
+    fn msi_and_msix_come_first_and_exclude_each_other() {
         let mut bus = bus_8_0();
         let mut byte = |offset| read(&mut bus, 1, offset, Width::Byte) as u8;
         let (mut at, mut ids) = (byte(0x34), Vec::new());
@@ -627,7 +634,7 @@ mod tests {
         }
         assert_eq!(ids[..3], [(msi::MSI, 5), (msi::MSIX, 0x11), (0x70, 9)]);
         write(&mut bus, 1, 0x42, Width::Word, 0x0071);
-        assert_eq!(read(&mut bus, 1, 0x40, Width::Dword) >> 16, 0x0081, "nothing but its enable bit");
+        assert_eq!(read(&mut bus, 1, 0x40, Width::Dword) >> 16, 0x0081, "only the enable bit can be written");
         write(&mut bus, 1, 0x5a, Width::Word, 0xffff);
         assert_eq!(read(&mut bus, 1, 0x58, Width::Dword) >> 16, 0xc001);
         assert_eq!(read(&mut bus, 1, 0x40, Width::Dword) >> 16, 0x0080);
@@ -652,7 +659,7 @@ mod tests {
     }
 
     #[test]
-    fn narrow_writes_of_8_0_land_where_they_belong() {
+    fn narrow_writes_of_8_0_reach_the_addressed_bytes() {
         let mut bus = bus_8_0();
         write(&mut bus, 1, 0x3d, Width::Byte, 7);
         assert_eq!(read(&mut bus, 1, 0x3c, Width::Dword), 0x703);
@@ -665,7 +672,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_handed_out_in_order_and_level_triggered() {
+    fn lines_are_assigned_in_order_and_level_triggered() {
         let pic = Arc::new(SharedPic::new(Box::new(|| {})));
         let mut bus = PciBus::new(Generation::V7_8, Arc::clone(&pic) as _);
         for irq in IRQS {
@@ -689,7 +696,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_of_any_width_are_right() {
+    fn reads_of_any_width_are_correct() {
         let mut bus = bus();
         assert_eq!(read(&mut bus, 1, 0x00, Width::Dword), 0x1044_1af4);
         assert_eq!(read(&mut bus, 1, 0x02, Width::Word), EAX & 0xffff_0000 | 0x1044);
@@ -697,7 +704,7 @@ mod tests {
     }
 
     #[test]
-    fn narrow_writes_land_in_the_registers_lowest_bytes() {
+    fn narrow_writes_go_to_the_lowest_bytes_of_the_register() {
         let mut bus = bus();
         write(&mut bus, 1, 0x06, Width::Word, 0xf900);
         assert_eq!(read(&mut bus, 1, 0x04, Width::Dword), 0x0010_f900);
@@ -732,11 +739,11 @@ mod tests {
         out(&mut bus, CONFIG_ADDRESS, Width::Dword, 0x8000_18fc);
         out(&mut bus, CONFIG_ADDRESS, Width::Byte, 0x08);
         assert_eq!(input(&mut bus, CONFIG_ADDRESS, Width::Dword), 0x8000_1808);
-        assert_eq!(input(&mut bus, CONFIG_ADDRESS + 1, Width::Byte), EAX, "that port is not the bus's");
+        assert_eq!(input(&mut bus, CONFIG_ADDRESS + 1, Width::Byte), EAX, "the port is not part of the bus");
     }
 
     #[test]
-    fn other_buses_and_functions_read_as_ones_but_are_written() {
+    fn writes_to_other_buses_and_functions_reach_bus_0() {
         let mut bus = bus();
         for address in [0x8001_0800, 0x8000_0900, 0x80ff_0f00] {
             out(&mut bus, CONFIG_ADDRESS, Width::Dword, address);
@@ -747,7 +754,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_slots() {
+    fn empty_slots_by_generation() {
         let mut bus = bus();
         write(&mut bus, 4, 0, Width::Dword, 5);
         assert_eq!(read(&mut bus, 4, 0, Width::Dword), u32::MAX);
@@ -759,7 +766,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_go_to_whom_the_bars_say_now() {
+    fn ports_follow_the_current_bars() {
         let mut bus = bus();
         let seen = bus.add(|_| rng()).unwrap();
         assert_eq!(input(&mut bus, 0x4003, Width::Byte), 3);
@@ -770,7 +777,7 @@ mod tests {
         out(&mut bus, 0xd000, Width::Byte, 1);
         assert_eq!(seen.lock().unwrap().seen, [3, 0xfff]);
         write(&mut bus, 4, 0x04, Width::Word, 0);
-        assert_eq!(input(&mut bus, 0xc010, Width::Word), 0x10, "COMMAND means nothing");
+        assert_eq!(input(&mut bus, 0xc010, Width::Word), 0x10, "COMMAND has no effect");
     }
 
     #[test]
@@ -814,7 +821,7 @@ mod tests {
                 for step in &steps {
                     match step {
                         testing::Step::Access(access) => bus.access(&mut access.clone()),
-                        // Mostly addresses that exist.
+                        // Mostly addresses of existing functions.
                         testing::Step::Other(n) => {
                             out(&mut bus, CONFIG_ADDRESS, Width::Dword, ENABLE | n & 0x3fff);
                         }

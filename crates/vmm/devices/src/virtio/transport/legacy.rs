@@ -16,8 +16,13 @@
 //! (`virtio_rnd_io` in virtio.c, `vioscsi_io` in vioscsi.c, `handle_io_read` and `handle_io_write` in vioblk.c and
 //! vionet.c, 7.7).
 
-use super::{DeviceState, Fault, Kind, VirtioDevice, ring};
 use crate::bus::{Direction, PortAccess};
+use crate::virtio::{
+    device::{DeviceState, VirtioDevice},
+    fault::Fault,
+    kind::Kind,
+    queue::LEGACY_PAGE,
+};
 
 /// Offsets in the BAR.
 mod reg {
@@ -32,7 +37,8 @@ mod reg {
     pub(super) const DEVICE_CONFIG: u16 = 0x14;
 }
 
-/// The registers that are the transport's own, all about the selected queue. The size reads 0 until a queue has been selected.
+/// The transport's own registers; all refer to the selected queue. The size reads 0 until a queue
+/// was selected.
 #[derive(Debug, Default)]
 pub(super) struct Registers {
     pfn: u32,
@@ -44,38 +50,44 @@ pub(super) struct Registers {
 impl Registers {
     pub(super) fn access<M: VirtioDevice>(
         &mut self,
-        io: &mut DeviceState,
+        state: &mut DeviceState,
         model: &mut M,
         offset: u16,
         access: &mut PortAccess,
     ) -> Result<(), Fault> {
         match access.direction {
             Direction::In => {
-                self.read(io, model, offset, access);
+                self.read(state, model, offset, access);
                 Ok(())
             }
-            Direction::Out => self.write(io, model, offset, access.eax),
+            Direction::Out => self.write(state, model, offset, access.eax),
         }
     }
 
-    fn read<M: VirtioDevice>(&self, io: &mut DeviceState, model: &M, offset: u16, access: &mut PortAccess) {
-        // A register of vioscsi that knows about widths.
-        let by_width = io.kind == Kind::Scsi;
+    fn read<M: VirtioDevice>(
+        &self,
+        state: &mut DeviceState,
+        model: &M,
+        offset: u16,
+        access: &mut PortAccess,
+    ) {
+        // vioscsi answers this register in the access's own width.
+        let by_width = state.kind == Kind::Scsi;
         match offset {
-            reg::DEVICE_FEATURES => access.answer_dword(io.device_features as u32),
-            reg::DRIVER_FEATURES => access.answer_dword(io.driver_features as u32),
+            reg::DEVICE_FEATURES => access.answer_dword(state.device_features as u32),
+            reg::DRIVER_FEATURES => access.answer_dword(state.driver_features as u32),
             reg::QUEUE_PFN => access.answer_dword(self.pfn),
             reg::QUEUE_SIZE if by_width => access.answer(self.size.into()),
             reg::QUEUE_SIZE => access.answer_dword(self.size.into()),
             reg::QUEUE_SELECT => access.answer_dword(self.select.into()),
             reg::QUEUE_NOTIFY => access.answer_dword(self.notify.into()),
-            reg::DEVICE_STATUS if by_width => access.answer(io.status.into()),
-            reg::DEVICE_STATUS => access.answer_dword(io.status.into()),
+            reg::DEVICE_STATUS if by_width => access.answer(state.status.into()),
+            reg::DEVICE_STATUS => access.answer_dword(state.status.into()),
             reg::ISR => {
-                access.answer_dword(io.isr.into());
-                io.isr = 0;
-                if reading_the_isr_lowers_the_line(io.kind) {
-                    io.irq.deassert();
+                access.answer_dword(state.isr.into());
+                state.isr = 0;
+                if isr_read_lowers_line(state.kind) {
+                    state.irq.deassert();
                 }
             }
             _ => {
@@ -85,7 +97,7 @@ impl Registers {
                     .and_then(|offset| model.read_legacy_config(offset, access.width, access.eax));
                 if let Some(value) = value {
                     access.answer_dword(value);
-                } else if !io.in_vm_process() {
+                } else if !state.in_vm_process() {
                     access.answer_dword(u32::MAX);
                 }
             }
@@ -94,35 +106,35 @@ impl Registers {
 
     fn write<M: VirtioDevice>(
         &mut self,
-        io: &mut DeviceState,
+        state: &mut DeviceState,
         model: &mut M,
         offset: u16,
         eax: u32,
     ) -> Result<(), Fault> {
         match offset {
-            // Taken as it is: what the device did not offer is accepted too.
-            reg::DRIVER_FEATURES => io.driver_features = eax.into(),
+            // vmd accepts features that the device did not offer.
+            reg::DRIVER_FEATURES => state.driver_features = eax.into(),
             reg::QUEUE_PFN => {
                 self.pfn = eax;
-                return self.store_queue(io);
+                return self.store_queue(state);
             }
             reg::QUEUE_SELECT => {
                 self.select = eax as u16;
-                self.load_queue(io);
+                self.load_queue(state);
             }
             reg::QUEUE_NOTIFY => {
-                if io.kind == Kind::Blk && io.needs_reset() {
+                if state.kind == Kind::Blk && state.needs_reset() {
                     return Ok(());
                 }
                 self.notify = eax as u16;
-                if model.notify(self.notify, io)? {
-                    io.irq.assert();
+                if model.notify(self.notify, state)? {
+                    state.irq.assert();
                 }
             }
             reg::DEVICE_STATUS => {
-                io.status = eax as u8;
-                if io.status == 0 && io.kind != Kind::Rng {
-                    self.reset(io)?;
+                state.status = eax as u8;
+                if state.status == 0 && state.kind != Kind::Rng {
+                    self.reset(state)?;
                     model.reset();
                 }
             }
@@ -131,49 +143,50 @@ impl Registers {
         Ok(())
     }
 
-    /// A reset by the driver, which viornd ignores. Only the queue that is selected loses its address, which becomes
-    /// 0 and not "none": a notification after it would be served from there.
-    fn reset(&mut self, io: &mut DeviceState) -> Result<(), Fault> {
-        io.driver_features = 0;
+    /// Handles a reset by the driver; viornd ignores it. Only the selected queue loses its address,
+    /// which becomes 0 instead of "none": a later notification would be processed from there.
+    fn reset(&mut self, state: &mut DeviceState) -> Result<(), Fault> {
+        state.driver_features = 0;
         self.pfn = 0;
-        self.store_queue(io)?;
+        self.store_queue(state)?;
         self.size = 0;
-        self.load_queue(io);
+        self.load_queue(state);
         self.select = 0;
         self.notify = 0;
-        io.isr = 0;
-        for queue in &mut io.queues {
+        state.isr = 0;
+        for queue in &mut state.queues {
             queue.last_avail = 0;
         }
-        if reading_the_isr_lowers_the_line(io.kind) {
-            io.irq.deassert();
+        if isr_read_lowers_line(state.kind) {
+            state.irq.deassert();
         }
         Ok(())
     }
 
-    /// Fills the queue registers from the selected queue; one that does not exist shows size 0 and the address of the
-    /// one before.
-    fn load_queue(&mut self, io: &DeviceState) {
-        match io.queues.get(usize::from(self.select)) {
+    /// Fills the queue registers from the selected queue. A queue that does not exist shows size 0
+    /// and the previous queue's address.
+    fn load_queue(&mut self, state: &DeviceState) {
+        match state.queues.get(usize::from(self.select)) {
             Some(queue) => {
-                self.pfn = (queue.gpa / ring::LEGACY_PAGE) as u32;
+                self.pfn = (queue.gpa / LEGACY_PAGE) as u32;
                 self.size = queue.size as u16;
             }
             None => self.size = 0,
         }
     }
 
-    /// Gives the selected queue its address.
-    fn store_queue(&self, io: &mut DeviceState) -> Result<(), Fault> {
-        let Some(queue) = io.queues.get_mut(usize::from(self.select)) else {
+    /// Sets and maps the address of the selected queue.
+    fn store_queue(&self, state: &mut DeviceState) -> Result<(), Fault> {
+        let Some(queue) = state.queues.get_mut(usize::from(self.select)) else {
             return Ok(());
         };
-        queue.gpa = u64::from(self.pfn) * ring::LEGACY_PAGE;
-        queue.map(&io.ram, io.kind, self.select)
+        queue.gpa = u64::from(self.pfn) * LEGACY_PAGE;
+        queue.map(&state.ram, state.kind, self.select)
     }
 }
 
-/// vioscsi of 7.7 clears its ISR register when it is read but does not lower its line, nor does a reset (`vioscsi_io`).
-const fn reading_the_isr_lowers_the_line(kind: Kind) -> bool {
+/// Whether reading the ISR lowers the line. vioscsi of 7.7 clears its ISR register on a read but
+/// lowers its line neither then nor at a reset (`vioscsi_io`).
+const fn isr_read_lowers_line(kind: Kind) -> bool {
     !matches!(kind, Kind::Scsi)
 }

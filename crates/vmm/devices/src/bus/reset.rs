@@ -1,9 +1,9 @@
 //! The ports that reset a PC: the keyboard controller's command port and the PIIX reset control register.
 //!
-//! Up to 7.9 vmd has neither and a guest resets by a triple fault. 8.0 looks for two writes before it dispatches an
-//! OUT (`vcpu_exit_reset` in x86_vm.c): a byte 0xfe to 0x64, and a byte with the full-reset bits to 0xcf9. Neither
-//! port reads as anything but ones. Which bits "full reset" means is not in the sources that we could read; the
-//! chip's are 0x02 (system reset) and 0x04 (start it), and both are asked for here.
+//! Up to 7.9 vmd has neither and a guest resets by a triple fault. 8.0 checks for two writes before
+//! it dispatches an OUT (`vcpu_exit_reset` in x86_vm.c): a byte 0xfe to 0x64, and a byte with the
+//! full-reset bits to 0xcf9. Both ports read as ones. The available sources do not define "full
+//! reset"; this model requires both of the chip's bits, 0x02 (system reset) and 0x04 (start it).
 
 use crate::bus::{Direction, PortAccess, Width};
 
@@ -15,7 +15,8 @@ pub const RESET_CONTROL: u16 = 0xcf9;
 const PULSE_RESET_LINE: u32 = 0xfe;
 const FULL_RESET: u32 = 0x06;
 
-/// Whether `access` resets a machine of 8.0, before any device sees it.
+/// Whether `access` resets the VM on 8.0. The board checks this before it dispatches the access to
+/// a device.
 pub fn asks_for_reset(access: &PortAccess) -> bool {
     access.direction == Direction::Out
         && access.width == Width::Byte

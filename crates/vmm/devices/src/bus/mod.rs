@@ -1,4 +1,7 @@
-//! Port I/O as vmd sees it.
+//! Port I/O as vmd sees it; memory-mapped I/O is in [`mmio`], the reset ports in [`reset`].
+
+pub mod mmio;
+pub mod reset;
 
 /// Width of a port access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,7 +15,8 @@ pub enum Width {
 }
 
 impl Width {
-    /// From a number of bytes: 1, 2 or 4; others do not exist on the I/O bus.
+    /// The width of an access of `bytes` bytes: 1, 2 or 4. `None` for every other number: the I/O
+    /// bus has no such access.
     pub const fn from_bytes(bytes: usize) -> Option<Self> {
         match bytes {
             1 => Some(Self::Byte),
@@ -31,7 +35,7 @@ impl Width {
         }
     }
 
-    /// The bits that an access of this width carries.
+    /// Bit mask of an access of this width.
     pub const fn mask(self) -> u32 {
         match self {
             Self::Byte => 0xff,
@@ -50,36 +54,39 @@ pub enum Direction {
     Out,
 }
 
-/// One IN or OUT of the guest on its way through the machine.
+/// One IN or OUT of the guest, from the vCPU exit to the device and back.
 ///
-/// vmm hands vmd the whole of EAX with every access, IN or OUT, and loads EAX from the same word afterwards. A device
-/// that does not touch the word on an IN therefore leaves EAX as it was, and one that stores 32 bits changes all of
-/// EAX whatever the width of the access (`exit_qualification`/`vei_data` handling in vmd's x86_vm.c; seen in
-/// `golden/vmmci`, register dump by width). That is why the word is carried here and not a value of the access's width.
+/// vmm hands vmd all of EAX with every access, IN or OUT, and loads EAX from the same word
+/// afterwards. A device that does not write the word on an IN therefore leaves EAX unchanged, and a
+/// device that stores 32 bits changes all of EAX whatever the width of the access
+/// (`exit_qualification`/`vei_data` handling in vmd's x86_vm.c; seen in `golden/vmmci`, register
+/// dump by width). For this reason the access carries the whole word instead of a value of its own
+/// width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortAccess {
     /// The port.
     pub port: u16,
-    /// How wide the instruction is.
+    /// Operand width of the instruction.
     pub width: Width,
     /// IN or OUT.
     pub direction: Direction,
-    /// EAX: what the guest writes on an OUT; what it had, and will have, on an IN.
+    /// EAX. OUT: the value that the guest writes. IN: the value before the access, replaced by the
+    /// answer.
     pub eax: u32,
 }
 
 impl PortAccess {
-    /// An IN by a guest whose EAX is `eax`.
+    /// An IN from `port` by a guest whose EAX is `eax`.
     pub const fn input(port: u16, width: Width, eax: u32) -> Self {
         Self { port, width, direction: Direction::In, eax }
     }
 
-    /// An OUT of `eax`.
+    /// An OUT of `eax` to `port`.
     pub const fn output(port: u16, width: Width, eax: u32) -> Self {
         Self { port, width, direction: Direction::Out, eax }
     }
 
-    /// Answers an IN in its own width; the rest of EAX stays.
+    /// Answers an IN in its own width; the higher bits of EAX keep their value.
     pub const fn answer(&mut self, value: u32) {
         let mask = self.width.mask();
         self.eax = (self.eax & !mask) | (value & mask);
@@ -90,21 +97,24 @@ impl PortAccess {
         self.eax = value;
     }
 
-    /// The bits that an OUT carries.
+    /// The value that an OUT carries: EAX cut to the access's width.
     pub const fn value(&self) -> u32 {
         self.eax & self.width.mask()
     }
 
-    /// Stores an OUT into a register in the access's width, keeping the register's higher bits.
+    /// Returns `register` with its low bits replaced by the value of this OUT; bits beyond the
+    /// access's width keep their value.
     pub const fn merge_into(&self, register: u32) -> u32 {
         let mask = self.width.mask();
         (register & !mask) | (self.eax & mask)
     }
 }
 
-/// A device on the I/O bus. The machine routes accesses by port; the device sees absolute port numbers.
+/// A device on the I/O bus. The board routes accesses by port; the device sees absolute port
+/// numbers.
 pub trait PortDevice: Send {
-    /// Handles one access. An IN that nobody answers leaves [`PortAccess::eax`] alone.
+    /// Handles one access. A device that does not answer an IN leaves [`PortAccess::eax`]
+    /// unchanged.
     fn access(&mut self, access: &mut PortAccess);
 }
 

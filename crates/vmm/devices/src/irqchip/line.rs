@@ -1,22 +1,11 @@
-//! Interrupt lines.
+//! Interrupt lines: a device's connection to the interrupt controllers.
 
 use std::{fmt, sync::Arc};
 
-use crate::msi::{Messages, NO_VECTOR};
-
-/// What devices raise their lines on: the machine's pair of 8259s (or an IOAPIC from 8.0 on).
-pub trait InterruptController: Send + Sync {
-    /// Raises line `irq` (0 to 15).
-    fn assert_irq(&self, irq: u8);
-    /// Lowers line `irq` (0 to 15).
-    fn deassert_irq(&self, irq: u8);
-    /// Makes line `irq` (0 to 15) level-triggered (`true`) or edge-triggered, as the PCI bus asks for the lines it
-    /// hands out (`intr_toggle_el` in vmd). A controller that knows no difference does nothing.
-    fn set_level_triggered(&self, _irq: u8, _level: bool) {}
-    /// A device writes `data` to `address` to interrupt: an MSI or MSI-X message. A controller without LAPICs does not
-    /// hear of it.
-    fn message(&self, _address: u64, _data: u32) {}
-}
+use super::{
+    InterruptController,
+    msi::{Messages, NO_VECTOR},
+};
 
 /// A device's end of an interrupt line.
 #[derive(Clone)]
@@ -32,7 +21,7 @@ impl IrqLine {
         Self { irq, controller, messages: None }
     }
 
-    /// The line of a PCI function that can signal by `messages` instead.
+    /// The line of a PCI function that can signal by `messages` (MSI or MSI-X) instead.
     #[must_use]
     pub fn with_messages(self, messages: Arc<Messages>) -> Self {
         Self { messages: Some(messages), ..self }
@@ -43,19 +32,20 @@ impl IrqLine {
         self.irq
     }
 
-    /// Raises the line; where MSI is on, sends its message instead.
+    /// Raises the line, or sends the message if MSI is enabled.
     pub fn assert(&self) {
         self.assert_vector(NO_VECTOR);
     }
 
-    /// Raises the line, or sends MSI's message, or that of MSI-X's `vector`, whichever the driver has turned on.
+    /// Signals an interrupt the way that the driver has enabled: by the line, by the MSI message,
+    /// or by the message of MSI-X's `vector`.
     pub fn assert_vector(&self, vector: u16) {
         if !self.messages.as_ref().is_some_and(|messages| messages.signal(vector)) {
             self.controller.assert_irq(self.irq);
         }
     }
 
-    /// Lowers the line, if it is in use.
+    /// Lowers the line. With MSI or MSI-X enabled the line is not in use and this does nothing.
     pub fn deassert(&self) {
         if self.messages.as_ref().is_none_or(|messages| messages.is_legacy()) {
             self.controller.deassert_irq(self.irq);

@@ -1,32 +1,36 @@
 //! MSI and MSI-X of vmd's PCI functions, from 8.0 on (pci.c of September 2026).
 //!
-//! Every virtio device has both, as its first two capabilities: MSI with one 64-bit message, and MSI-X with one vector
-//! for configuration changes and one for each queue, its table in a 64 KiB memory BAR. What a guest notices:
+//! Every virtio device has both, as its first two capabilities: MSI with one 64-bit message, and
+//! MSI-X with one vector for configuration changes and one for each queue, its table in a 64 KiB
+//! memory BAR. A guest can observe:
 //!
-//! - While MSI-X is on, INTA is silent: an event whose vector is "none" comes to nothing.
-//! - A masked vector's event waits in the pending bit array and is sent when the vector is unmasked. MSI has no mask.
-//! - Turning one on turns the other off.
-//! - The table takes 32-bit registers at 32-bit boundaries, whatever the access's width; between table and pending
-//!   bits everything reads as ones.
+//! - While MSI-X is enabled, INTA is not used: an event with vector "none" is not signalled.
+//! - An event of a masked vector is held in the pending bit array and sent when the vector is
+//!   unmasked. MSI has no mask.
+//! - Enabling MSI disables MSI-X and the reverse.
+//! - The table is accessed as 32-bit registers at 32-bit boundaries, whatever the access's width;
+//!   the area between the table and the pending bits reads as ones.
 //!
-//! Where the pending bits are in the BAR is a constant that is not in the sources that we could read; here it is the
-//! BAR's second half.
+//! The available sources do not define the offset of the pending bits in the BAR; this model uses
+//! the BAR's second half.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
-    bus::Direction,
-    irq::InterruptController,
-    mmio::{MmioAccess, MmioRefused},
+    bus::{
+        Direction,
+        mmio::{MmioAccess, MmioRefused},
+    },
+    irqchip::InterruptController,
 };
 
 /// No vector: the event is not signalled.
 pub const NO_VECTOR: u16 = 0xffff;
 /// Size of the memory BAR with the table (`VM_PCI_MMIO_BAR_SIZE`).
 pub const BAR_SIZE: u32 = 0x1_0000;
-/// Offset of the MSI capability in configuration space: it is the first one.
+/// Offset of the MSI capability in configuration space; it is the first in the list.
 pub const MSI: u8 = 0x40;
-/// Offset of the MSI-X capability, the second one.
+/// Offset of the MSI-X capability in configuration space; it is the second in the list.
 pub const MSIX: u8 = 0x58;
 /// MSI's enable bit in the capability's first 32 bits.
 pub const MSI_ENABLE: u32 = 1 << 16;
@@ -38,8 +42,8 @@ pub const MSIX_MASK: u32 = 1 << 30;
 const PENDING: u32 = 0x8000;
 const MASKED: u32 = 1;
 
-/// The two capabilities of a function with `vectors` vectors whose table is in BAR 1, as
-/// [`crate::pci::PciFunction::capabilities`] has them.
+/// The MSI and the MSI-X capability of a function with `vectors` vectors (from 1) whose table is in
+/// BAR 1, in the form of [`crate::pci::PciFunction::capabilities`].
 pub fn capabilities(vectors: u16) -> [Vec<u8>; 2] {
     // MSI: 64-bit address.
     let msi = [0x05, 0, 0x80, 0].into_iter().chain([0; 12]).collect();
@@ -59,7 +63,7 @@ struct Entry {
 
 #[derive(Debug, Default)]
 struct State {
-    /// MSI's message, if it is on.
+    /// MSI's address and data, if MSI is enabled.
     msi: Option<(u64, u32)>,
     msix: bool,
     all_masked: bool,
@@ -68,7 +72,7 @@ struct State {
 }
 
 impl State {
-    /// The messages that can be sent now.
+    /// Takes the pending messages whose vectors are unmasked.
     fn drain(&mut self) -> Vec<(u64, u32)> {
         if !self.msix || self.all_masked {
             return Vec::new();
@@ -84,30 +88,31 @@ impl State {
     }
 }
 
-/// The messages of one function: what its driver has set up, and where they go.
+/// The MSI and MSI-X state of one function, and the controller that its messages go to.
 pub struct Messages {
     controller: Arc<dyn InterruptController>,
     state: Mutex<State>,
 }
 
 impl Messages {
-    /// Messages that go to `controller`; none until [`Messages::power_on`].
+    /// State without vectors until [`Messages::power_on`]; messages go to `controller`.
     pub fn new(controller: Arc<dyn InterruptController>) -> Self {
         Self { controller, state: Mutex::default() }
     }
 
-    /// As after power-on, with `vectors` vectors (0 to 64), all masked.
+    /// Resets to the power-on state with `vectors` vectors (0 to 64), all masked.
     pub fn power_on(&self, vectors: u16) {
         let entry = Entry { address: 0, data: 0, masked: true };
         self.with(|state| *state = State { table: vec![entry; vectors.min(64).into()], ..State::default() });
     }
 
-    /// How many vectors there are.
+    /// Number of MSI-X vectors.
     pub fn vectors(&self) -> u16 {
         self.with(|state| state.table.len() as u16)
     }
 
-    /// The driver wrote to the capabilities: what they say now.
+    /// Applies the driver's writes to the capabilities: `msi` is MSI's address and data if it is
+    /// enabled, `msix_control` the first 32 bits of the MSI-X capability.
     pub fn configure(&self, msi: Option<(u64, u32)>, msix_control: u32) {
         self.send(|state| {
             state.msi = msi;
@@ -117,12 +122,13 @@ impl Messages {
         });
     }
 
-    /// Whether interrupts go over INTA.
+    /// Whether interrupts use INTA: neither MSI nor MSI-X is enabled.
     pub fn is_legacy(&self) -> bool {
         self.with(|state| !state.msix && state.msi.is_none())
     }
 
-    /// Signals `vector`, or MSI's only message. `false` if it is up to INTA.
+    /// Signals `vector`, or MSI's only message. Returns `false` if the caller must use INTA
+    /// instead.
     pub fn signal(&self, vector: u16) -> bool {
         let mut legacy = false;
         self.send(|state| {
@@ -138,7 +144,7 @@ impl Messages {
         !legacy
     }
 
-    /// An access at `offset` in the memory BAR.
+    /// Handles an access at `offset` in the memory BAR.
     pub fn mmio(&self, offset: u32, access: &mut MmioAccess) -> Result<(), MmioRefused> {
         let refused = MmioRefused::from(&*access);
         let mut result = Ok(());
@@ -161,11 +167,12 @@ impl Messages {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        // Every operation leaves the state whole, so a panic elsewhere while it was locked does no harm.
+        // A poisoned lock is safe to take: every operation leaves the state consistent, so a panic
+        // of another thread cannot have left it half changed.
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Does something, and sends what comes of it with nothing locked.
+    /// Runs `f` under the lock, then sends the returned messages without it.
     fn send(&self, f: impl FnOnce(&mut State) -> Vec<(u64, u32)>) {
         for (address, data) in self.with(f) {
             self.controller.message(address, data);
@@ -242,14 +249,14 @@ mod tests {
     }
 
     #[test]
-    fn the_capabilities_say_what_there_is() {
+    fn the_capabilities_describe_the_vectors() {
         let [msi, msix] = capabilities(3);
         assert_eq!((msi.len(), &msi[..4]), (16, &[5, 0, 0x80, 0][..]));
         assert_eq!(msix, [0x11, 0, 2, 0, 1, 0, 0, 0, 1, 0x80, 0, 0]);
     }
 
     #[test]
-    fn inta_until_something_is_turned_on() {
+    fn inta_is_used_until_msi_is_enabled() {
         let (messages, sink) = messages(2);
         assert!(messages.is_legacy() && !messages.signal(0));
         messages.configure(Some((0xfee0_0000, 0x41)), 0);
@@ -278,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_table() {
+    fn accesses_outside_the_table_read_ones_or_are_refused() {
         let (messages, _) = messages(2);
         assert_eq!(get(&messages, 0x20), u32::MAX);
         assert_eq!(get(&messages, PENDING + 4), 0);

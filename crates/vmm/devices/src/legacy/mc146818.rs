@@ -1,16 +1,16 @@
-//! The real-time clock and CMOS memory, as vmd(8) has them (mc146818.c, the same from 7.2 to 7.9; 8.0 repaired the
-//! periodic interrupt).
+//! The real-time clock and CMOS memory of vmd(8) (mc146818.c, the same from 7.2 to 7.9; 8.0
+//! corrected the periodic interrupt). A guest can observe:
 //!
-//! - The time is always BCD, 24 hours, UTC, and is written into the registers once a second by a timer of the host;
-//!   register B's other formats are taken and ignored, as is its bit that stops updates.
-//! - There are no alarm and update-ended interrupts, and "update in progress" never shows.
-//! - The periodic interrupt is set to register A's rate when register B is written with PIE set, and by nothing else.
-//!   Once started it goes on, with PIE cleared and with register C unread
+//! - The time is always BCD, 24 hours, UTC. A timer of the host writes it into the registers once a
+//!   second; register B's other formats and its bit that stops updates are stored without effect.
+//! - Alarm and update-ended interrupts do not exist, and "update in progress" is never set.
+//! - The periodic interrupt takes register A's rate when register B is written with PIE set, and at
+//!   no other time. Once started it continues with PIE cleared and with register C unread
 //!   (`tests/golden/pit_rtc/experiment-channel1-and-rtc.txt`).
-//! - Register C only ever shows PF.
+//! - Register C shows PF only.
 //!
-//! From 8.0 on ([`Rtc::for_generation`]) the periodic interrupt follows PIE and the rate as they change, shows as PF
-//! and IRQF, stays off with rate 0, and reading register C lowers the line.
+//! From 8.0 on ([`Rtc::for_generation`]) the periodic interrupt follows changes of PIE and the
+//! rate, sets PF and IRQF, is off at rate 0, and a read of register C lowers the line.
 
 use std::sync::Arc;
 
@@ -20,18 +20,18 @@ use vmd_release::Generation;
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
     clock::{Clock, HostTicks, NANOS_PER_SEC, Timed},
-    irq::IrqLine,
+    irqchip::line::IrqLine,
     memory_map::CmosMemory,
 };
 
-/// Index and data port.
+/// Index port and data port.
 pub const PORTS: [u16; 2] = [0x70, 0x71];
 
-/// The line of the periodic interrupt.
+/// The interrupt line of the periodic interrupt.
 pub const IRQ: u8 = 8;
 
-/// A jump of the host's clock between two updates that is longer than this many seconds makes vmd ask the guest to
-/// set its clock.
+/// Jump of the host's clock between two updates, in seconds, above which vmd asks the guest to set
+/// its clock.
 const TOLERATED_JUMP: u64 = 5;
 
 const REG_A: u8 = 0x0a;
@@ -49,19 +49,20 @@ const REG_D_VALID: u8 = 0x80;
 
 const SIZE: usize = 0x60;
 
-/// Called when the host's clock went forward by more than 5 s between two updates: vmd sends SYNCRTC through vmmci.
+/// Called when the host's clock advanced by more than 5 s between two updates: vmd sends SYNCRTC
+/// through vmmci.
 pub type OnClockJump = Box<dyn FnMut() + Send>;
 
-/// The clock and its memory.
+/// The real-time clock with its CMOS memory.
 pub struct Rtc {
-    /// As from 8.0 on.
+    /// The corrections of 8.0.
     repaired: bool,
     registers: [u8; SIZE],
     index: u8,
-    /// The time that the registers show, in seconds since 1970.
+    /// The time in the registers, in seconds since 1970.
     seconds: u64,
     update_at: Option<u64>,
-    /// Nanoseconds between periodic interrupts; `None` until PIE was first set.
+    /// Period of the periodic interrupt in nanoseconds; `None` until PIE was first set.
     period: Option<u64>,
     periodic_at: Option<u64>,
     clock: Arc<dyn Clock>,
@@ -71,7 +72,8 @@ pub struct Rtc {
 }
 
 impl Rtc {
-    /// A clock that shows the host's time, with the sizes of `memory` in its CMOS. `line` is IRQ 8.
+    /// A clock that shows the host's time, with the memory sizes of `memory` in its CMOS. `line` is
+    /// IRQ 8.
     pub fn new(
         clock: Arc<dyn Clock>,
         ticks: HostTicks,
@@ -102,7 +104,7 @@ impl Rtc {
         rtc
     }
 
-    /// The same clock as `generation` has it; without this it is that of 7.2 to 7.9.
+    /// This clock with the behaviour of `generation`. The default is 7.2 to 7.9.
     #[must_use]
     pub fn for_generation(self, generation: Generation) -> Self {
         Self { repaired: generation >= Generation::V8_0, ..self }
@@ -114,8 +116,9 @@ impl Rtc {
         self.periodic_at = None;
     }
 
-    /// Goes on after [`Rtc::pause`]. The registers stay behind until the next update, a second later
-    /// (`tests/golden/vmmci/J.pause.txt`), and a periodic interrupt comes back only if PIE is set now.
+    /// Resumes after [`Rtc::pause`]. The registers keep the old time until the next update, a
+    /// second later (`tests/golden/vmmci/J.pause.txt`); the periodic interrupt resumes only if PIE
+    /// is set.
     pub fn unpause(&mut self) {
         self.schedule_update();
         self.schedule_periodic();
@@ -125,7 +128,7 @@ impl Rtc {
         self.update_at = Some(self.ticks.fires_at(self.clock.monotonic(), NANOS_PER_SEC));
     }
 
-    /// Writes the host's time into the registers. The alarm's are left alone.
+    /// Writes the host's time into the time registers; the alarm registers keep their values.
     fn update(&mut self) {
         self.seconds = self.clock.realtime() / NANOS_PER_SEC;
         let seconds = i64::try_from(self.seconds).expect("64 bits of nanoseconds are 35 of seconds");
@@ -159,8 +162,9 @@ impl Rtc {
     }
 
     fn start_periodic(&mut self) {
-        // 32768 Hz halved by each step from 1 on: steps 1 and 2 are not 256 and 128 Hz as on the chip with a 32 kHz
-        // crystal. Step 0, "none", makes vmd divide by zero and fire without end; here it fires with the host's ticks.
+        // The frequency is 32768 Hz, halved by each step from 1 on; unlike on the chip, steps 1 and
+        // 2 are not 256 and 128 Hz. Step 0, "none", makes vmd divide by zero and fire without end;
+        // this model fires at every host tick.
         let step = self.registers[usize::from(REG_A)] & RATE;
         let micros = step.checked_sub(1).map_or(0, |shift| 1_000_000 / (32768_u64 >> shift));
         let period = micros * 1000;
@@ -170,9 +174,10 @@ impl Rtc {
 
     fn write(&mut self, value: u8) {
         match self.index {
-            // Setting the clock works until the next update.
+            // A set time lasts until the next update.
             0x00..=0x09 | 0x0e..=0x40 => self.registers[usize::from(self.index)] = value,
-            // Up to 7.9 vmd means to set the new rate here but compares the register with itself.
+            // Up to 7.9 vmd intends to apply the new rate here but compares the register with
+            // itself.
             REG_A => {
                 let before = std::mem::replace(&mut self.registers[usize::from(REG_A)], value);
                 if self.repaired && (before ^ value) & RATE != 0 {
@@ -185,7 +190,7 @@ impl Rtc {
                     self.schedule_periodic();
                 }
             }
-            // C, D and what lies above 0x40, memory sizes over 4 GiB among it, cannot be written.
+            // C, D and everything above 0x40 cannot be written, memory sizes over 4 GiB included.
             _ => {}
         }
     }
@@ -207,7 +212,7 @@ impl PortDevice for Rtc {
     fn access(&mut self, access: &mut PortAccess) {
         match (access.port, access.direction) {
             (0x70, Direction::Out) => {
-                // Bit 7 would mask NMIs. What lies beyond the memory becomes register D.
+                // Bit 7, the NMI mask, is dropped. An index beyond the memory becomes register D.
                 let index = access.value() & !0x80;
                 self.index = if (index as usize) < SIZE { index as u8 } else { REG_D };
             }
@@ -293,7 +298,7 @@ mod tests {
             outb(&mut self.rtc, 0x71, value);
         }
 
-        /// Lets seconds pass; gives how often IRQ 8 was raised.
+        /// Advances the time by seconds; returns the number of IRQ 8s.
         fn run(&mut self, seconds: u64) -> usize {
             let end = self.clock.monotonic() + seconds * NANOS_PER_SEC;
             while let Some(deadline) = self.rtc.deadline().filter(|deadline| *deadline <= end) {
@@ -306,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn from_8_0_on_the_periodic_interrupt_does_as_it_is_told() {
+    fn from_8_0_on_the_periodic_interrupt_follows_its_registers() {
         let mut m = Machine::new();
         m.rtc = m.rtc.for_generation(Generation::V8_0);
         m.write(REG_A, 0x26);
@@ -369,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written() {
+    fn read_only_registers_keep_their_values() {
         let mut m = Machine::new();
         for index in [REG_C, REG_D, 0x41, 0x5b, 0x5f] {
             let before = m.read(index);
@@ -428,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_of_more_than_5_seconds_is_told_once() {
+    fn a_jump_of_more_than_5_seconds_is_reported_once() {
         let mut m = Machine::new();
         m.run(5);
         assert_eq!(m.jumps.load(Ordering::SeqCst), 0);

@@ -13,7 +13,7 @@ use vmd_release::Generation;
 use super::{FaultSlot, GuestRam, VirtioDevice, VirtioPci, VirtioResources};
 use crate::{
     bus::{PortAccess, Width},
-    irq::{InterruptController, IrqLine},
+    irqchip::{InterruptController, line::IrqLine},
     pci::PciFunction,
 };
 

@@ -1,13 +1,14 @@
-//! The interrupt controllers of a machine of 8.0 together: the two 8259s, the IOAPIC and the LAPICs.
+//! The interrupt controllers of 8.0 joined: two 8259s, the IOAPIC and the LAPICs.
 //!
-//! How vmd joins them (`vcpu_assert_irq`, `intr_pending`, `intr_ack` in x86_vm.c, `pci_msi_deliver` in pci.c, September
-//! 2026):
+//! vmd joins them as follows (`vcpu_assert_irq`, `intr_pending`, `intr_ack` in x86_vm.c,
+//! `pci_msi_deliver` in pci.c, September 2026):
 //!
-//! - Every line goes to the 8259s and to the IOAPIC's pin of the same number. Which of them delivers is up to their
-//!   masks; a guest that unmasks both gets both.
-//! - The LAPIC is asked first, then the 8259s, if LINT0 lets them through or the LAPIC is off.
-//! - An MSI is a fixed, edge-triggered interrupt for the vCPU whose number is in the address. With a logical
-//!   destination, another delivery mode or another address it comes to nothing.
+//! - Every line goes to the 8259s and to the IOAPIC pin of the same number. Their masks decide
+//!   which of them delivers; a guest that unmasks both gets the interrupt twice.
+//! - The LAPIC has priority over the 8259s. The 8259s deliver only if LINT0 is set to ExtINT or the
+//!   LAPIC is disabled.
+//! - An MSI is a fixed, edge-triggered interrupt for the vCPU whose number is in the address. An
+//!   MSI with a logical destination, another delivery mode or another address is dropped.
 
 use std::{
     fmt,
@@ -15,13 +16,17 @@ use std::{
 };
 
 use crate::{
-    bus::{PortAccess, PortDevice},
+    bus::{
+        PortAccess, PortDevice,
+        mmio::{MmioAccess, MmioRefused},
+    },
     clock::{Clock, HostTicks, Timed},
-    i8259::Pic,
-    i82093aa::{self, Ioapic},
-    irq::InterruptController,
-    lapic::{self, GeneralProtection, Lapics, Orders, Outcome},
-    mmio::{MmioAccess, MmioRefused},
+    irqchip::{
+        InterruptController,
+        i8259::Pic,
+        ioapic::{self, Ioapic},
+        lapic::{self, GeneralProtection, Lapics, Orders, Outcome},
+    },
 };
 
 const MSI_ADDRESS: u64 = 0xfee0_0000;
@@ -66,10 +71,10 @@ impl Controllers {
     }
 }
 
-/// Tells a vCPU that there is something to deliver, from whichever thread caused it.
+/// Wakes a vCPU for a pending interrupt; called on the thread that caused it.
 pub type Wake = Box<dyn Fn(u8) + Send + Sync>;
 
-/// The controllers, shared between the vCPUs' threads and the devices'.
+/// The controllers behind a lock, shared between the vCPUs' threads and the devices' threads.
 pub struct SharedApic {
     controllers: Mutex<Controllers>,
     clock: Arc<dyn Clock>,
@@ -78,9 +83,10 @@ pub struct SharedApic {
 }
 
 impl SharedApic {
-    /// The controllers of a machine with `vcpus` vCPUs that was just switched on. `wake` is called, with nothing
-    /// locked, for each vCPU that has an interrupt to take after a line was raised, a message was sent, a timer expired
-    /// or a register was written: it has to bring that vCPU to look at [`SharedApic::pending`].
+    /// The controllers of a VM with `vcpus` vCPUs at power-on. After a line was raised, a message
+    /// was sent, a timer expired or a register was written, `wake` is called for each vCPU with a
+    /// pending interrupt, without a lock held. It must make that vCPU check
+    /// [`SharedApic::pending`].
     pub fn new(vcpus: u8, clock: Arc<dyn Clock>, ticks: HostTicks, wake: Wake) -> Self {
         let controllers = Controllers {
             pic: Pic::new(),
@@ -90,24 +96,25 @@ impl SharedApic {
         Self { controllers: Mutex::new(controllers), clock, ticks, wake }
     }
 
-    /// Whether there is an interrupt for `vcpu`.
+    /// Whether an interrupt is pending for `vcpu`.
     pub fn pending(&self, vcpu: u8) -> bool {
         self.with(|all| all.pending(vcpu))
     }
 
-    /// Takes the interrupt to deliver to `vcpu` and gives its vector; `None` when nothing is pending.
+    /// Moves `vcpu`'s highest-priority interrupt into service and returns its vector; `None` if
+    /// nothing is pending.
     pub fn acknowledge(&self, vcpu: u8) -> Option<u8> {
         self.with(|all| all.acknowledge(vcpu))
     }
 
-    /// Handles an access to a port of the 8259s (see [`crate::i8259`]).
+    /// Handles an access to a port of the 8259s (see [`super::i8259`]).
     pub fn access(&self, access: &mut PortAccess) {
-        // What it unmasks may be for another vCPU than the one whose access it is.
+        // The write can unmask an interrupt for another vCPU than the writing one.
         self.with_wake(|all| all.pic.access(access));
     }
 
-    /// Handles an access of `vcpu`'s in the IOAPIC's window or the LAPICs' page; `None` if the address is in neither.
-    /// What other vCPUs have to do comes back.
+    /// Handles an access by `vcpu` to the IOAPIC's window or the LAPIC page; `None` if the address
+    /// is in neither. Returns the INIT and startup IPIs that the access sent.
     pub fn mmio(&self, vcpu: u8, access: &mut MmioAccess) -> Option<Result<Orders, MmioRefused>> {
         let within = |base: u64, size: u64| access.address.wrapping_sub(base) < size;
         if within(lapic::BASE, lapic::SIZE) {
@@ -116,7 +123,7 @@ impl SharedApic {
                 Ok(all.finish(outcome))
             }));
         }
-        within(i82093aa::BASE, i82093aa::SIZE).then(|| {
+        within(ioapic::BASE, ioapic::SIZE).then(|| {
             self.with_wake(|all| all.ioapic.mmio(access, &mut all.lapics));
             Ok(Vec::new())
         })
@@ -127,7 +134,8 @@ impl SharedApic {
         self.with(|all| all.lapics.read_msr(vcpu, msr))
     }
 
-    /// WRMSR of [`lapic::MSR_APICBASE`] or one of [`lapic::X2APIC_MSRS`]. What other vCPUs have to do comes back.
+    /// WRMSR of [`lapic::MSR_APICBASE`] or one of [`lapic::X2APIC_MSRS`]. Returns the INIT and
+    /// startup IPIs that the write sent.
     pub fn write_msr(&self, vcpu: u8, msr: u32, value: u64) -> Result<Orders, GeneralProtection> {
         self.with_wake(|all| {
             let outcome = all.lapics.write_msr(vcpu, msr, value)?;
@@ -135,17 +143,17 @@ impl SharedApic {
         })
     }
 
-    /// The guest's CR8, which is the task priority.
+    /// The guest's CR8: the task priority class, 0 to 15.
     pub fn cr8(&self, vcpu: u8) -> u8 {
         self.with(|all| all.lapics.cr8(vcpu))
     }
 
-    /// The guest has set CR8.
+    /// Sets the task priority class as a guest's write to CR8 does.
     pub fn set_cr8(&self, vcpu: u8, value: u8) {
         self.with(|all| all.lapics.set_cr8(vcpu, value));
     }
 
-    /// Puts all controllers into the state of a machine that was just switched on.
+    /// Returns all controllers to their power-on state.
     pub fn reset(&self) {
         self.with(|all| {
             let vcpus = all.lapics.count();
@@ -157,22 +165,24 @@ impl SharedApic {
         });
     }
 
-    /// When [`SharedApic::expire`] wants to be called, on the clock's monotonic time.
+    /// The time at which the event loop must call [`SharedApic::expire`], in nanoseconds on the
+    /// clock's monotonic time.
     pub fn deadline(&self) -> Option<u64> {
         self.with(|all| all.lapics.deadline())
     }
 
-    /// Looks at the LAPICs' timers.
+    /// Delivers the LAPIC timers that have expired.
     pub fn expire(&self) {
         self.with_wake(|all| all.lapics.expire());
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Controllers) -> T) -> T {
-        // Every operation leaves the controllers whole, so a panic elsewhere while they were locked does no harm.
+        // A poisoned lock is safe to take: every operation leaves the controllers consistent, so a
+        // panic of another thread cannot have left them half changed.
         f(&mut self.controllers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// [`SharedApic::with`], and then wakes who has something to take.
+    /// As [`SharedApic::with`], then wakes every vCPU with a pending interrupt.
     fn with_wake<T>(&self, f: impl FnOnce(&mut Controllers) -> T) -> T {
         let (result, woken) = self.with(|all| {
             let result = f(all);
@@ -205,7 +215,7 @@ impl InterruptController for SharedApic {
             || address & MSI_LOGICAL != 0
             || data & MSI_DELIVERY_MODE != 0
         {
-            tracing::debug!("an MSI that vmd drops: {data:#x} to {address:#x}");
+            tracing::debug!("MSI dropped, as vmd does: {data:#x} to {address:#x}");
             return;
         }
         self.with_wake(|all| all.lapics.request((address >> 12) as u8, data as u8, false));
@@ -223,14 +233,14 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::{bus::Width, clock::ManualClock, lapic::Startup};
+    use crate::{bus::Width, clock::ManualClock, irqchip::lapic::Startup};
 
     struct Machine {
         apic: SharedApic,
         wakes: Arc<AtomicU32>,
     }
 
-    /// A machine whose 8259s deliver from vector 0x20 on.
+    /// One vCPU; the 8259s deliver from vector 0x20 on.
     fn machine() -> Machine {
         let wakes = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&wakes);
@@ -245,7 +255,8 @@ mod tests {
         Machine { apic, wakes }
     }
 
-    /// A machine with three vCPUs whose LAPICs are on, and a bit map of those that were woken since it was last asked.
+    /// Three vCPUs with enabled LAPICs, and a function that returns the bit map of vCPUs woken
+    /// since its last call.
     fn three() -> (SharedApic, impl Fn() -> u32) {
         let woken = Arc::new(AtomicU32::new(0));
         let map = Arc::clone(&woken);
@@ -268,8 +279,8 @@ mod tests {
     }
 
     fn redirect(apic: &SharedApic, pin: u32, low: u32) {
-        set(apic, i82093aa::BASE, 0x10 + 2 * pin);
-        set(apic, i82093aa::BASE + 0x10, low);
+        set(apic, ioapic::BASE, 0x10 + 2 * pin);
+        set(apic, ioapic::BASE + 0x10, low);
     }
 
     const SVR: u64 = lapic::BASE + 0xf0;
@@ -279,7 +290,7 @@ mod tests {
     const ICR_HIGH: u64 = lapic::BASE + 0x310;
 
     #[test]
-    fn the_8259s_are_wired_to_the_processor_until_the_lapic_is_on() {
+    fn the_8259s_deliver_directly_until_the_lapic_is_enabled() {
         let Machine { apic, wakes } = machine();
         apic.assert_irq(4);
         assert_eq!(wakes.load(Ordering::Relaxed), 1);
@@ -295,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_reaches_both_controllers_and_the_lapic_goes_first() {
+    fn a_line_reaches_both_controllers_and_the_lapic_has_priority() {
         let Machine { apic, .. } = machine();
         set(&apic, SVR, 0x1ff);
         set(&apic, LINT0, 0x700);
@@ -307,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_level_interrupt_brings_it_back_while_the_line_is_up() {
+    fn eoi_delivers_a_level_interrupt_again_while_the_line_is_high() {
         let Machine { apic, wakes } = machine();
         set(&apic, SVR, 0x1ff);
         redirect(&apic, 9, 1 << 15 | 0x61);
@@ -323,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipi_and_a_line_wake_the_processor_that_they_are_for() {
+    fn an_ipi_and_a_line_wake_their_target_vcpu_only() {
         let (apic, woken) = three();
         set(&apic, ICR_HIGH, 2 << 24);
         set(&apic, ICR_LOW, 0x4000 | 0x45);
@@ -331,13 +342,13 @@ mod tests {
         assert_eq!(apic.acknowledge(2), Some(0x45));
         set_of(&apic, 2, EOI, 0);
         assert_eq!(woken(), 0);
-        // Line 9, by level, to the second.
-        set(&apic, i82093aa::BASE, 0x10 + 2 * 9 + 1);
-        set(&apic, i82093aa::BASE + 0x10, 1 << 24);
+        // Line 9, level-triggered, to vCPU 1.
+        set(&apic, ioapic::BASE, 0x10 + 2 * 9 + 1);
+        set(&apic, ioapic::BASE + 0x10, 1 << 24);
         redirect(&apic, 9, 1 << 15 | 0x61);
         apic.assert_irq(9);
         assert_eq!((woken(), apic.acknowledge(1)), (1 << 1, Some(0x61)));
-        // Its end there brings it back there while the line is up.
+        // Its EOI on vCPU 1 delivers it there again while the line is high.
         set_of(&apic, 1, EOI, 0);
         assert_eq!((woken(), apic.acknowledge(1)), (1 << 1, Some(0x61)));
         apic.deassert_irq(9);
@@ -346,17 +357,17 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_that_starts_others_is_told_whom() {
+    fn init_and_startup_ipis_are_returned_to_the_sender() {
         let (apic, _) = three();
-        // To all but itself, as firmware does it.
+        // Shorthand "all excluding self", as firmware uses it.
         let others = 3 << 18 | 0x4000;
         let all = |what| vec![(1, what), (2, what)];
         assert_eq!(set_of(&apic, 0, ICR_LOW, others | 0x500), all(Startup::Init));
         assert_eq!(set_of(&apic, 0, ICR_LOW, others | 0x600 | 0x9a), all(Startup::Sipi(0x9a)));
-        // INIT has switched their LAPICs off.
+        // INIT has disabled their LAPICs.
         assert_eq!(set_of(&apic, 0, ICR_LOW, others | 0x45), []);
         assert!(!apic.pending(1) && !apic.pending(2));
-        // In x2APIC mode, to one.
+        // x2APIC mode, one destination.
         let base = lapic::BASE | 0xd00;
         apic.write_msr(0, lapic::MSR_APICBASE, base).unwrap();
         assert_eq!(apic.write_msr(0, 0x830, 1 << 32 | 0x4500), Ok(vec![(1, Startup::Init)]));
@@ -383,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_forgets_everything() {
+    fn a_reset_clears_all_controllers() {
         let Machine { apic, .. } = machine();
         set(&apic, SVR, 0x1ff);
         apic.message(0xfee0_0000, 0x41);

@@ -1,21 +1,22 @@
-//! COM1, as vmd(8) has it (ns8250.c, the same from 7.2 to 7.9; 8.0 repaired the interrupts).
+//! The serial port COM1 of vmd(8) (ns8250.c, the same from 7.2 to 7.9; 8.0 changed the interrupts).
 //!
-//! It is nearer to an 8250 than to anything later: no FIFO and no scratch register. The `vm-superio` crate's serial
-//! port has neither its interrupt rules nor its pauses, hence this model. What a guest notices:
+//! It resembles an 8250: no FIFO and no scratch register. The `vm-superio` crate's serial port
+//! implements neither its interrupt rules nor its output pauses. A guest can observe:
 //!
-//! - Until register IIR is first read, every access to the data register raises IRQ 4, whatever IER says: the
-//!   "nothing pending" bit is clear at power-on.
-//! - Turning the transmit interrupt on in IER raises nothing; the first character does.
-//! - A character that came in while its interrupt was off never gets one.
-//! - With the transmit interrupt on, output stops for 10 ms (a timer of the host, so 10 to 20) after so many
-//!   characters as the line would carry in that time: 140 at 115,200 baud. Without it, output is as fast as the guest.
-//! - The modem status register has the line status' bits in its lower half.
+//! - Until the first read of IIR, every access to the data register raises IRQ 4, whatever IER
+//!   says: the "nothing pending" bit is clear at power-on.
+//! - Enabling the transmit interrupt in IER raises no interrupt; the first character does.
+//! - A character received with its interrupt disabled never raises one.
+//! - With the transmit interrupt enabled, output stops for 10 ms (a timer of the host, so 10 to 20
+//!   ms) after as many characters as the line carries in that time: 140 at 115,200 baud. Otherwise
+//!   output is not throttled.
+//! - The lower half of the modem status register has the bits of the line status register.
 //! - IRQ 4 is raised and never lowered.
 //!
-//! From 8.0 on ([`Uart::for_generation`]) register IIR is worked out anew after every change: a received character
-//! goes before the transmitter, each only if IER has it, and "nothing pending" from power-on. Turning the transmit
-//! interrupt on raises it. The line is lowered when a read of IIR or of the data register, or a write of IER, leaves
-//! nothing pending.
+//! From 8.0 on ([`Uart::for_generation`]) IIR is recomputed after every change: a received
+//! character has priority over the transmitter, each only if IER enables it, and "nothing pending"
+//! is set at power-on. Enabling the transmit interrupt raises it. The line is lowered when a read
+//! of IIR or of the data register, or a write of IER, leaves nothing pending.
 
 use std::{collections::VecDeque, fmt, io, sync::Arc};
 
@@ -24,19 +25,19 @@ use vmd_release::Generation;
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
     clock::{Clock, HostTicks, Timed},
-    irq::IrqLine,
+    irqchip::line::IrqLine,
 };
 
-/// First of its eight ports.
+/// First of the eight ports.
 pub const BASE: u16 = 0x3f8;
 
-/// The line.
+/// The interrupt line.
 pub const IRQ: u8 = 4;
 
-/// How much input waits in the model while the guest does not read.
+/// Number of inputs that the model buffers while the guest does not read.
 pub const INPUT_CAPACITY: usize = 256;
 
-/// How long output stops, in nanoseconds, before the host's timers round it up.
+/// Pause of the output in nanoseconds, before the host's timers round it up.
 const PAUSE: u64 = 10_000_000;
 
 const DATA: u16 = 0;
@@ -59,21 +60,22 @@ const LSR_BREAK: u8 = 0x10;
 const LSR_TRANSMITTER_IDLE: u8 = 0x60;
 const MSR_CONNECTED: u8 = 0xb0;
 
-/// What comes in from the terminal.
+/// Input from the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// A character.
     Char(u8),
-    /// The terminal starts (`true`) or stops (`false`) to send a break. Each of both arrives with a NUL; the break
-    /// bit of LSR stays in between, however often LSR is read. (With ucntl(4) turned on, `cu` does this on `~#`.)
+    /// The terminal starts (`true`) or stops (`false`) a break. Each arrives with a NUL; in
+    /// between, the break bit of LSR stays set, however often LSR is read. (With ucntl(4), `cu`
+    /// sends this for `~#`.)
     Break(bool),
 }
 
 /// The serial port.
 pub struct Uart {
-    /// As from 8.0 on.
+    /// The interrupt rules of 8.0.
     repaired: bool,
-    /// From 8.0 on: the transmitter has something to say.
+    /// From 8.0 on: a transmit interrupt is pending.
     transmitted: bool,
     lcr: u8,
     ier: u8,
@@ -84,7 +86,7 @@ pub struct Uart {
     divisor: [u8; 2],
     data: u8,
     sent: u64,
-    /// Characters between two pauses; 0 for no pauses.
+    /// Number of characters between two pauses; 0 for no pauses.
     burst: u64,
     resume_at: Option<u64>,
     waiting: VecDeque<Input>,
@@ -95,8 +97,9 @@ pub struct Uart {
 }
 
 impl Uart {
-    /// A port at 115,200 baud that sends to `output`. What `output` does not take at once is lost, as with vmd's
-    /// pseudo-terminal; [`io::Write::flush`] is called after each character. `line` is IRQ 4.
+    /// A port at 115,200 baud that sends to `output`. Bytes that `output` does not accept at once
+    /// are lost, as with vmd's pseudo-terminal; [`io::Write::flush`] is called after each
+    /// character. `line` is IRQ 4.
     pub fn new(
         clock: Arc<dyn Clock>,
         ticks: HostTicks,
@@ -125,20 +128,20 @@ impl Uart {
         }
     }
 
-    /// The same port as `generation` has it at power-on; without this it is that of 7.2 to 7.9.
+    /// This port with the interrupt rules of `generation`, at power-on. The default is 7.2 to 7.9.
     #[must_use]
     pub fn for_generation(self, generation: Generation) -> Self {
         let repaired = generation >= Generation::V8_0;
         Self { repaired, iir: if repaired { IIR_NOTHING_PENDING } else { 0 }, ..self }
     }
 
-    /// How many more [`Input`]s there is room for.
+    /// Number of [`Input`]s that fit into the buffer.
     pub fn input_room(&self) -> usize {
         INPUT_CAPACITY - self.waiting.len()
     }
 
-    /// Takes input; gives how many of it, which is as many as there is [`Uart::input_room`] for. The rest has to be
-    /// offered again when the guest has read some.
+    /// Accepts up to [`Uart::input_room`] inputs and returns their number. The caller offers the
+    /// rest again after the guest has read some.
     pub fn push_input(&mut self, input: impl IntoIterator<Item = Input>) -> usize {
         let before = self.waiting.len();
         self.waiting.extend(input.into_iter().take(INPUT_CAPACITY - before));
@@ -152,8 +155,8 @@ impl Uart {
         self.resume_at = None;
     }
 
-    /// Goes on after [`Uart::pause`]. Whether or not output was stopped, a transmit interrupt comes 10 to 20 ms later
-    /// (`ns8250_start`).
+    /// Resumes after [`Uart::pause`]. Whether or not output was stopped, a transmit interrupt is
+    /// raised 10 to 20 ms later (`ns8250_start`).
     pub fn unpause(&mut self) {
         self.stop_output();
     }
@@ -162,7 +165,8 @@ impl Uart {
         self.resume_at = Some(self.ticks.fires_at(self.clock.monotonic(), PAUSE));
     }
 
-    /// Moves the next input into the data register if that is free, and raises the line for whatever is pending.
+    /// Moves the next input into the data register if it is free, and raises the line for a pending
+    /// interrupt.
     fn receive(&mut self) {
         if self.lsr & LSR_RECEIVED != 0 {
             return;
@@ -182,7 +186,7 @@ impl Uart {
         self.raise_if_pending();
     }
 
-    /// What IIR says from 8.0 on (`ns8250_update_iir`).
+    /// The value of IIR from 8.0 on (`ns8250_update_iir`).
     const fn work_out_iir(&mut self) {
         self.iir = if self.ier & IER_RECEIVE != 0 && self.lsr & LSR_RECEIVED != 0 {
             IIR_RECEIVE
@@ -235,7 +239,7 @@ impl Uart {
     }
 
     fn send(&mut self, char: u8) {
-        // Nobody to tell: vmd ignores what write(2) says.
+        // vmd ignores errors of write(2).
         let _ = self.output.write(&[char]);
         let _ = self.output.flush();
         self.sent = self.sent.wrapping_add(1);
@@ -278,7 +282,7 @@ impl Uart {
                     self.raise_if_pending();
                     self.lower_if_nothing_pending();
                 } else if value & IER_TRANSMIT != 0 {
-                    // "Nothing pending" stays set beside it.
+                    // "Nothing pending" stays set together with it.
                     self.iir |= IIR_TRANSMIT;
                 }
             }
@@ -292,9 +296,9 @@ impl Uart {
                 self.lcr = value;
             }
             MCR => self.mcr = value,
-            // There is no scratch register, but this one changes at the first write.
+            // The scratch register does not exist, but its value changes at the first write.
             SCR => self.scr = 0xff,
-            // The FIFO control register is taken and does nothing; LSR and MSR cannot be written.
+            // Writes to the FIFO control register have no effect; LSR and MSR cannot be written.
             _ => {}
         }
     }
@@ -320,7 +324,8 @@ impl Uart {
     }
 }
 
-/// Characters of 8 bits that go over the line in 10 ms. Below 8,000 baud vmd's arithmetic has none, and no pauses.
+/// Number of 8-bit characters that the line carries in 10 ms. Below 8,000 baud vmd computes 0: no
+/// pauses.
 const fn burst(baud: u32) -> u64 {
     (baud / 8 / 1000 * 10) as u64
 }
@@ -338,8 +343,8 @@ impl PortDevice for Uart {
 }
 
 impl Timed for Uart {
-    /// Due at once while there is input waiting and the data register is free: vmd's event loop fills it as soon as
-    /// it gets to.
+    /// Due immediately while input waits and the data register is free: vmd's event loop fills it
+    /// at its next turn.
     fn deadline(&self) -> Option<u64> {
         if self.lsr & LSR_RECEIVED == 0 && !self.waiting.is_empty() {
             return Some(self.clock.monotonic());
@@ -434,7 +439,7 @@ mod tests {
             self.uart.push_input(text.iter().copied().map(Input::Char))
         }
 
-        /// Sends until output stops; gives the number of characters.
+        /// Sends until output stops; returns the number of characters.
         fn send_until_paused(&mut self) -> usize {
             self.interrupts();
             for n in 1..10_000 {
@@ -472,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn from_8_0_on_a_pause_ends_with_an_interrupt_only_if_it_is_wanted() {
+    fn from_8_0_on_a_pause_ends_with_an_interrupt_only_if_enabled() {
         for wanted in [true, false] {
             let mut m = Machine::new();
             m.uart = m.uart.for_generation(Generation::V8_0);
@@ -491,7 +496,7 @@ mod tests {
         }
     }
 
-    /// `tests/golden/pit_rtc/k73.pittest.txt`, "uart": as Linux leaves it.
+    /// The registers after Linux's setup: `tests/golden/pit_rtc/k73.pittest.txt`, "uart".
     #[test]
     fn registers_as_linux_leaves_them() {
         let mut m = Machine::new();
@@ -537,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn turning_the_transmit_interrupt_on_raises_nothing() {
+    fn enabling_the_transmit_interrupt_raises_nothing() {
         let mut m = Machine::new();
         m.read(IIR);
         m.write(IER, 0x02);
@@ -598,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn a_character_interrupts_and_the_next_one_waits_for_it_to_be_read() {
+    fn a_character_interrupts_and_the_next_one_waits_until_it_is_read() {
         let mut m = Machine::new();
         m.read(IIR);
         m.write(IER, 0x01);
@@ -626,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn input_is_held_back_when_nobody_reads() {
+    fn input_is_held_back_while_the_guest_does_not_read() {
         let mut m = Machine::new();
         let text = vec![b'a'; INPUT_CAPACITY + 50];
         assert_eq!(m.type_(&text), INPUT_CAPACITY);
@@ -639,7 +644,7 @@ mod tests {
     }
 
     #[test]
-    fn a_break_stays_until_it_is_taken_back() {
+    fn a_break_lasts_until_the_terminal_ends_it() {
         let mut m = Machine::new();
         m.uart.push_input([Input::Break(true), Input::Break(false)]);
         assert_eq!((m.read(LSR), m.read(LSR), m.read(DATA), m.read(LSR)), (0x71, 0x71, 0, 0x70));

@@ -1,44 +1,50 @@
 //! Split virtqueues, walked as vmd walks them.
 //!
-//! virtio-queue's descriptors are used, its iterators are not: vmd keeps its place by the index that is in guest
-//! memory, masks indices instead of checking them, accepts any even queue size and never looks for indirect
-//! descriptors, and what happens to a malformed queue follows from that.
+//! This uses the descriptors of crate `virtio-queue` but not its iterators. vmd keeps its position
+//! by the index in guest memory, masks indices instead of checking them, accepts any even queue
+//! size and never follows indirect descriptors; the handling of malformed queues depends on all of
+//! these.
 
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::{Fault, GuestRam, Kind};
+use super::{fault::Fault, kind::Kind};
+
+/// Guest RAM as the devices see it.
+pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
 
 /// Size of a descriptor, in bytes.
 const DESCRIPTOR: u64 = size_of::<Descriptor>() as u64;
-/// Alignment of a legacy queue's used ring, and the unit of its address.
+/// Alignment of a legacy queue's used ring, and the unit of its address, in bytes.
 pub(super) const LEGACY_PAGE: u64 = 4096;
 
 /// The state of a queue (vmd's `virtio_vq_info`).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
-    /// Guest physical address as last written.
+    /// Guest physical address of the descriptor table, as last written.
     pub(super) gpa: u64,
-    /// Where vmd has it mapped; `None` before the first valid address. A device reset does not forget it.
+    /// The mapped address of the table; `None` before the first valid address. A device reset keeps
+    /// it.
     pub(super) mapped: Option<u64>,
     /// Number of entries.
     pub(super) size: u32,
-    /// From the descriptor table to the available ring, modulo 2^32.
+    /// Offset of the available ring from the descriptor table, modulo 2^32.
     pub(super) avail_offset: u32,
-    /// From the descriptor table to the used ring, modulo 2^32.
+    /// Offset of the used ring from the descriptor table, modulo 2^32.
     pub(super) used_offset: u32,
-    /// Addresses of the available and the used ring where they do not depend on the table's, as from 8.0 on.
+    /// Addresses of the available and the used ring where they are independent of the table's, from
+    /// 8.0 on.
     pub(super) split: Option<(u64, u64)>,
-    /// The entry of the available ring to be taken next.
+    /// Index of the next entry of the available ring.
     pub(super) last_avail: u16,
-    /// Whether the driver enabled it; always set on the legacy transport.
+    /// Whether the driver enabled the queue; always set on the legacy transport.
     pub(super) enabled: bool,
 }
 
 impl Queue {
-    /// A queue of the legacy layout: the rings follow the table, the used ring on its own page.
+    /// A queue in the legacy layout: the rings follow the table, the used ring on its own page.
     pub(super) fn legacy(size: u16) -> Self {
         let mut queue = Self { size: size.into(), enabled: true, ..Self::default() };
         queue.lay_out_legacy();
@@ -50,14 +56,14 @@ impl Queue {
         Self { size: size.into(), ..Self::default() }
     }
 
-    /// Puts the rings where the legacy layout has them.
+    /// Sets the ring offsets of the legacy layout.
     pub(super) fn lay_out_legacy(&mut self) {
         let table = u64::from(self.size) * DESCRIPTOR;
         self.avail_offset = table as u32;
         self.used_offset = (table + 2 * (2 + u64::from(self.size))).next_multiple_of(LEGACY_PAGE) as u32;
     }
 
-    /// Maps [`Queue::gpa`], of which vmd checks as many bytes as a queue of the legacy layout would have.
+    /// Maps [`Queue::gpa`]. vmd checks as many bytes as a queue of the legacy layout would have.
     pub(super) fn map(&mut self, ram: &GuestRam, device: Kind, queue: u16) -> Result<(), Fault> {
         let size = u64::from(self.size);
         let bytes = (size * DESCRIPTOR + 2 * (2 + size)).next_multiple_of(LEGACY_PAGE)
@@ -69,8 +75,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Maps the table and the rings separately, as vmd does from 8.0 on, if they are aligned, in RAM, and as many as a
-    /// power of two; otherwise the queue has no memory.
+    /// Maps the table and the rings separately, as vmd does from 8.0 on. If one of them is
+    /// misaligned or outside RAM, or the size is not a power of two, the queue is unmapped.
     pub(super) fn map_split(&mut self, ram: &GuestRam) {
         let (avail, used) = self.split.unwrap_or_default();
         let size = u64::from(self.size);
@@ -85,13 +91,13 @@ impl Queue {
         self.mapped = mapped.then_some(self.gpa);
     }
 
-    /// What an index is reduced by: size − 1, of whatever size the driver chose.
+    /// Mask of an index: size − 1, whatever size the driver chose.
     pub(super) const fn mask(&self) -> u16 {
         self.size.wrapping_sub(1) as u16
     }
 }
 
-/// Whether `length` bytes at `address` lie in one piece of guest RAM, which is what vmd asks for before it uses a
+/// Whether `length` bytes at `address` lie in one region of guest RAM; vmd requires this of a
 /// buffer (`hvaddr_mem` in vm.c).
 pub(super) fn in_one_region(ram: &GuestRam, address: u64, length: u64) -> bool {
     use vm_memory::GuestMemoryRegion;
@@ -101,7 +107,7 @@ pub(super) fn in_one_region(ram: &GuestRam, address: u64, length: u64) -> bool {
     })
 }
 
-/// A mapped queue while it is being processed.
+/// A mapped queue during its processing.
 pub(super) struct Ring<'a> {
     ram: &'a GuestRam,
     device: Kind,
@@ -113,7 +119,7 @@ pub(super) struct Ring<'a> {
 }
 
 impl<'a> Ring<'a> {
-    /// The rings of `state`, which is `device`'s queue number `queue`.
+    /// The rings of `state`, queue number `queue` of `device`.
     pub(super) fn new(ram: &'a GuestRam, device: Kind, queue: u16, state: &Queue) -> Result<Self, Fault> {
         let table = state.mapped.ok_or(Fault::NullRing { device, queue })?;
         let (avail, used) = state.split.unwrap_or_else(|| {
@@ -135,7 +141,8 @@ impl<'a> Ring<'a> {
         self.ram.write_obj(value, GuestAddress(address)).map_err(|_| self.outside(address))
     }
 
-    /// The entry `index` of the descriptor table, which is not masked here: vmd does it in some places only.
+    /// Descriptor `index` of the table. The index is not masked here, because vmd masks it in some
+    /// places only.
     pub(super) fn descriptor(&self, index: u16) -> Result<Descriptor, Fault> {
         self.read(self.table.wrapping_add(u64::from(index) * DESCRIPTOR))
     }
@@ -145,19 +152,19 @@ impl<'a> Ring<'a> {
         self.descriptor(descriptor.next() & self.mask)
     }
 
-    /// Where the driver will put its next request.
+    /// The available index: the position of the driver's next request.
     pub(super) fn avail_index(&self) -> Result<u16, Fault> {
         let index = self.read(self.avail.wrapping_add(2))?;
         fence(Ordering::Acquire);
         Ok(index)
     }
 
-    /// The driver's flags.
+    /// Flags of the available ring.
     pub(super) fn avail_flags(&self) -> Result<u16, Fault> {
         self.read(self.avail)
     }
 
-    /// The head of request `index`, masked to the ring.
+    /// The head descriptor of request `index`, masked to the ring.
     pub(super) fn avail_entry(&self, index: u16) -> Result<u16, Fault> {
         self.read(self.avail.wrapping_add(4 + 2 * u64::from(index & self.mask)))
     }
@@ -168,7 +175,8 @@ impl<'a> Ring<'a> {
         self.write(self.used, old | flags)
     }
 
-    /// Gives `head` back with `length`, at the place that the used index in guest memory names.
+    /// Returns `head` to the driver with `length` written bytes, at the position of the used index
+    /// in guest memory.
     pub(super) fn push_used(&self, head: u16, length: u32) -> Result<(), Fault> {
         let index: u16 = self.read(self.used.wrapping_add(2))?;
         let slot = self.used.wrapping_add(4 + 8 * u64::from(index & self.mask));
@@ -182,7 +190,7 @@ impl<'a> Ring<'a> {
         self.mask
     }
 
-    /// The fault of a chain without an end.
+    /// The fault for a chain without an end.
     pub(super) fn endless(&self) -> Fault {
         Fault::EndlessChain { device: self.device, queue: self.queue }
     }

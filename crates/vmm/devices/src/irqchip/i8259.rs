@@ -1,16 +1,16 @@
 //! The two cascaded 8259 interrupt controllers and their ELCR, as vmd(8) has them (i8259.c, the same from 7.2 to
 //! 7.9).
 //!
-//! vmd's pair is simpler than the chip in ways that a guest can see:
+//! A guest can observe these differences from the chip:
 //!
-//! - A request is a bit in the IRR and nothing more: the level of a line is not remembered. ELCR decides only whether
-//!   lowering the line takes the request back. A level-triggered line that stays high is delivered once per assertion
-//!   (`tests/golden/vmmci/Q.irq-no-isr-read.txt`).
-//! - Nothing that is in service holds back anything else: the ISR can be read and is cleared by EOI, but delivery
-//!   looks at the IRR and the IMR only.
-//! - The mask bit of the cascade line (master, IR2) is ignored: the slave's requests get through all the same, and
-//!   they come after all of the master's, whatever the rotation.
-//! - With nothing pending nothing is delivered: there are no spurious interrupts.
+//! - A request is a bit in the IRR; the level of a line is not stored. ELCR decides only whether
+//!   lowering the line withdraws the request. A level-triggered line that stays high is delivered
+//!   once per assertion (`tests/golden/vmmci/Q.irq-no-isr-read.txt`).
+//! - An interrupt in service does not block others: the ISR can be read and is cleared by EOI, but
+//!   delivery depends on the IRR and the IMR only.
+//! - The mask bit of the cascade input (master, IR2) is ignored: the slave's requests are delivered
+//!   even with it set, after all of the master's, whatever the rotation.
+//! - There are no spurious interrupts: without a pending request nothing is delivered.
 
 use std::{
     fmt,
@@ -19,10 +19,10 @@ use std::{
 
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
-    irq::InterruptController,
+    irqchip::InterruptController,
 };
 
-/// The master's input that the slave is wired to.
+/// The master's input to which the slave is wired.
 const CASCADE: u8 = 2;
 
 const ICW1_ICW4: u8 = 0x01;
@@ -35,10 +35,10 @@ const OCW3: u8 = 0x08;
 const OCW3_READ: u8 = 0x02;
 const OCW3_READ_ISR: u8 = 0x01;
 
-/// Which initialisation word the data port takes next.
+/// The initialisation word that the data port takes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// None: the data port is the mask.
+    /// None: the data port is the interrupt mask.
     Operating,
     /// ICW2, the vector base.
     Vector,
@@ -58,9 +58,10 @@ struct Chip {
     vector_base: u8,
     step: Step,
     read_isr: bool,
-    /// The input that is last in line. It is 0 until the first ICW1, so that IR0 comes last on a fresh machine.
+    /// The input with the lowest priority. It is 0 until the first ICW1, so at power-on IR0 has the
+    /// lowest priority.
     lowest_priority: u8,
-    /// Level-triggered inputs. Initialisation leaves it alone.
+    /// Level-triggered inputs as a bit map. Initialisation keeps it.
     elcr: u8,
 }
 
@@ -79,13 +80,13 @@ impl Chip {
         }
     }
 
-    /// The requests that may be delivered.
+    /// The unmasked requests, without the cascade input.
     const fn ready(&self) -> u8 {
         let cascade = if self.is_slave { 0 } else { 1 << CASCADE };
         self.irr & !(self.imr | cascade)
     }
 
-    /// The ready request that is first in line.
+    /// The ready request with the highest priority.
     const fn first(&self) -> Option<u8> {
         let ready = self.ready();
         if ready == 0 {
@@ -96,19 +97,19 @@ impl Chip {
         Some((first_in_line + offset) % 8)
     }
 
-    /// Moves a request into service; gives its vector. The base's low three bits are added as they are, where the
-    /// chip ignores them.
+    /// Moves a request into service and returns its vector. The base's low three bits are added;
+    /// the chip ignores them.
     const fn serve(&mut self, input: u8) -> u8 {
         self.irr &= !(1 << input);
         self.isr |= 1 << input;
         self.vector_base.wrapping_add(input)
     }
 
-    /// A write to the command port.
+    /// Handles a write to the command port.
     fn command(&mut self, value: u8) {
         if value & ICW1_INIT != 0 {
-            // Single chip, call interval, level triggering, MCS-80 addresses, and doing without ICW4 are refused; the
-            // chip goes on as it was.
+            // Single mode, call interval 4, level triggering, MCS-80 addresses and initialisation
+            // without ICW4 are refused; the chip keeps its state.
             if value == ICW1_INIT | ICW1_ICW4 {
                 self.step = Step::Vector;
                 self.imr = 0;
@@ -117,7 +118,7 @@ impl Chip {
                 self.lowest_priority = 7;
             }
         } else if value & OCW3 != 0 {
-            // Special mask mode and polling are taken and never looked at again.
+            // Special mask mode and polling are accepted and have no effect.
             if value & OCW3_READ != 0 {
                 self.read_isr = value & OCW3_READ_ISR != 0;
             }
@@ -130,9 +131,9 @@ impl Chip {
     const fn operate(&mut self, value: u8) {
         let input = value & 7;
         match value >> 5 {
-            // The plain and the rotating non-specific EOI exist with clear low bits only.
+            // vmd knows the plain and the rotating non-specific EOI with clear low bits only.
             0b001 | 0b101 if input == 0 => {
-                // The lowest-numbered input in service, whatever the rotation.
+                // Ends the lowest-numbered input in service, whatever the rotation.
                 self.isr &= self.isr.wrapping_sub(1);
                 if value >> 5 == 0b101 {
                     self.rotate();
@@ -144,17 +145,18 @@ impl Chip {
                 self.rotate();
             }
             0b110 => self.lowest_priority = input,
-            // Rotation in automatic EOI mode is remembered by vmd and never used, as automatic EOI is.
+            // vmd stores rotation in automatic EOI mode, and automatic EOI itself, without ever
+            // using either.
             _ => {}
         }
     }
 
-    /// Rotation moves the order on by one, not to the input that was served.
+    /// Rotates priorities by one input; the chip would rotate to the input that was served.
     const fn rotate(&mut self) {
         self.lowest_priority = (self.lowest_priority + 1) % 8;
     }
 
-    /// A write to the data port.
+    /// Handles a write to the data port.
     const fn data(&mut self, value: u8) {
         self.step = match self.step {
             Step::Operating => {
@@ -165,17 +167,18 @@ impl Chip {
                 self.vector_base = value;
                 Step::Cascade
             }
-            // The slave's number has three bits; a wrong one is refused and asked for again.
+            // The slave's number has three bits; a wrong one is refused and the chip expects ICW3
+            // again.
             Step::Cascade if self.is_slave && value & 0xf8 != 0 => Step::Cascade,
-            // Only plain 8086 mode is taken, with or without special full nesting. Everything else is refused and
-            // ICW4 asked for again; so is automatic EOI, which vmd notes without ever acting on it.
+            // Plain 8086 mode is accepted, with or without special full nesting. Any other ICW4,
+            // automatic EOI included, is refused and the chip expects ICW4 again.
             Step::Mode if value & !ICW4_SPECIAL_FULLY_NESTED == ICW4_8086 => Step::Operating,
             Step::Cascade | Step::Mode => Step::Mode,
         };
     }
 }
 
-/// The pair of 8259s with its ELCR.
+/// The two 8259s with their ELCRs.
 #[derive(Clone, Debug)]
 pub struct Pic {
     master: Chip,
@@ -189,17 +192,18 @@ impl Default for Pic {
 }
 
 impl Pic {
-    /// The pair of a machine that was just switched on: all lines edge-triggered, unmasked and idle, vectors from 0.
+    /// The pair at power-on: all lines edge-triggered, unmasked and idle, vectors from 0.
     pub const fn new() -> Self {
         Self { master: Chip::new(false), slave: Chip::new(true) }
     }
 
-    /// Whether there is an interrupt to deliver.
+    /// Whether a request is ready for delivery.
     pub const fn pending(&self) -> bool {
         self.master.ready() != 0 || self.slave.ready() != 0
     }
 
-    /// Takes the interrupt to deliver and gives its vector; `None` when nothing is pending.
+    /// Moves the request with the highest priority into service and returns its vector; `None` if
+    /// nothing is pending.
     pub fn acknowledge(&mut self) -> Option<u8> {
         if let Some(input) = self.master.first() {
             return Some(self.master.serve(input));
@@ -209,7 +213,7 @@ impl Pic {
         Some(self.slave.serve(input))
     }
 
-    /// Raises line `irq` (0 to 15; the bits above are ignored).
+    /// Raises line `irq` (0 to 15; higher bits are ignored).
     pub const fn assert_irq(&mut self, irq: u8) {
         let bit = 1 << (irq % 8);
         if irq & 8 == 0 {
@@ -220,7 +224,8 @@ impl Pic {
         }
     }
 
-    /// Lowers line `irq` (0 to 15; the bits above are ignored). The request of an edge-triggered line stays.
+    /// Lowers line `irq` (0 to 15; higher bits are ignored). An edge-triggered line keeps its
+    /// request.
     pub const fn deassert_irq(&mut self, irq: u8) {
         let bit = 1 << (irq % 8);
         if irq & 8 == 0 {
@@ -233,8 +238,8 @@ impl Pic {
         }
     }
 
-    /// Makes line `irq` (0 to 15) level-triggered (`true`) or edge-triggered, as vmd does for the PCI lines it hands
-    /// out (`pic_set_elcr`).
+    /// Makes line `irq` (0 to 15) level-triggered (`true`) or edge-triggered, as vmd does for the
+    /// PCI lines it assigns (`pic_set_elcr`).
     pub const fn set_level_triggered(&mut self, irq: u8, level: bool) {
         let chip = if irq & 8 == 0 { &mut self.master } else { &mut self.slave };
         let bit = 1 << (irq % 8);
@@ -265,18 +270,19 @@ impl PortDevice for Pic {
     }
 }
 
-/// Tells the vCPU that there is something to deliver, from whichever thread raised the line.
+/// Wakes the vCPU for a pending interrupt; called on the thread that raised the line.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 
-/// The pair, shared between the vCPU's thread and the devices'.
+/// The pair behind a lock, shared between the vCPU's thread and the devices' threads.
 pub struct SharedPic {
     pic: Mutex<Pic>,
     wake: Wake,
 }
 
 impl SharedPic {
-    /// A fresh pair. `wake` is called, with nothing locked, whenever a line was raised and an interrupt is pending:
-    /// it has to bring a halted or running vCPU to look at [`SharedPic::pending`] (`vcpu_assert_irq` in x86_vm.c).
+    /// A pair at power-on. `wake` is called without a lock held whenever a line was raised and an
+    /// interrupt is pending. It must make a halted or running vCPU check [`SharedPic::pending`]
+    /// (`vcpu_assert_irq` in x86_vm.c).
     pub fn new(wake: Wake) -> Self {
         Self { pic: Mutex::new(Pic::new()), wake }
     }
@@ -291,19 +297,20 @@ impl SharedPic {
         self.with(Pic::acknowledge)
     }
 
-    /// Handles an access to the master's ports (0x20, 0x21), the slave's (0xa0, 0xa1), or their edge/level control registers
-    /// (0x4d0, 0x4d1).
+    /// Handles an access to the master's ports (0x20, 0x21), the slave's (0xa0, 0xa1), or the
+    /// edge/level control registers (0x4d0, 0x4d1).
     pub fn access(&self, access: &mut PortAccess) {
         self.with(|pic| pic.access(access));
     }
 
-    /// Puts the pair into the state of a machine that was just switched on.
+    /// Returns the pair to its power-on state.
     pub fn reset(&self) {
         self.with(|pic| *pic = Pic::new());
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Pic) -> T) -> T {
-        // Every operation leaves the pair whole, so a panic elsewhere while it was locked does no harm.
+        // A poisoned lock is safe to take: every operation leaves the pair consistent, so a panic
+        // of another thread cannot have left it half changed.
         f(&mut self.pic.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -379,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_come_in_order_of_priority_and_the_slaves_after_all_of_the_masters() {
+    fn requests_are_delivered_by_priority_and_the_slaves_last() {
         let mut pic = set_up();
         for irq in [14, 7, 9, 1, 4] {
             pic.assert_irq(irq);
@@ -389,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_service_holds_nothing_back() {
+    fn an_interrupt_in_service_does_not_block_others() {
         let mut pic = set_up();
         pic.assert_irq(0);
         assert_eq!(pic.acknowledge(), Some(0x30));
@@ -415,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lowered_line_is_forgotten_only_when_level_triggered() {
+    fn lowering_a_line_withdraws_only_level_triggered_requests() {
         let mut pic = set_up();
         for irq in [3, 11] {
             pic.assert_irq(irq);
@@ -441,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cascade_request_falls_with_the_slaves_last_one() {
+    fn the_cascade_request_is_cleared_with_the_slaves_last_request() {
         let mut pic = set_up();
         out(&mut pic, 0x4d1, 0xff);
         pic.assert_irq(9);
@@ -454,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn other_ways_to_initialise_are_refused() {
+    fn unsupported_initialisation_modes_are_refused() {
         let mut pic = set_up();
         out(&mut pic, 0x21, 0x12);
         pic.assert_irq(3);
@@ -470,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_icw3_or_icw4_is_asked_for_again() {
+    fn after_a_wrong_icw3_or_icw4_the_chip_expects_it_again() {
         let mut pic = set_up();
         out(&mut pic, 0xa0, 0x11);
         out(&mut pic, 0xa1, 0x70);
@@ -489,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn eoi_specific_and_not() {
+    fn specific_and_non_specific_eoi() {
         let mut pic = set_up();
         out(&mut pic, 0x20, 0x0b);
         for irq in [1, 4, 6] {
@@ -501,7 +508,7 @@ mod tests {
         assert_eq!(inb(&mut pic, 0x20), 0x42);
         out(&mut pic, 0x20, 0x20);
         assert_eq!(inb(&mut pic, 0x20), 0x40);
-        out(&mut pic, 0x20, 0x21); // no such command
+        out(&mut pic, 0x20, 0x21); // undefined OCW2
         assert_eq!(inb(&mut pic, 0x20), 0x40);
         out(&mut pic, 0x20, 0x20);
         out(&mut pic, 0x20, 0x20);
@@ -509,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn rotation_moves_on_by_one() {
+    fn rotation_advances_by_one_input() {
         let mut pic = set_up();
         let order = |pic: &mut Pic| {
             for irq in [0, 1, 3, 7] {
@@ -527,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn before_the_first_icw1_line_0_comes_last() {
+    fn before_the_first_icw1_line_0_has_the_lowest_priority() {
         let mut pic = Pic::new();
         pic.assert_irq(0);
         pic.assert_irq(7);
@@ -536,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shared_pair_wakes_the_vcpu_only_for_what_it_may_deliver() {
+    fn the_shared_pair_wakes_the_vcpu_only_for_deliverable_requests() {
         let woken = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&woken);
         let shared = SharedPic::new(Box::new(move || {

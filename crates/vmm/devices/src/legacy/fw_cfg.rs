@@ -1,9 +1,10 @@
-//! The firmware configuration device that SeaBIOS asks about the machine, as vmd(8) has it (fw_cfg.c, the same from
-//! 7.2 to 7.9).
+//! The firmware configuration device of vmd(8), which SeaBIOS reads (fw_cfg.c, the same from 7.2 to
+//! 7.9).
 //!
-//! It follows QEMU's interface with these limits: nothing can be written, an item is forgotten when its last byte has
-//! been read, items are to be read byte by byte or by DMA, and there are few of them: signature, ID, "no graphics",
-//! the directory, and the files `etc/e820`, `etc/screen-and-debug` and perhaps `bootorder`.
+//! It implements QEMU's interface with these limits: nothing can be written, an item is cleared
+//! when its last byte has been read, items are read byte by byte or by DMA, and few exist:
+//! signature, ID, "no graphics", the directory, and the files `etc/e820`, `etc/screen-and-debug`
+//! and, if a boot device is chosen, `bootorder`.
 
 use std::fmt;
 
@@ -26,8 +27,8 @@ pub const DMA_HIGH: u16 = 0x514;
 /// Lower half; writing it starts the transfer.
 pub const DMA_LOW: u16 = 0x518;
 
-/// The file with the RSDP, on 8.0 (`fw_cfg_add_acpi_rsdp`). vmd's name for it is not in the sources that we could
-/// read; this is QEMU's.
+/// The file with the RSDP, on 8.0 (`fw_cfg_add_acpi_rsdp`). The available sources do not contain
+/// vmd's name for it; this is QEMU's.
 pub const RSDP_FILE: &str = "etc/acpi/rsdp";
 
 const ITEM_SIGNATURE: u16 = 0x00;
@@ -36,7 +37,7 @@ const ITEM_NO_GRAPHICS: u16 = 0x04;
 const ITEM_DIRECTORY: u16 = 0x19;
 const FIRST_FILE: u16 = 0x20;
 
-/// Traditional interface and DMA.
+/// Features: traditional interface and DMA.
 const ID: u32 = 3;
 const DMA_SIGNATURE: [u8; 8] = *b"QEMU CFG";
 
@@ -47,19 +48,19 @@ const CONTROL_WRITE: u32 = 0x10;
 
 const NAME_SIZE: usize = 56;
 
-/// From what the VM was told to boot (`vmctl start -B`).
+/// The boot device of the VM (`vmctl start -B`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BootDevice {
     /// The first disk.
     Disk,
     /// The CD-ROM.
     Cdrom,
-    /// The network, which vmd's firmware does not do: it halts.
+    /// The network, which vmd's firmware does not support: it halts.
     Net,
 }
 
 impl BootDevice {
-    /// The subsystem ID of the PCI function that it is.
+    /// The subsystem ID of its PCI function.
     const fn subsystem(self) -> u16 {
         match self {
             Self::Net => 1,
@@ -68,7 +69,8 @@ impl BootDevice {
         }
     }
 
-    /// The firmware's name for it in PCI slot `slot`. What comes after it is not tried.
+    /// The firmware's device path for it in PCI slot `slot`. The firmware tries no other device
+    /// afterwards.
     fn order(self, slot: usize) -> String {
         match self {
             Self::Net => "HALT".to_owned(),
@@ -83,12 +85,12 @@ struct File {
     data: Vec<u8>,
 }
 
-/// The device.
+/// The firmware configuration device.
 pub struct FwCfg {
     files: Vec<File>,
-    /// How many of them are vmd's; the rest was added.
+    /// Number of vmd's own files; later ones were added.
     own_files: usize,
-    /// Items by selector that vmd does not have.
+    /// Added items by selector, which vmd does not have.
     added: Vec<(u16, Vec<u8>)>,
     item: Vec<u8>,
     offset: usize,
@@ -97,12 +99,12 @@ pub struct FwCfg {
 }
 
 impl FwCfg {
-    /// Describes a machine with this memory and these PCI functions, which have to be complete. Without `boot`, or
-    /// where there is no such function, the firmware chooses by itself.
+    /// Describes a VM with this memory and these PCI functions, which must be complete. Without
+    /// `boot`, or without a function for it, the firmware chooses the boot device.
     pub fn new(memory: GuestRam, map: &MemoryMap, pci: &PciBus, boot: Option<BootDevice>) -> Self {
         let mut files = vec![
             File { name: "etc/e820", data: map.e820() },
-            // Or else every character would come twice on the serial line.
+            // Without this, SeaBIOS sends every character to the serial line twice.
             File { name: "etc/screen-and-debug", data: vec![0; 4] },
         ];
         if let Some((boot, slot)) = boot.and_then(|boot| Some((boot, pci.find_subsystem(boot.subsystem())?)))
@@ -115,24 +117,25 @@ impl FwCfg {
         Self { files, own_files, added: Vec::new(), item: Vec::new(), offset: 0, dma_address: 0, memory }
     }
 
-    /// Adds a file that vmd does not have, for firmware that does not know vmd and wants to be told more.
+    /// Adds a file that vmd does not have, for firmware that does not know vmd.
     pub fn add_file(&mut self, name: &'static str, data: Vec<u8>) {
         assert!(name.len() < NAME_SIZE, "a name ends with a NUL");
         self.files.push(File { name, data });
     }
 
-    /// Adds an item that vmd does not have, as [`FwCfg::add_file`]. vmd's own come first.
+    /// Adds an item that vmd does not have, as [`FwCfg::add_file`]. vmd's own items have
+    /// precedence.
     pub fn add_item(&mut self, selector: u16, data: Vec<u8>) {
         self.added.push((selector, data));
     }
 
-    /// Takes everything away again that was added, so that what comes after the firmware sees what vmd has.
+    /// Removes all additions, so that software after the firmware sees vmd's items only.
     pub fn forget_additions(&mut self) {
         self.files.truncate(self.own_files);
         self.added.clear();
     }
 
-    /// The same with the file for ACPI that 8.0 has.
+    /// The same device with the ACPI file of 8.0.
     #[must_use]
     pub fn with_rsdp(mut self) -> Self {
         self.files.push(File { name: RSDP_FILE, data: tables::rsdp().to_vec() });
@@ -140,7 +143,7 @@ impl FwCfg {
         self
     }
 
-    /// Puts it into the state of a machine that was just switched on.
+    /// Returns the device to its power-on state.
     pub fn reset(&mut self) {
         self.forget();
         self.dma_address = 0;
@@ -168,7 +171,8 @@ impl FwCfg {
         };
     }
 
-    /// Number of files; for each its size, selector, two bytes of nothing, and name. Big-endian.
+    /// The directory: number of files, then for each file its size, selector, two reserved bytes
+    /// and name. Big-endian.
     fn directory(&self) -> Vec<u8> {
         let mut directory = (self.files.len() as u32).to_be_bytes().to_vec();
         for (selector, file) in (FIRST_FILE..).zip(&self.files) {
@@ -188,7 +192,7 @@ impl FwCfg {
         byte
     }
 
-    /// An item that was read to its end is forgotten.
+    /// An item is cleared after its last byte was read.
     fn advance(&mut self, count: usize) {
         self.offset += count;
         if self.offset == self.item.len() {
@@ -220,8 +224,8 @@ impl FwCfg {
         }
     }
 
-    /// Does what the descriptor says: control, length and address, big-endian. An address is kept for the next try
-    /// if there is no memory behind it.
+    /// Executes the DMA descriptor: control, length and address, big-endian. The address is kept
+    /// for the next attempt if it is not RAM.
     fn start_dma(&mut self) {
         let descriptor = GuestAddress(self.dma_address);
         let mut bytes = [0; 16];
@@ -235,7 +239,7 @@ impl FwCfg {
         }
     }
 
-    /// One transfer; gives what goes back into the control word.
+    /// Executes one transfer; returns the new control word.
     fn transfer(&mut self, control: u32, length: u32, address: u64) -> u32 {
         if control & CONTROL_SELECT != 0 {
             self.select((control >> 16) as u16);
@@ -247,16 +251,16 @@ impl FwCfg {
         let failed =
             || control & CONTROL_READ != 0 && self.copy_out(&rest[..count], length, address).is_none();
         let result = if refused || failed() { CONTROL_ERROR } else { 0 };
-        // Skipping is the same without copying; so is a failed transfer.
+        // Skipping and failed transfers advance without copying.
         self.advance(count);
         result
     }
 
-    /// Writes `data` to guest memory, and zeroes after it up to `length` bytes. Nothing is written to a part that is
-    /// not all memory.
+    /// Writes `data` to guest memory, zero-filled up to `length` bytes. Nothing is written unless
+    /// all of it is RAM.
     fn copy_out(&self, data: &[u8], length: usize, address: u64) -> Option<()> {
         let write = |data: &[u8], address: GuestAddress| {
-            // Checked first: a write that fails half way would have written half.
+            // Checked first, because a failing write could already have written a part.
             let whole = self.memory.check_range(address, data.len());
             (whole && self.memory.write_slice(data, address).is_ok()).then_some(())
         };
@@ -308,7 +312,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        i8259::SharedPic,
+        irqchip::i8259::SharedPic,
         pci::{Identity, OPENBSD, PciFunction},
         testing::{self, EAX, inb, input, out},
     };
@@ -364,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_can_be_read_until_it_is_forgotten() {
+    fn additions_can_be_read_until_they_are_removed() {
         let mut device = device(Some(BootDevice::Disk));
         let own = directory(&mut device);
         device.add_file("etc/more", vec![1, 2, 3]);
@@ -440,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_forgotten_after_its_last_byte() {
+    fn an_item_is_cleared_after_its_last_byte() {
         let mut device = device(None);
         read(&mut device, 0, 4);
         assert!(device.item.is_empty());
@@ -459,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn dma_goes_on_where_it_stopped_and_skips() {
+    fn dma_continues_at_its_position_and_skips() {
         let mut device = device(None);
         assert_eq!(dma(&mut device, 0x20 << 16 | CONTROL_SELECT | CONTROL_READ, 8, 0), 0);
         assert_eq!(dma(&mut device, 0x04, 12, 0), 0);

@@ -1,18 +1,21 @@
 //! The IOAPIC of vmd(8) since 8.0: an 82093AA with 24 pins.
 //!
-//! Learnt from i82093aa.c 1.4 (September 2026). What a guest can notice:
+//! Source: i82093aa.c 1.4 (September 2026). A guest can observe:
 //!
-//! - A device's line goes to the pin of its number and to the 8259s at the same time; there is no override for the
-//!   timer's IRQ 0, which is pin 0.
-//! - A pin is asserted or not: the polarity bit is kept and means nothing.
-//! - An edge is remembered by nobody: one that comes while the entry is masked, or is dropped on the way, is gone. A
-//!   level entry is tried again when it is written and at the end of its interrupt.
-//! - Fixed and lowest-priority delivery only; SMI, NMI, INIT and ExtINT entries deliver nothing.
-//! - The ID register can be written, and nothing else looks at it. ARB shows it too.
-//! - Register select and window are matched at offsets 0 and 0x10 exactly, in any width; the rest of the 64 KiB does
-//!   not answer.
+//! - A device's line goes to the pin of its number and to the 8259s at the same time. The timer's
+//!   IRQ 0 has no override: it is pin 0.
+//! - A pin is asserted or not: the polarity bit can be written and has no effect.
+//! - Edges are not latched: an edge is lost if the entry is masked or the LAPIC drops it. A
+//!   level-triggered entry is tried again when it is written and at the end of its interrupt.
+//! - Only fixed and lowest-priority delivery; SMI, NMI, INIT and ExtINT entries deliver nothing.
+//! - The ID register can be written; only the ARB register reflects it.
+//! - Register select and window are matched at offsets 0 and 0x10 exactly, in any width; the rest
+//!   of the 64 KiB does not answer.
 
-use crate::{bus::Direction, lapic::Lapics, mmio::MmioAccess};
+use crate::{
+    bus::{Direction, mmio::MmioAccess},
+    irqchip::lapic::Lapics,
+};
 
 /// First address of the registers.
 pub const BASE: u64 = 0xfec0_0000;
@@ -46,7 +49,7 @@ struct Pin {
     low: u32,
     high: u32,
     asserted: bool,
-    /// The level when the entry was last looked at.
+    /// The level when the entry was last evaluated.
     seen: bool,
 }
 
@@ -56,18 +59,19 @@ pub struct Ioapic {
     select: u8,
     id: u8,
     pins: [Pin; PINS as usize],
-    /// Where the search for the lowest priority begins next time.
+    /// The vCPU at which the next search for the lowest priority begins.
     next_arbitration: u8,
 }
 
 impl Ioapic {
-    /// The IOAPIC of a machine with `vcpus` vCPUs, whose LAPICs have the IDs before its own.
+    /// The IOAPIC of a VM with `vcpus` vCPUs. LAPIC IDs are 0 to `vcpus` − 1; the IOAPIC has the ID
+    /// after them.
     pub const fn new(vcpus: u8) -> Self {
         let pin = Pin { low: MASKED, high: 0, asserted: false, seen: false };
         Self { select: 0, id: (vcpus + 1) & 0xf, pins: [pin; PINS as usize], next_arbitration: 0 }
     }
 
-    /// A read or write in its window.
+    /// Handles a read or write in its window.
     pub fn mmio(&mut self, access: &mut MmioAccess, lapics: &mut Lapics) {
         match (access.address.wrapping_sub(BASE), access.direction) {
             (0, Direction::In) => access.answer_dword(self.select.into()),
@@ -107,7 +111,7 @@ impl Ioapic {
         }
     }
 
-    /// Raises or lowers a pin. Numbers from [`PINS`] on do not exist.
+    /// Raises or lowers `pin`. Numbers from [`PINS`] on are ignored.
     pub fn set_pin(&mut self, number: u8, asserted: bool, lapics: &mut Lapics) {
         if let Some(pin) = self.pins.get_mut(usize::from(number)) {
             pin.asserted = asserted;
@@ -115,7 +119,8 @@ impl Ioapic {
         }
     }
 
-    /// A LAPIC is done with `vector`: level entries with it take the next request, at once if the pin is still up.
+    /// Handles the end of interrupt `vector` at a LAPIC: level-triggered entries with this vector
+    /// accept the next request, and send it immediately if their pin is still high.
     pub fn end_of_interrupt(&mut self, vector: u8, lapics: &mut Lapics) {
         for number in 0..PINS {
             let pin = &mut self.pins[usize::from(number)];
@@ -143,7 +148,7 @@ impl Ioapic {
         }
     }
 
-    /// Sends an entry's message. `false` if no LAPIC took it.
+    /// Sends an entry's message. Returns `false` if no LAPIC accepted it.
     fn deliver(&mut self, pin: Pin, lapics: &mut Lapics) -> bool {
         let delivery = pin.low >> 8 & 7;
         let vector = pin.low as u8;
@@ -174,13 +179,13 @@ mod tests {
     use super::*;
     use crate::{
         clock::{HostTicks, ManualClock},
-        lapic,
+        irqchip::lapic,
     };
 
     fn machine(vcpus: u8) -> (Ioapic, Lapics) {
         let mut lapics = Lapics::new(vcpus, Arc::new(ManualClock::default()), HostTicks::default());
         for vcpu in 0..vcpus {
-            // Software-enabled, flat logical ID 1 << vcpu.
+            // Software-enabled LAPICs, flat logical ID 1 << vcpu.
             lapics.mmio(vcpu, &mut MmioAccess::write(lapic::BASE + 0xf0, 4, 0x1ff)).unwrap();
             lapics.mmio(vcpu, &mut MmioAccess::write(lapic::BASE + 0xd0, 4, 1 << (24 + vcpu))).unwrap();
         }
@@ -236,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_comes_back_until_the_line_is_lowered() {
+    fn a_level_is_delivered_again_until_the_line_is_lowered() {
         let (mut ioapic, mut lapics) = machine(1);
         ioapic.set_pin(9, true, &mut lapics);
         set(&mut ioapic, &mut lapics, 0x22, LEVEL | 0x41);
@@ -252,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disabled_lapic_takes_nothing_and_a_level_waits_for_it() {
+    fn a_disabled_lapic_accepts_nothing_and_a_level_stays_pending() {
         let (mut ioapic, mut lapics) = machine(1);
         lapics.mmio(0, &mut MmioAccess::write(lapic::BASE + 0xf0, 4, 0xff)).unwrap();
         set(&mut ioapic, &mut lapics, 0x22, LEVEL | 0x41);
@@ -261,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn lowest_priority_takes_turns_among_equals_and_logical_names_several() {
+    fn lowest_priority_rotates_among_equals_and_logical_reaches_several() {
         let (mut ioapic, mut lapics) = machine(3);
         set(&mut ioapic, &mut lapics, 0x1b, 0x0700_0000);
         set(&mut ioapic, &mut lapics, 0x1a, LOGICAL | 1 << 8 | 0x51);

@@ -1,29 +1,34 @@
 //! The local APICs of vmd(8) since 8.0: one per vCPU, in xAPIC mode (memory-mapped) or x2APIC mode (MSRs).
 //!
-//! Learnt from lapic.c 1.7 (September 2026) and the MSR handlers of vmm_machdep.c of the same month. What a guest
-//! can notice:
+//! Sources: lapic.c 1.7 (September 2026) and the MSR handlers of vmm_machdep.c of the same month. A
+//! guest can observe:
 //!
-//! - Registers are matched by exact offset, whatever the access's width; what lies between them reads as all ones.
-//! - The timer's source is 100 MHz. TSC-deadline mode is neither announced nor there: the bit is kept in the LVT and
-//!   the timer runs as a one-shot.
-//! - **The timer is looked at by a thread that sleeps 200 µs between two looks**, which on a host with 100 ticks a
-//!   second means 20 ms: periods that ended in between are one interrupt, and no one-shot is more exact than that.
-//!   Reading the current count never consumes an expiry.
-//! - LVT entries keep whatever is written; only the performance counter's stays masked. No error is ever recorded in
-//!   ESR, and no spurious interrupt is delivered.
-//! - Disabling by software (SVR) neither masks the LVT nor forgets pending requests.
-//! - IPIs: fixed, INIT and STARTUP; the other delivery modes are dropped. Requests below vector 32 are dropped.
-//! - The logical x2APIC ID follows from the vCPU's number; destinations are matched by number, not by register.
+//! - Registers are matched by exact offset, whatever the access's width; offsets between registers
+//!   read as all ones.
+//! - The timer's source is 100 MHz. TSC-deadline mode is neither announced nor implemented: the
+//!   mode bit is stored in the LVT and the timer runs as a one-shot.
+//! - **The timer is polled by a thread that sleeps 200 µs between two polls**, which takes 20 ms on
+//!   a host with 100 ticks a second. Periods that end between two polls deliver one interrupt, and
+//!   a one-shot is delivered at the next poll. Reading the current count never consumes an expiry.
+//! - LVT entries store every written value; only the performance counter's entry stays masked. ESR
+//!   never records an error, and no spurious interrupt is delivered.
+//! - Disabling by software (SVR) neither masks the LVT nor clears pending requests.
+//! - IPIs: fixed, INIT and startup; other delivery modes are dropped. Requests below vector 32 are
+//!   dropped.
+//! - The logical x2APIC ID is derived from the vCPU's number; destinations are matched against the
+//!   number, not the register.
 
 use std::sync::Arc;
 
 use crate::{
-    bus::Direction,
+    bus::{
+        Direction,
+        mmio::{MmioAccess, MmioRefused},
+    },
     clock::{Clock, HostTicks, Timed},
-    mmio::{MmioAccess, MmioRefused},
 };
 
-/// First address of the xAPIC registers; they fill a page and cannot be moved.
+/// First address of the xAPIC registers. They fill one page, which cannot be moved.
 pub const BASE: u64 = 0xfee0_0000;
 /// Number of bytes at [`BASE`].
 pub const SIZE: u64 = 0x1000;
@@ -37,7 +42,7 @@ const APICBASE_BSP: u64 = 1 << 8;
 const APICBASE_X2APIC: u64 = 1 << 10;
 const APICBASE_ENABLE: u64 = 1 << 11;
 const APICBASE_MODE: u64 = APICBASE_X2APIC | APICBASE_ENABLE;
-/// Bits 12 and up are the address; only [`BASE`] is accepted.
+/// Address bits, 12 and up; only [`BASE`] is accepted.
 const APICBASE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 const REG_ID: u16 = 0x020;
@@ -89,20 +94,20 @@ const ICR_SHORTHAND: u32 = 3 << 18;
 /// Vector, delivery mode, destination mode, level, trigger mode and shorthand: all but the read-only status.
 const ICR_WRITABLE: u32 = 0xff | DELIVERY_MODE | ICR_LOGICAL | ICR_ASSERT | ICR_LEVEL | ICR_SHORTHAND;
 const DFR_FLAT: u32 = 0xffff_ffff;
-/// Vectors below this are exceptions and never interrupts.
+/// Vectors below this are exceptions; requests for them are dropped.
 const FIRST_VECTOR: u8 = 32;
 
-/// Nanoseconds in a period of the timer's 100 MHz source.
+/// Period of the timer's 100 MHz source, in nanoseconds.
 const TIMER_PERIOD: u64 = 10;
-/// How long vmd's timer thread asks to sleep between two looks at the timers: 200 µs.
+/// Requested sleep of vmd's timer thread between two polls, in nanoseconds: 200 µs.
 const POLL_SLEEP: u64 = 200_000;
 
-/// vmm injects #GP(0) instead of doing the access.
+/// The access is invalid; vmm injects #GP(0) instead of performing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("general protection fault")]
 pub struct GeneralProtection;
 
-/// 256 bits, one for each vector.
+/// A set of vectors: 256 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Vectors([u32; 8]);
 
@@ -117,14 +122,14 @@ impl Vectors {
         }
     }
 
-    /// The highest vector: the one with the highest priority.
+    /// The highest vector in the set, which has the highest priority.
     fn highest(&self) -> Option<u8> {
         let (index, word) = self.0.iter().enumerate().rfind(|(_, word)| **word != 0)?;
         Some((index as u32 * 32 + word.ilog2()) as u8)
     }
 }
 
-/// The timer's state. Times are on [`Clock::monotonic`].
+/// The timer's state. Times are nanoseconds on [`Clock::monotonic`].
 #[derive(Clone, Copy, Debug, Default)]
 struct Timer {
     initial: u32,
@@ -135,7 +140,7 @@ struct Timer {
 }
 
 impl Timer {
-    /// Nanoseconds that one count takes.
+    /// Duration of one count, in nanoseconds.
     const fn count_nanos(&self) -> u64 {
         let divisor = match self.divide & 0xb {
             0x0 => 2,
@@ -150,7 +155,7 @@ impl Timer {
         TIMER_PERIOD * divisor
     }
 
-    /// Counts since it was started.
+    /// Number of counts since the timer was started.
     const fn elapsed(&self, now: u64) -> u64 {
         now.saturating_sub(self.start) / self.count_nanos()
     }
@@ -168,8 +173,8 @@ impl Timer {
         }
     }
 
-    /// Whether it has expired by `now`; if so it is stopped (one-shot) or moved on by whole periods, so that looking
-    /// late does not add up.
+    /// Whether the timer has expired by `now`. If so, a one-shot is stopped and a periodic timer is
+    /// advanced by whole periods, so that late polls do not accumulate.
     const fn take_expiry(&mut self, now: u64) -> bool {
         if !self.running || self.initial == 0 {
             return false;
@@ -196,11 +201,11 @@ struct Ipi {
     x2apic: bool,
 }
 
-/// What a register access did beyond the LAPIC's own state.
+/// Effect of a register access outside the LAPIC's own state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
     None,
-    /// The interrupt of this vector is over: the IOAPIC wants to know.
+    /// The interrupt of this vector has ended; the IOAPIC must be told.
     EndOfInterrupt(u8),
     Ipi(Ipi),
 }
@@ -258,7 +263,7 @@ impl Lapic {
         }
     }
 
-    /// INIT, or enabling after it was disabled: all but the mode goes back to its first state.
+    /// INIT, or enabling after a disable: resets all registers but the mode.
     fn reset(&mut self) {
         *self = Self { apicbase: self.apicbase, ..Self::new(self.number) };
     }
@@ -275,7 +280,7 @@ impl Lapic {
         self.hardware_enabled() && self.svr & SVR_ENABLE != 0
     }
 
-    /// Whether LINT0 lets the 8259s through.
+    /// Whether LINT0 passes interrupts of the 8259s: unmasked and in ExtINT mode.
     const fn extint_enabled(&self) -> bool {
         self.enabled()
             && self.lvt_lint0 & LVT_MASKED == 0
@@ -305,7 +310,8 @@ impl Lapic {
         Ok(())
     }
 
-    /// The processor's priority: the task's, or the class of what is in service where that is higher.
+    /// The processor priority: the task priority, or the class of the highest interrupt in service
+    /// if that is higher.
     fn ppr(&self) -> u32 {
         match self.isr.highest() {
             Some(vector) if u32::from(vector) & 0xf0 > self.tpr & 0xf0 => u32::from(vector) & 0xf0,
@@ -313,7 +319,7 @@ impl Lapic {
         }
     }
 
-    /// The request that the processor would take now.
+    /// The request that the vCPU would accept now.
     fn pending(&self) -> Option<u8> {
         if !self.enabled() {
             return None;
@@ -329,7 +335,7 @@ impl Lapic {
         Some(vector)
     }
 
-    /// Takes a request. `false` if it was dropped.
+    /// Records a request. Returns `false` if it was dropped.
     fn request(&mut self, vector: u8, level: bool) -> bool {
         if vector < FIRST_VECTOR || !self.enabled() {
             return false;
@@ -339,7 +345,7 @@ impl Lapic {
         true
     }
 
-    /// Looks at the timer as vmd's thread does.
+    /// Polls the timer, as vmd's thread does.
     fn poll_timer(&mut self, now: u64) {
         if self.timer.take_expiry(now) && self.lvt_timer & LVT_MASKED == 0 {
             self.request(self.lvt_timer as u8, false);
@@ -424,7 +430,7 @@ impl Lapic {
     }
 
     fn access(&mut self, access: &mut MmioAccess, now: u64) -> Effect {
-        // The window stays when the registers behind it are switched off or have moved to the MSRs.
+        // The window stays mapped when the LAPIC is disabled or in x2APIC mode; it reads as ones.
         if !self.hardware_enabled() || self.apicbase & APICBASE_X2APIC != 0 {
             if access.direction == Direction::In {
                 access.answer_ones();
@@ -437,7 +443,8 @@ impl Lapic {
             Direction::In => {
                 match self.read(register, now) {
                     Some(value) => access.answer_dword(value),
-                    // A read of EOI answers nothing at all: the guest gets what lay on vmd's stack. Zero here.
+                    // vmd does not write the answer to a read of EOI: the guest gets what lay on
+                    // vmd's stack. Here it gets zero.
                     None if register == REG_EOI => {}
                     None => access.answer_ones(),
                 }
@@ -488,22 +495,24 @@ const fn register_of(msr: u32) -> u16 {
     ((msr & 0xff) << 4) as u16
 }
 
-/// What another vCPU is told to do by an IPI.
+/// An IPI that starts or stops another vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Startup {
-    /// INIT: stop, and wait for a STARTUP. The LAPIC has been reset already.
+    /// INIT: the vCPU stops and waits for a startup IPI. Its LAPIC has already been reset.
     Init,
-    /// STARTUP: begin in real mode at `vector << 12`. Only a vCPU that waits for it heeds it.
+    /// Startup IPI: the vCPU starts in real mode at `vector << 12`. Ignored unless the vCPU waits
+    /// for it.
     Sipi(u8),
 }
 
-/// What vCPUs are to be told, by number, in the order in which it was sent.
+/// INIT and startup IPIs by target vCPU number, in the order in which they were sent.
 pub type Orders = Vec<(u8, Startup)>;
 
-/// What the machine must do after an access to a LAPIC.
+/// What the caller must do after an access to a LAPIC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// The IOAPIC must hear of the end of this vector ([`crate::i82093aa::Ioapic::end_of_interrupt`]).
+    /// The vector whose interrupt ended; pass it to
+    /// [`crate::irqchip::ioapic::Ioapic::end_of_interrupt`].
     pub end_of_interrupt: Option<u8>,
     /// vCPUs to start or stop.
     pub startup: Orders,
@@ -514,22 +523,23 @@ pub struct Lapics {
     all: Vec<Lapic>,
     clock: Arc<dyn Clock>,
     ticks: HostTicks,
-    next_look: u64,
+    next_poll: u64,
 }
 
 impl Lapics {
-    /// The LAPICs of `vcpus` vCPUs (1 to 64), as after power-on. `ticks` is the grain of the timer thread's sleep.
+    /// The LAPICs of `vcpus` vCPUs (1 to 64) at power-on. `ticks` is the resolution of the timer
+    /// thread's sleep.
     pub fn new(vcpus: u8, clock: Arc<dyn Clock>, ticks: HostTicks) -> Self {
-        let next_look = ticks.fires_at(clock.monotonic(), POLL_SLEEP);
-        Self { all: (0..vcpus.clamp(1, 64)).map(Lapic::new).collect(), clock, ticks, next_look }
+        let next_poll = ticks.fires_at(clock.monotonic(), POLL_SLEEP);
+        Self { all: (0..vcpus.clamp(1, 64)).map(Lapic::new).collect(), clock, ticks, next_poll }
     }
 
-    /// How many there are.
+    /// Number of LAPICs.
     pub fn count(&self) -> u8 {
         self.all.len() as u8
     }
 
-    /// vCPU `vcpu` reads or writes in its LAPIC's page.
+    /// Handles a read or write of `vcpu` in the LAPIC page.
     pub fn mmio(&mut self, vcpu: u8, access: &mut MmioAccess) -> Result<Outcome, MmioRefused> {
         let now = self.clock.monotonic();
         let Some(lapic) = self.all.get_mut(usize::from(vcpu)) else {
@@ -539,13 +549,13 @@ impl Lapics {
         Ok(self.carry_out(vcpu, effect))
     }
 
-    /// vCPU `vcpu` reads [`MSR_APICBASE`] or one of [`X2APIC_MSRS`].
+    /// RDMSR by `vcpu` of [`MSR_APICBASE`] or one of [`X2APIC_MSRS`].
     pub fn read_msr(&self, vcpu: u8, msr: u32) -> Result<u64, GeneralProtection> {
         let lapic = self.all.get(usize::from(vcpu)).ok_or(GeneralProtection)?;
         if msr == MSR_APICBASE { Ok(lapic.apicbase) } else { lapic.read_msr(msr, self.clock.monotonic()) }
     }
 
-    /// vCPU `vcpu` writes [`MSR_APICBASE`] or one of [`X2APIC_MSRS`].
+    /// WRMSR by `vcpu` of [`MSR_APICBASE`] or one of [`X2APIC_MSRS`].
     pub fn write_msr(&mut self, vcpu: u8, msr: u32, value: u64) -> Result<Outcome, GeneralProtection> {
         let now = self.clock.monotonic();
         let lapic = self.all.get_mut(usize::from(vcpu)).ok_or(GeneralProtection)?;
@@ -557,44 +567,45 @@ impl Lapics {
         Ok(self.carry_out(vcpu, effect))
     }
 
-    /// The task priority's upper four bits, which are CR8.
+    /// CR8 of `vcpu`: the upper four bits of the task priority, 0 to 15.
     pub fn cr8(&self, vcpu: u8) -> u8 {
         self.all.get(usize::from(vcpu)).map_or(0, |lapic| (lapic.tpr >> 4) as u8)
     }
 
-    /// The guest moved to CR8.
+    /// Sets CR8 of `vcpu` (bits 0 to 3 of `value`).
     pub fn set_cr8(&mut self, vcpu: u8, value: u8) {
         if let Some(lapic) = self.all.get_mut(usize::from(vcpu)).filter(|l| l.tpr >> 4 != u32::from(value)) {
             lapic.tpr = u32::from(value & 0xf) << 4;
         }
     }
 
-    /// Whether `vcpu`'s LAPIC is enabled, by the MSR and by SVR.
+    /// Whether `vcpu`'s LAPIC is enabled by both the MSR and SVR.
     pub fn enabled(&self, vcpu: u8) -> bool {
         self.all.get(usize::from(vcpu)).is_some_and(Lapic::enabled)
     }
 
-    /// Whether the 8259s' output reaches `vcpu`: through LINT0, or past a LAPIC that is off.
+    /// Whether the 8259s deliver to `vcpu`: through LINT0, or directly if the LAPIC is disabled.
     pub fn passes_extint(&self, vcpu: u8) -> bool {
         self.all.get(usize::from(vcpu)).is_none_or(|lapic| !lapic.enabled() || lapic.extint_enabled())
     }
 
-    /// Whether `vcpu` has a request of a high enough priority.
+    /// Whether `vcpu` has a request above its processor priority.
     pub fn is_pending(&self, vcpu: u8) -> bool {
         self.all.get(usize::from(vcpu)).is_some_and(|lapic| lapic.pending().is_some())
     }
 
-    /// Moves `vcpu`'s first request into service; gives its vector.
+    /// Moves `vcpu`'s highest-priority request into service and returns its vector.
     pub fn acknowledge(&mut self, vcpu: u8) -> Option<u8> {
         self.all.get_mut(usize::from(vcpu))?.acknowledge()
     }
 
-    /// Requests `vector` from `vcpu`'s LAPIC. `false` if it was dropped.
+    /// Requests `vector` at `vcpu`'s LAPIC. Returns `false` if it was dropped.
     pub fn request(&mut self, vcpu: u8, vector: u8, level: bool) -> bool {
         self.all.get_mut(usize::from(vcpu)).is_some_and(|lapic| lapic.request(vector, level))
     }
 
-    /// The vCPUs that an xAPIC destination names, as a bit map. 0xff is everybody in either mode.
+    /// The vCPUs that an xAPIC destination addresses, as a bit map. 0xff addresses all of them in
+    /// either mode.
     pub fn targets(&self, destination: u8, logical: bool) -> u64 {
         self.mask_of(|lapic| {
             if destination == 0xff {
@@ -613,7 +624,8 @@ impl Lapics {
         })
     }
 
-    /// Of `targets` the enabled vCPU with the lowest priority, looking from `first` on so that ties take turns.
+    /// The enabled vCPU with the lowest priority among the bit map `targets`; the search starts at
+    /// `first`, so that ties rotate.
     pub fn lowest_priority(&self, targets: u64, first: u8) -> Option<u8> {
         let count = self.count();
         (0..count)
@@ -657,7 +669,8 @@ impl Lapics {
                         0 => {
                             self.request(vcpu, vector, false);
                         }
-                        // A level-triggered deassert only completes the INIT handshake of old.
+                        // A level-triggered deassert is the second half of the old INIT handshake
+                        // and has no effect.
                         5 if ipi.low & ICR_LEVEL == 0 || ipi.low & ICR_ASSERT != 0 => {
                             self.all[usize::from(vcpu)].reset();
                             outcome.startup.push((vcpu, Startup::Init));
@@ -671,14 +684,16 @@ impl Lapics {
         outcome
     }
 
-    /// How far apart the looks of vmd's thread are: it sleeps from host tick to host tick.
+    /// Time between two polls of vmd's thread, in nanoseconds: it sleeps from host tick to host
+    /// tick.
     const fn spacing(&self) -> u64 {
-        self.ticks.fires_at(self.next_look, POLL_SLEEP) - self.next_look
+        self.ticks.fires_at(self.next_poll, POLL_SLEEP) - self.next_poll
     }
 }
 
 impl Timed for Lapics {
-    /// The look that finds the first expiry. vmd looks when no timer is due, too; nobody can tell.
+    /// The poll that finds the first expiry. vmd also polls when no timer is due, which has no
+    /// effect.
     fn deadline(&self) -> Option<u64> {
         self.all
             .iter()
@@ -687,21 +702,22 @@ impl Timed for Lapics {
             .map(|timer| timer.start + u64::from(timer.initial) * timer.count_nanos())
             .min()
             .map(|due| {
-                self.next_look + due.saturating_sub(self.next_look).div_ceil(self.spacing()) * self.spacing()
+                self.next_poll + due.saturating_sub(self.next_poll).div_ceil(self.spacing()) * self.spacing()
             })
     }
 
     fn expire(&mut self) {
         let now = self.clock.monotonic();
-        if now < self.next_look {
+        if now < self.next_poll {
             return;
         }
-        // However late we are called: what came due after the last look waits for the next one.
-        let look = self.next_look + (now - self.next_look) / self.spacing() * self.spacing();
+        // A late call acts at the last poll that vmd would have done; what came due after it waits
+        // for the next poll.
+        let poll = self.next_poll + (now - self.next_poll) / self.spacing() * self.spacing();
         for lapic in &mut self.all {
-            lapic.poll_timer(look);
+            lapic.poll_timer(poll);
         }
-        self.next_look = look + self.spacing();
+        self.next_poll = poll + self.spacing();
     }
 }
 
@@ -709,7 +725,7 @@ impl std::fmt::Debug for Lapics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lapics")
             .field("all", &self.all)
-            .field("next_look", &self.next_look)
+            .field("next_poll", &self.next_poll)
             .finish_non_exhaustive()
     }
 }
@@ -789,11 +805,11 @@ mod tests {
     }
 
     #[test]
-    fn a_one_shot_is_seen_at_the_next_look_of_a_100_hz_host() {
+    fn a_one_shot_is_delivered_at_the_next_poll_of_a_100_hz_host() {
         let (mut lapics, clock) = lapics(1);
         set(&mut lapics, 0, REG_LVT_TIMER, 0x30);
         set(&mut lapics, 0, REG_DIVIDE, 0xb);
-        // 1 ms from 1000 ms on; looks are at 1020, 1040, ...
+        // 1 ms from 1000 ms on; polls are at 1020, 1040, ...
         set(&mut lapics, 0, REG_INITIAL_COUNT, 100_000);
         assert_eq!(lapics.deadline(), Some(1020 * MS));
         clock.advance(MS / 2);
@@ -809,7 +825,7 @@ mod tests {
     }
 
     #[test]
-    fn periods_between_two_looks_are_one_interrupt_and_do_not_drift() {
+    fn periods_between_two_polls_are_one_interrupt_and_do_not_drift() {
         let (mut lapics, clock) = lapics(1);
         set(&mut lapics, 0, REG_LVT_TIMER, LVT_TIMER_PERIODIC | 0x30);
         set(&mut lapics, 0, REG_DIVIDE, 0x3);
@@ -848,7 +864,7 @@ mod tests {
     }
 
     #[test]
-    fn tsc_deadline_is_a_one_shot_that_looks_like_one() {
+    fn tsc_deadline_mode_runs_as_a_one_shot() {
         let (mut lapics, clock) = lapics(1);
         set(&mut lapics, 0, REG_LVT_TIMER, 0x0004_0030);
         assert_eq!(get(&mut lapics, 0, REG_LVT_TIMER), 0x0004_0030);
@@ -859,7 +875,7 @@ mod tests {
     }
 
     #[test]
-    fn a_masked_timer_expires_unheard() {
+    fn a_masked_timer_expires_without_an_interrupt() {
         let (mut lapics, clock) = lapics(1);
         set(&mut lapics, 0, REG_INITIAL_COUNT, 10);
         clock.advance(30 * MS);
@@ -897,7 +913,7 @@ mod tests {
     }
 
     #[test]
-    fn exceptions_vectors_and_disabled_lapics_take_nothing() {
+    fn exception_vectors_are_dropped_and_disabled_lapics_accept_nothing() {
         let (mut lapics, _) = lapics(1);
         assert!(!lapics.request(0, 31, false));
         assert!(!lapics.request(1, 0x40, false));
@@ -942,7 +958,7 @@ mod tests {
     }
 
     #[test]
-    fn x2apic_registers_that_do_not_fit_fault() {
+    fn invalid_x2apic_accesses_fault() {
         let (mut lapics, _) = lapics(1);
         lapics.write_msr(0, MSR_APICBASE, BASE | APICBASE_BSP | APICBASE_MODE).unwrap();
         for msr in [0x800, 0x809, 0x80b, 0x80c, 0x80e, 0x829, 0x831, 0x83a, 0x83f, 0x840, 0x8ff] {
@@ -962,7 +978,7 @@ mod tests {
     }
 
     #[test]
-    fn ipis_reach_whom_they_name() {
+    fn ipis_reach_the_addressed_vcpus() {
         let (mut lapics, _) = lapics(3);
         let takers = |lapics: &mut Lapics| {
             (0..3).filter(|vcpu| lapics.acknowledge(*vcpu).is_some()).collect::<Vec<_>>()
@@ -997,7 +1013,7 @@ mod tests {
     }
 
     #[test]
-    fn init_resets_and_startup_names_a_page() {
+    fn init_resets_and_a_startup_ipi_carries_a_page() {
         let (mut lapics, _) = lapics(2);
         set(&mut lapics, 0, REG_ICR_HIGH, 0x0100_0000);
         assert_eq!(set(&mut lapics, 0, REG_ICR_LOW, 0xc500).startup, [(1, Startup::Init)]);

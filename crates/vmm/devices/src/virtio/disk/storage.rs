@@ -1,0 +1,58 @@
+//! The storage behind a disk as the device models use it, and errors of opening an image.
+
+use std::{io, path::PathBuf};
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+/// The storage behind a disk.
+pub trait Disk: Send {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+
+    /// Reads into `buffer` at `offset` (bytes from the start). Returns the number of bytes read,
+    /// fewer than the buffer's length at the end of the disk.
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes `buffer` at `offset` (bytes from the start). Returns the number of bytes written.
+    fn write_at(&mut self, buffer: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Makes completed writes durable across a power loss.
+    fn flush(&mut self) -> io::Result<()>;
+}
+
+/// Errors of opening a disk image.
+#[derive(Debug, Diagnostic, Error)]
+pub enum DiskError {
+    /// The file cannot be opened or read.
+    #[error("cannot open the disk image {}", path.display())]
+    #[diagnostic(help("check the path and the permissions; vmd opens disks for reading and writing"))]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The qcow2 image is damaged, or its base cannot be opened.
+    #[error("cannot use the qcow2 image {}", path.display())]
+    #[diagnostic(help(
+        "`qemu-img check` tells whether the image is sound; its base image must be there, too"
+    ))]
+    Qcow2 {
+        /// The image.
+        path: PathBuf,
+        /// The error of the format driver.
+        source: io::Error,
+    },
+    /// A qcow2 image that vmd refuses.
+    #[error("vmd refuses the qcow2 image {}: {reason}", path.display())]
+    #[diagnostic(help(
+        "convert it: `qemu-img convert -O qcow2 -o compat=1.1,refcount_bits=16,extended_l2=off OLD NEW`"
+    ))]
+    Refused {
+        /// The image.
+        path: PathBuf,
+        /// The reason of the refusal.
+        reason: String,
+    },
+}

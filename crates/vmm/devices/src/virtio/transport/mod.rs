@@ -1,0 +1,71 @@
+//! The registers between a virtio driver and a device's model: virtio 0.9 up to 7.7, virtio 1.x from 7.8 on.
+
+use vmd_release::Generation;
+
+use super::{
+    device::{DeviceState, VirtioDevice},
+    fault::Fault,
+    kind::Kind,
+    queue::Queue,
+};
+use crate::bus::PortAccess;
+
+pub mod legacy;
+pub mod modern;
+
+/// The registers of a device's transport.
+pub(super) enum Registers {
+    /// virtio 0.9.
+    Legacy(legacy::Registers),
+    /// virtio 1.x.
+    Modern(modern::Registers),
+}
+
+impl Registers {
+    /// The registers of `generation`'s transport, as after power-on.
+    pub(super) fn new(generation: Generation) -> Self {
+        if generation == Generation::V7_7 {
+            Self::Legacy(legacy::Registers::default())
+        } else {
+            Self::Modern(modern::Registers::default())
+        }
+    }
+
+    /// The feature bits that the transport itself offers.
+    pub(super) const fn features(&self) -> u64 {
+        match self {
+            Self::Legacy(_) => 0,
+            Self::Modern(_) => modern::VERSION_1,
+        }
+    }
+
+    /// A queue of `size` entries, as after power-on.
+    pub(super) fn new_queue(&self, size: u16) -> Queue {
+        match self {
+            Self::Legacy(_) => Queue::legacy(size),
+            Self::Modern(_) => Queue::modern(size),
+        }
+    }
+
+    /// The transport's capabilities in configuration space; empty for virtio 0.9.
+    pub(super) fn capabilities(&self, kind: Kind) -> Vec<Vec<u8>> {
+        match self {
+            Self::Legacy(_) => Vec::new(),
+            Self::Modern(_) => modern::capabilities(kind),
+        }
+    }
+
+    /// Handles an access at `offset` in the device's I/O BAR.
+    pub(super) fn access<M: VirtioDevice>(
+        &mut self,
+        state: &mut DeviceState,
+        model: &mut M,
+        offset: u16,
+        access: &mut PortAccess,
+    ) -> Result<(), Fault> {
+        match self {
+            Self::Legacy(registers) => registers.access(state, model, offset, access),
+            Self::Modern(registers) => registers.access(state, model, offset, access),
+        }
+    }
+}
