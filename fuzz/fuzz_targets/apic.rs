@@ -15,7 +15,7 @@ use devices::{
         InterruptController,
         apic::SharedApic,
         ioapic,
-        lapic::{self, Orders},
+        lapic::{self, StartupIpis},
     },
 };
 use libfuzzer_sys::fuzz_target;
@@ -42,7 +42,7 @@ enum Event {
 const VCPUS: u8 = 2;
 
 /// What the machine does with what comes back.
-fn told(orders: Orders) {
+fn told(orders: StartupIpis) {
     assert!(orders.iter().all(|(vcpu, _)| *vcpu < VCPUS));
 }
 

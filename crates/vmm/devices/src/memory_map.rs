@@ -61,12 +61,8 @@ impl Range {
 }
 
 /// A memory size outside vmd's limits.
-#[derive(Debug, thiserror::Error, miette::Diagnostic, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a VM cannot have {size} bytes of memory")]
-#[diagnostic(
-    code(devices::memory_map::size),
-    help("vmd gives a VM between 1 MiB and 128 GiB; for Linux take 128M or more")
-)]
 pub struct BadMemorySize {
     /// The requested size in bytes.
     pub size: u64,

@@ -36,9 +36,9 @@ pub(crate) fn inb(device: &mut impl PortDevice, port: u16) -> u8 {
 
 /// Records every change of the interrupt lines.
 #[derive(Debug, Default)]
-pub(crate) struct Lines(Mutex<Vec<(u8, bool)>>);
+pub(crate) struct LineRecorder(Mutex<Vec<(u8, bool)>>);
 
-impl Lines {
+impl LineRecorder {
     /// Line `irq` of a fresh recorder, and the recorder.
     pub(crate) fn one(irq: u8) -> (IrqLine, std::sync::Arc<Self>) {
         let lines = std::sync::Arc::new(Self::default());
@@ -51,7 +51,7 @@ impl Lines {
     }
 }
 
-impl InterruptController for Lines {
+impl InterruptController for LineRecorder {
     fn assert_irq(&self, irq: u8) {
         self.0.lock().unwrap().push((irq, true));
     }

@@ -89,14 +89,10 @@ pub enum Delivery {
 }
 
 /// A refused `vmctl stop`.
-#[derive(Debug, thiserror::Error, miette::Diagnostic, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum StopError {
     /// A stop is already in progress.
     #[error("Operation already in progress")]
-    #[diagnostic(
-        code(devices::vmmci_protocol::in_progress),
-        help("the guest was asked to go down before; `stop -f` ends it without asking")
-    )]
     InProgress,
 }
 
@@ -390,7 +386,7 @@ mod tests {
     use crate::{
         bus::Width,
         clock::ManualClock,
-        testing::{self, EAX, Lines},
+        testing::{self, EAX, LineRecorder},
     };
 
     const IRQ: u8 = 6;
@@ -400,7 +396,7 @@ mod tests {
     struct Machine {
         device: Mutex<Vmmci>,
         clock: Arc<ManualClock>,
-        lines: Arc<Lines>,
+        lines: Arc<LineRecorder>,
         end: Arc<Mutex<Option<End>>>,
     }
 
@@ -408,7 +404,7 @@ mod tests {
         fn of(generation: Generation) -> Self {
             // Half a tick after a full second of the host.
             let clock = Arc::new(ManualClock::new(5_000_000, 1_795_348_415 * SEC + 505_915_777));
-            let (line, lines) = Lines::one(IRQ);
+            let (line, lines) = LineRecorder::one(IRQ);
             let end = Arc::new(Mutex::new(None));
             let ended = Arc::clone(&end);
             let device = Vmmci::new(

@@ -103,15 +103,15 @@ fn pack(config: RunConfig, info: StatusInfo) -> Result<(Launch, Job)> {
     pack_boot_files(&mut launch, &mut config)?;
     for disk in &mut config.disks {
         let format = match disk::check(&disk.path, disk.format.map(Into::into), true)? {
-            disk::Format::Raw => Format::Raw,
-            disk::Format::Qcow2 => Format::Qcow2,
+            disk::DiskFormat::Raw => Format::Raw,
+            disk::DiskFormat::Qcow2 => Format::Qcow2,
         };
         // QEMU decodes the image: in the helper VM it is a block device.
         let path = launch.drive(&absolute(&disk.path)?, format, false);
         *disk = Disk { path, format: Some(DiskFormat::Raw) };
     }
     if let Some(cdrom) = &mut config.cdrom {
-        disk::check(cdrom, Some(disk::Format::Raw), false)?;
+        disk::check(cdrom, Some(disk::DiskFormat::Raw), false)?;
         *cdrom = launch.drive(&absolute(cdrom)?, Format::Raw, true);
     }
     if let Some(trace) = &mut config.trace {

@@ -15,7 +15,7 @@ use devices::{
     clock::{Clock, HostTicks, Timed},
     irqchip::{
         apic::SharedApic,
-        lapic::{self, Orders},
+        lapic::{self, StartupIpis},
         line::IrqLine,
     },
     legacy::{
@@ -27,12 +27,8 @@ use devices::{
     memory_map::MemoryMap,
     pci::PciBus,
     virtio::{
-        Fault, FaultSlot, GuestRam, VirtioDevice, VirtioPci, VirtioResources,
-        blk::Blk,
-        disk::{self, Disk},
-        net::Net,
-        rng::Rng,
-        scsi::Scsi,
+        Fault, FaultSlot, GuestRam, VirtioDevice, VirtioPci, VirtioResources, blk::Blk, disk, net::Net,
+        rng::Rng, scsi::Scsi,
     },
     vmmci::{OnEnd, Vmmci},
 };
@@ -119,12 +115,12 @@ impl Board {
             nics.push(slots.add(wire.device(generation))?);
         }
         for image in &config.disks {
-            let disk = open_disk(disk::open(&image.path, image.format.map(Into::into), true))?;
+            let disk = disk::open(&image.path, image.format.map(Into::into), true)?;
             slots.add(Blk::new(disk, generation))?;
         }
         let cdrom = match &config.cdrom {
             Some(path) => {
-                let mut drive = Scsi::new(open_disk(disk::open(path, Some(disk::DiskFormat::Raw), false))?);
+                let mut drive = Scsi::new(disk::open(path, Some(disk::DiskFormat::Raw), false)?);
                 drive.keep_within_descriptors(stock_firmware.is_some());
                 Some(slots.add(drive)?)
             }
@@ -242,11 +238,11 @@ impl Board {
         &mut self,
         vcpu: u8,
         access: &mut MmioAccess,
-    ) -> (&'static str, Result<Orders, MmioRefused>) {
+    ) -> (&'static str, Result<StartupIpis, MmioRefused>) {
         match self.interrupts.apic().and_then(|apic| apic.mmio(vcpu, access)) {
             Some(result) if access.address < lapic::BASE => ("ioapic", result),
             Some(result) => ("lapic", result),
-            None => ("pci memory", self.pci.mmio(access).map(|()| Orders::new())),
+            None => ("pci memory", self.pci.mmio(access).map(|()| StartupIpis::new())),
         }
     }
 
@@ -324,10 +320,6 @@ impl Board {
         self.rtc.unpause();
         self.uart.unpause();
     }
-}
-
-fn open_disk(disk: Result<Box<dyn Disk>, disk::DiskError>) -> Result<Box<dyn Disk>, Error> {
-    disk.map_err(Error::Disk)
 }
 
 /// The PCI slots while they are filled.

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use devices::virtio::disk::DiskError;
 use miette::Diagnostic;
 use thiserror::Error;
 use vmd_release::Generation;
@@ -12,7 +13,7 @@ use vmd_release::Generation;
 pub enum Error {
     /// A memory size that vmd cannot give.
     #[error(transparent)]
-    #[diagnostic(transparent)]
+    #[diagnostic(help("vmd gives a VM between 1 MiB and 128 GiB; for Linux take 128M or more"))]
     BadMemorySize(#[from] devices::memory_map::BadMemorySize),
     /// A memory size that vmd takes and that no guest can start with, or not on KVM.
     #[error("a guest cannot start with {size} bytes of memory")]
@@ -116,11 +117,13 @@ pub enum Error {
     },
     /// A disk image could not be used.
     #[error(transparent)]
-    #[diagnostic(transparent)]
-    Disk(devices::virtio::disk::DiskError),
+    #[diagnostic(help("{}", disk_help(_0)))]
+    Disk(#[from] DiskError),
     /// There are more devices than interrupt lines.
     #[error(transparent)]
-    #[diagnostic(transparent)]
+    #[diagnostic(help(
+        "vmd has 10 lines and shares none: rng and vmmci take one each, the rest is for disks, NICs and a CD-ROM"
+    ))]
     BusFull(#[from] devices::pci::BusFull),
     /// A network interface could not be plugged in.
     #[error("cannot set up {device}")]
@@ -175,5 +178,32 @@ fn cpus_help(most: u8) -> String {
     match most {
         1 => "vmd gives a VM one processor up to 7.9: take `--host 8.0`, or one".to_owned(),
         most => format!("give it 1 to {most}"),
+    }
+}
+
+const fn disk_help(error: &DiskError) -> &'static str {
+    match error {
+        DiskError::Open { .. } => {
+            "check the path and the permissions; vmd opens disks for reading and writing"
+        }
+        DiskError::Qcow2 { .. } => {
+            "`qemu-img check` tells whether the image is sound; its base image must be there, too"
+        }
+        DiskError::Refused { .. } => {
+            "convert it: `qemu-img convert -O qcow2 -o compat=1.1,refcount_bits=16,extended_l2=off OLD NEW`"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_disk_image_comes_with_what_to_do() {
+        let error = devices::virtio::disk::check(Path::new("/nonexistent.img"), None, true).unwrap_err();
+        assert!(Error::Disk(error).help().unwrap().to_string().contains("check the path"));
     }
 }

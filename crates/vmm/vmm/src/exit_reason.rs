@@ -210,7 +210,23 @@ pub struct DeviceFault {
 
 impl DeviceFault {
     pub(crate) fn new(fault: &Fault, at: At) -> Self {
-        Self { reason: fault.to_string(), help: fault.help().map(|help| help.to_string()), at }
+        Self { reason: fault.to_string(), help: Some(fault_help(fault).into()), at }
+    }
+}
+
+/// What the guest's developer can do about `fault`.
+const fn fault_help(fault: &Fault) -> &'static str {
+    match fault {
+        Fault::NullRing { .. } => {
+            "vmd ends the VM here; the driver must write the queue's address before it notifies it"
+        }
+        Fault::RingOutsideRam { .. } => {
+            "vmd ends the VM here; the driver must put its rings into RAM that the e820 map lists"
+        }
+        Fault::RequestTooLarge { .. } => "vmd ends the VM here (`viornd descriptor size too large`)",
+        Fault::EndlessChain { .. } => {
+            "vmd's vCPU thread spins for ever here; the driver must chain buffers for the whole answer"
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use std::{
 use devices::{
     clock::Clock,
     virtio::net::{
-        Backend, Gateway, LocalLink, LocalPrefix, MacAddr, Net, NetOptions, Stream, Tap, Unplugged,
+        FrameBackend, Gateway, LocalLink, LocalPrefix, MacAddr, Net, NetOptions, StreamBackend, TapBackend,
+        Unplugged,
     },
 };
 use vmd_release::Generation;
@@ -46,9 +47,9 @@ impl Wire {
             .map_err(|source| device_error(index, nic, Box::new(source)))?;
         let failed = |source: io::Error| device_error(index, nic, Box::new(source));
         let backend = match &nic.backend {
-            NicBackend::Tap(name) => SharedBackend::new(Tap::new(tap::open(name).map_err(failed)?)),
+            NicBackend::Tap(name) => SharedBackend::new(TapBackend::new(tap::open(name).map_err(failed)?)),
             NicBackend::Stream(path) => {
-                let stream = UnixStream::connect(path).and_then(Stream::new);
+                let stream = UnixStream::connect(path).and_then(StreamBackend::new);
                 SharedBackend::new(stream.map_err(failed)?)
             }
             NicBackend::Gateway => match &local {
@@ -92,19 +93,19 @@ fn device_error(index: u8, nic: &Nic, source: Box<dyn std::error::Error + Send +
 /// A backend that guests take turns with.
 #[derive(Clone)]
 struct SharedBackend {
-    backend: Arc<Mutex<dyn Backend>>,
+    backend: Arc<Mutex<dyn FrameBackend>>,
     /// A duplicate of the backend's own, to be watched without holding the lock.
     fd: Option<Arc<OwnedFd>>,
 }
 
 impl SharedBackend {
-    fn new(backend: impl Backend + 'static) -> io::Result<Self> {
+    fn new(backend: impl FrameBackend + 'static) -> io::Result<Self> {
         let fd = backend.fd().map(|fd| fd.try_clone_to_owned().map(Arc::new)).transpose()?;
         Ok(Self { backend: Arc::new(Mutex::new(backend)), fd })
     }
 }
 
-impl Backend for SharedBackend {
+impl FrameBackend for SharedBackend {
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         self.backend.lock().unwrap_or_else(PoisonError::into_inner).send(frame)
     }

@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use devices::irqchip::lapic::Startup;
+use devices::irqchip::lapic::StartupIpi;
 
 /// What a virtual CPU has been told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +34,12 @@ impl Startups {
 
     /// Tells `vcpu` what another, or itself, has sent it. INIT stops it whatever it does, and takes back a STARTUP that it
     /// has not seen; of several STARTUPs the first counts, and one that runs heeds none.
-    pub(crate) fn tell(&self, vcpu: u8, what: Startup) {
+    pub(crate) fn tell(&self, vcpu: u8, what: StartupIpi) {
         let told = &mut self.lock()[usize::from(vcpu)];
         match (what, *told) {
-            (Startup::Init, _) => *told = SipiState::Wait,
-            (Startup::Sipi(vector), SipiState::Wait) => *told = SipiState::Begin(vector),
-            (Startup::Sipi(_), SipiState::GoOn | SipiState::Begin(_)) => {}
+            (StartupIpi::Init, _) => *told = SipiState::Wait,
+            (StartupIpi::Sipi(vector), SipiState::Wait) => *told = SipiState::Begin(vector),
+            (StartupIpi::Sipi(_), SipiState::GoOn | SipiState::Begin(_)) => {}
         }
     }
 
@@ -71,12 +71,12 @@ mod tests {
     #[test]
     fn the_first_startup_counts_and_is_heeded_once() {
         let startups = Startups::new(2);
-        startups.tell(1, Startup::Init);
-        startups.tell(1, Startup::Sipi(0x9a));
-        startups.tell(1, Startup::Sipi(0x10));
+        startups.tell(1, StartupIpi::Init);
+        startups.tell(1, StartupIpi::Sipi(0x9a));
+        startups.tell(1, StartupIpi::Sipi(0x10));
         assert!(startups.interrupts(1));
         assert_eq!([startups.take(1), startups.take(1)], [SipiState::Begin(0x9a), SipiState::GoOn]);
-        startups.tell(1, Startup::Sipi(0x10));
+        startups.tell(1, StartupIpi::Sipi(0x10));
         assert_eq!(startups.take(1), SipiState::GoOn, "one that runs heeds no STARTUP");
     }
 
@@ -84,9 +84,9 @@ mod tests {
     fn init_stops_whoever_runs_and_takes_back_a_startup() {
         let startups = Startups::new(2);
         for vcpu in [0, 1] {
-            startups.tell(vcpu, Startup::Init);
-            startups.tell(vcpu, Startup::Sipi(1));
-            startups.tell(vcpu, Startup::Init);
+            startups.tell(vcpu, StartupIpi::Init);
+            startups.tell(vcpu, StartupIpi::Sipi(1));
+            startups.tell(vcpu, StartupIpi::Init);
             assert!(startups.interrupts(vcpu));
             assert_eq!([startups.take(vcpu), startups.take(vcpu)], [SipiState::Wait, SipiState::Wait]);
         }

@@ -8,7 +8,7 @@ use devices::{
         mmio::{self, MmioAccess},
         reset,
     },
-    irqchip::lapic::Orders,
+    irqchip::lapic::StartupIpis,
     pvclock::HostTime,
 };
 use kvm_bindings::{kvm_regs, kvm_sregs};
@@ -85,7 +85,7 @@ impl VmInstance<'_> {
     }
 
     /// Tells processors what one of them has sent.
-    fn tell(&self, orders: Orders) {
+    fn tell(&self, orders: StartupIpis) {
         for (number, what) in orders {
             self.startups.tell(number, what);
             self.run_control().kick(number);

@@ -25,7 +25,7 @@ use crate::{
         InterruptController,
         i8259::Pic,
         ioapic::{self, Ioapic},
-        lapic::{self, GeneralProtection, Lapics, Orders, Outcome},
+        lapic::{self, GeneralProtection, Lapics, Outcome, StartupIpis},
     },
 };
 
@@ -63,11 +63,11 @@ impl Controllers {
         }
     }
 
-    fn finish(&mut self, outcome: Outcome) -> Orders {
+    fn finish(&mut self, outcome: Outcome) -> StartupIpis {
         if let Some(vector) = outcome.end_of_interrupt {
             self.ioapic.end_of_interrupt(vector, &mut self.lapics);
         }
-        outcome.startup
+        outcome.startup_ipis
     }
 }
 
@@ -115,7 +115,7 @@ impl SharedApic {
 
     /// Handles an access by `vcpu` to the IOAPIC's window or the LAPIC page; `None` if the address
     /// is in neither. Returns the INIT and startup IPIs that the access sent.
-    pub fn mmio(&self, vcpu: u8, access: &mut MmioAccess) -> Option<Result<Orders, MmioRefused>> {
+    pub fn mmio(&self, vcpu: u8, access: &mut MmioAccess) -> Option<Result<StartupIpis, MmioRefused>> {
         let within = |base: u64, size: u64| access.address.wrapping_sub(base) < size;
         if within(lapic::BASE, lapic::SIZE) {
             return Some(self.with_wake(|all| {
@@ -136,7 +136,7 @@ impl SharedApic {
 
     /// WRMSR of [`lapic::MSR_APICBASE`] or one of [`lapic::X2APIC_MSRS`]. Returns the INIT and
     /// startup IPIs that the write sent.
-    pub fn write_msr(&self, vcpu: u8, msr: u32, value: u64) -> Result<Orders, GeneralProtection> {
+    pub fn write_msr(&self, vcpu: u8, msr: u32, value: u64) -> Result<StartupIpis, GeneralProtection> {
         self.with_wake(|all| {
             let outcome = all.lapics.write_msr(vcpu, msr, value)?;
             Ok(all.finish(outcome))
@@ -233,7 +233,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::{bus::Width, clock::ManualClock, irqchip::lapic::Startup};
+    use crate::{bus::Width, clock::ManualClock, irqchip::lapic::StartupIpi};
 
     struct Machine {
         apic: SharedApic,
@@ -270,7 +270,7 @@ mod tests {
         (apic, move || woken.swap(0, Ordering::Relaxed))
     }
 
-    fn set_of(apic: &SharedApic, vcpu: u8, address: u64, value: u32) -> Orders {
+    fn set_of(apic: &SharedApic, vcpu: u8, address: u64, value: u32) -> StartupIpis {
         apic.mmio(vcpu, &mut MmioAccess::write(address, 4, value.into())).unwrap().unwrap()
     }
 
@@ -362,16 +362,16 @@ mod tests {
         // Shorthand "all excluding self", as firmware uses it.
         let others = 3 << 18 | 0x4000;
         let all = |what| vec![(1, what), (2, what)];
-        assert_eq!(set_of(&apic, 0, ICR_LOW, others | 0x500), all(Startup::Init));
-        assert_eq!(set_of(&apic, 0, ICR_LOW, others | 0x600 | 0x9a), all(Startup::Sipi(0x9a)));
+        assert_eq!(set_of(&apic, 0, ICR_LOW, others | 0x500), all(StartupIpi::Init));
+        assert_eq!(set_of(&apic, 0, ICR_LOW, others | 0x600 | 0x9a), all(StartupIpi::Sipi(0x9a)));
         // INIT has disabled their LAPICs.
         assert_eq!(set_of(&apic, 0, ICR_LOW, others | 0x45), []);
         assert!(!apic.pending(1) && !apic.pending(2));
         // x2APIC mode, one destination.
         let base = lapic::BASE | 0xd00;
         apic.write_msr(0, lapic::MSR_APICBASE, base).unwrap();
-        assert_eq!(apic.write_msr(0, 0x830, 1 << 32 | 0x4500), Ok(vec![(1, Startup::Init)]));
-        assert_eq!(apic.write_msr(0, 0x830, 2 << 32 | 0x4601), Ok(vec![(2, Startup::Sipi(1))]));
+        assert_eq!(apic.write_msr(0, 0x830, 1 << 32 | 0x4500), Ok(vec![(1, StartupIpi::Init)]));
+        assert_eq!(apic.write_msr(0, 0x830, 2 << 32 | 0x4601), Ok(vec![(2, StartupIpi::Sipi(1))]));
     }
 
     #[test]

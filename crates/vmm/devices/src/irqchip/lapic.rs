@@ -497,16 +497,16 @@ const fn register_of(msr: u32) -> u16 {
 
 /// An IPI that starts or stops another vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Startup {
+pub enum StartupIpi {
     /// INIT: the vCPU stops and waits for a startup IPI. Its LAPIC has already been reset.
     Init,
-    /// Startup IPI: the vCPU starts in real mode at `vector << 12`. Ignored unless the vCPU waits
+    /// StartupIpi IPI: the vCPU starts in real mode at `vector << 12`. Ignored unless the vCPU waits
     /// for it.
     Sipi(u8),
 }
 
 /// INIT and startup IPIs by target vCPU number, in the order in which they were sent.
-pub type Orders = Vec<(u8, Startup)>;
+pub type StartupIpis = Vec<(u8, StartupIpi)>;
 
 /// What the caller must do after an access to a LAPIC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -515,7 +515,7 @@ pub struct Outcome {
     /// [`crate::irqchip::ioapic::Ioapic::end_of_interrupt`].
     pub end_of_interrupt: Option<u8>,
     /// vCPUs to start or stop.
-    pub startup: Orders,
+    pub startup_ipis: StartupIpis,
 }
 
 /// The local APICs of all vCPUs.
@@ -673,9 +673,9 @@ impl Lapics {
                         // and has no effect.
                         5 if ipi.low & ICR_LEVEL == 0 || ipi.low & ICR_ASSERT != 0 => {
                             self.all[usize::from(vcpu)].reset();
-                            outcome.startup.push((vcpu, Startup::Init));
+                            outcome.startup_ipis.push((vcpu, StartupIpi::Init));
                         }
-                        6 => outcome.startup.push((vcpu, Startup::Sipi(vector))),
+                        6 => outcome.startup_ipis.push((vcpu, StartupIpi::Sipi(vector))),
                         _ => {}
                     }
                 }
@@ -1016,10 +1016,10 @@ mod tests {
     fn init_resets_and_a_startup_ipi_carries_a_page() {
         let (mut lapics, _) = lapics(2);
         set(&mut lapics, 0, REG_ICR_HIGH, 0x0100_0000);
-        assert_eq!(set(&mut lapics, 0, REG_ICR_LOW, 0xc500).startup, [(1, Startup::Init)]);
+        assert_eq!(set(&mut lapics, 0, REG_ICR_LOW, 0xc500).startup_ipis, [(1, StartupIpi::Init)]);
         assert_eq!(get(&mut lapics, 1, REG_SVR), 0);
-        assert_eq!(set(&mut lapics, 0, REG_ICR_LOW, 0x8500).startup, [], "deassert");
-        assert_eq!(set(&mut lapics, 0, REG_ICR_LOW, 0x0699).startup, [(1, Startup::Sipi(0x99))]);
+        assert_eq!(set(&mut lapics, 0, REG_ICR_LOW, 0x8500).startup_ipis, [], "deassert");
+        assert_eq!(set(&mut lapics, 0, REG_ICR_LOW, 0x0699).startup_ipis, [(1, StartupIpi::Sipi(0x99))]);
     }
 
     proptest! {

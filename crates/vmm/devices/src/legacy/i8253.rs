@@ -306,14 +306,14 @@ mod tests {
     use crate::{
         bus::Width,
         clock::ManualClock,
-        testing::{self, EAX, Lines, inb, input, outb},
+        testing::{self, EAX, LineRecorder, inb, input, outb},
     };
 
     const MS: u64 = 1_000_000;
 
-    fn pit() -> (Pit, Arc<ManualClock>, Arc<Lines>) {
+    fn pit() -> (Pit, Arc<ManualClock>, Arc<LineRecorder>) {
         let clock = Arc::new(ManualClock::new(1_000 * MS, 0));
-        let (line, lines) = Lines::one(IRQ);
+        let (line, lines) = LineRecorder::one(IRQ);
         (Pit::new(Arc::clone(&clock) as _, HostTicks::default(), line), clock, lines)
     }
 
@@ -337,7 +337,7 @@ mod tests {
     }
 
     /// Advances the time from deadline to deadline for `nanos`; returns the number of IRQ 0s.
-    fn run(pit: &mut Pit, clock: &ManualClock, lines: &Lines, nanos: u64) -> usize {
+    fn run(pit: &mut Pit, clock: &ManualClock, lines: &LineRecorder, nanos: u64) -> usize {
         let end = clock.monotonic() + nanos;
         while let Some(deadline) = pit.deadline().filter(|deadline| *deadline <= end) {
             clock.advance(deadline.saturating_sub(clock.monotonic()));
@@ -529,7 +529,7 @@ mod tests {
     #[test]
     fn a_host_with_more_ticks_has_shorter_periods() {
         let clock = Arc::new(ManualClock::new(0, 0));
-        let (line, lines) = Lines::one(IRQ);
+        let (line, lines) = LineRecorder::one(IRQ);
         let ticks = HostTicks::new(NonZeroU32::new(1000).unwrap());
         let mut pit = Pit::new(Arc::clone(&clock) as _, ticks, line);
         start(&mut pit, 0, 2, 11932);

@@ -261,7 +261,7 @@ mod tests {
     use crate::{
         clock::ManualClock,
         memory_map::MemoryMap,
-        testing::{self, Lines, inb, outb},
+        testing::{self, LineRecorder, inb, outb},
     };
 
     /// 2026-11-22 13:02:49 UTC, a Sunday.
@@ -270,14 +270,14 @@ mod tests {
     struct Machine {
         rtc: Rtc,
         clock: Arc<ManualClock>,
-        lines: Arc<Lines>,
+        lines: Arc<LineRecorder>,
         jumps: Arc<AtomicUsize>,
     }
 
     impl Machine {
         fn new() -> Self {
             let clock = Arc::new(ManualClock::new(0, NOW * NANOS_PER_SEC));
-            let (line, lines) = Lines::one(IRQ);
+            let (line, lines) = LineRecorder::one(IRQ);
             let jumps = Arc::new(AtomicUsize::new(0));
             let count = Arc::clone(&jumps);
             let memory = MemoryMap::new(Generation::V7_8, 512 << 20).unwrap().cmos();

@@ -385,7 +385,7 @@ mod tests {
     use crate::{
         bus::Width,
         clock::ManualClock,
-        testing::{self, EAX, Lines, inb, input, outb},
+        testing::{self, EAX, LineRecorder, inb, input, outb},
     };
 
     const MS: u64 = 1_000_000;
@@ -407,14 +407,14 @@ mod tests {
     struct Machine {
         uart: Uart,
         clock: Arc<ManualClock>,
-        lines: Arc<Lines>,
+        lines: Arc<LineRecorder>,
         terminal: Terminal,
     }
 
     impl Machine {
         fn new() -> Self {
             let clock = Arc::new(ManualClock::new(5 * MS, 0));
-            let (line, lines) = Lines::one(IRQ);
+            let (line, lines) = LineRecorder::one(IRQ);
             let terminal = Terminal::default();
             let uart =
                 Uart::new(Arc::clone(&clock) as _, HostTicks::default(), line, Box::new(terminal.clone()));

@@ -119,14 +119,8 @@ pub trait PciFunction: Send {
 }
 
 /// The bus has no line left for another function.
-#[derive(Debug, thiserror::Error, miette::Diagnostic, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the PCI bus has no interrupt line left for one more device")]
-#[diagnostic(
-    code(devices::pci::full),
-    help(
-        "vmd has 10 lines and shares none: rng and vmmci take one each, the rest is for disks, NICs and a CD-ROM"
-    )
-)]
 pub struct BusFull;
 
 /// The 256 bytes of a configuration space.

@@ -15,9 +15,9 @@ use vmd_release::Generation;
 
 use super::{
     device::{DeviceState, VirtioDevice},
+    device_type::DeviceType,
     disk::Disk,
     fault::Fault,
-    kind::Kind,
     queue::{GuestRam, Ring, in_one_region},
 };
 use crate::bus::Width;
@@ -249,7 +249,7 @@ impl fmt::Debug for Blk {
 }
 
 impl VirtioDevice for Blk {
-    const KIND: Kind = Kind::Blk;
+    const DEVICE_TYPE: DeviceType = DeviceType::Blk;
 
     /// SEG_MAX; FLUSH from 7.9 on. Never RO: a read-only disk answers writes with an I/O error.
     fn features(&self, _generation: Generation) -> u32 {
@@ -287,8 +287,8 @@ impl VirtioDevice for Blk {
     /// 7.8 checks the queue number off by one: queue 1, which does not exist, counts as a queue
     /// without a ring and ends the VM.
     fn notify(&mut self, queue: u16, state: &mut DeviceState) -> Result<bool, Fault> {
-        if self.off_by_one && queue == Kind::Blk.queues() {
-            return Err(Fault::NullRing { device: Kind::Blk, queue });
+        if self.off_by_one && queue == DeviceType::Blk.queues() {
+            return Err(Fault::NullRing { device: DeviceType::Blk, queue });
         }
         let Some(queue_state) = state.queues.get(usize::from(queue)) else {
             return Ok(false);

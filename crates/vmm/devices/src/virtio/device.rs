@@ -4,8 +4,8 @@ use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_
 use vmd_release::Generation;
 
 use super::{
+    device_type::DeviceType,
     fault::{Fault, FaultSlot},
-    kind::Kind,
     queue::{GuestRam, Queue, Ring},
 };
 use crate::{
@@ -34,7 +34,7 @@ pub struct VirtioResources {
 /// The model of a device, behind the registers of its transport.
 pub trait VirtioDevice: Send {
     /// The device type.
-    const KIND: Kind;
+    const DEVICE_TYPE: DeviceType;
 
     /// Feature bits 0 to 31.
     fn features(&self, generation: Generation) -> u32;
@@ -65,7 +65,7 @@ pub struct DeviceState {
     pub(super) generation: Generation,
     pub(super) ram: GuestRam,
     pub(super) irq: IrqLine,
-    pub(super) kind: Kind,
+    pub(super) device_type: DeviceType,
     pub(super) queues: Vec<Queue>,
     pub(super) isr: u8,
     pub(super) status: u8,
@@ -95,7 +95,7 @@ impl DeviceState {
 
     /// Whether the device is part of vmd's VM process.
     pub(super) fn in_vm_process(&self) -> bool {
-        self.kind.in_vm_process(self.generation)
+        self.device_type.in_vm_process(self.generation)
     }
 
     /// Whether the driver has set DRIVER_OK.
@@ -110,8 +110,8 @@ impl DeviceState {
 
     /// The rings of a queue.
     pub(super) fn ring(&self, queue: u16) -> Result<Ring<'_>, Fault> {
-        let missing = Fault::NullRing { device: self.kind, queue };
-        Ring::new(&self.ram, self.kind, queue, self.queues.get(usize::from(queue)).ok_or(missing)?)
+        let missing = Fault::NullRing { device: self.device_type, queue };
+        Ring::new(&self.ram, self.device_type, queue, self.queues.get(usize::from(queue)).ok_or(missing)?)
     }
 
     /// Sets the queue bit of the ISR register and keeps its other bits.
@@ -126,7 +126,7 @@ impl DeviceState {
 
     /// Asks the driver for a reset. The caller raises the line.
     pub(super) fn request_reset(&mut self) {
-        tracing::warn!(device = %self.kind, "malformed request: device sets NEEDS_RESET");
+        tracing::warn!(device = %self.device_type, "malformed request: device sets NEEDS_RESET");
         self.status |= VIRTIO_CONFIG_S_NEEDS_RESET as u8;
         self.isr |= ISR_CONFIG;
     }

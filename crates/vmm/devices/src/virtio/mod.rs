@@ -15,8 +15,8 @@
 //! exit and ends the VM with that diagnosis.
 
 mod device;
+mod device_type;
 mod fault;
-mod kind;
 mod pci;
 mod queue;
 pub mod transport;
@@ -28,12 +28,10 @@ pub mod rng;
 pub mod scsi;
 
 #[cfg(test)]
-mod guest_driver;
-#[cfg(test)]
 mod tests;
 
 pub use device::{DeviceState, VirtioDevice, VirtioResources};
+pub use device_type::DeviceType;
 pub use fault::{Fault, FaultSlot};
-pub use kind::Kind;
 pub use pci::VirtioPci;
 pub use queue::GuestRam;

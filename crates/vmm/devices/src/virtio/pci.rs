@@ -75,21 +75,21 @@ fn power_on<M: VirtioDevice>(
         generation,
         ram,
         irq,
-        kind: M::KIND,
-        queues: vec![registers.new_queue(M::KIND.queue_size()); M::KIND.queues().into()],
+        device_type: M::DEVICE_TYPE,
+        queues: vec![registers.new_queue(M::DEVICE_TYPE.queue_size()); M::DEVICE_TYPE.queues().into()],
         isr: 0,
         status: 0,
         device_features: u64::from(model.features(generation)) | registers.features(),
         driver_features: 0,
         config_vector: NO_VECTOR,
-        queue_vectors: vec![NO_VECTOR; M::KIND.queues().into()],
+        queue_vectors: vec![NO_VECTOR; M::DEVICE_TYPE.queues().into()],
     };
     (state, registers)
 }
 
 impl<M: VirtioDevice> PciFunction for VirtioPci<M> {
     fn identity(&self) -> Identity {
-        M::KIND.identity(self.state.generation)
+        M::DEVICE_TYPE.identity(self.state.generation)
     }
 
     fn vectors(&self) -> u16 {
@@ -97,7 +97,7 @@ impl<M: VirtioDevice> PciFunction for VirtioPci<M> {
     }
 
     fn capabilities(&self) -> Vec<Vec<u8>> {
-        self.registers.capabilities(M::KIND)
+        self.registers.capabilities(M::DEVICE_TYPE)
     }
 
     fn bar_access(&mut self, offset: u16, access: &mut PortAccess) {

@@ -10,7 +10,7 @@ use std::sync::atomic::{Ordering, fence};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::{fault::Fault, kind::Kind};
+use super::{device_type::DeviceType, fault::Fault};
 
 /// Guest RAM as the devices see it.
 pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
@@ -64,7 +64,7 @@ impl Queue {
     }
 
     /// Maps [`Queue::gpa`]. vmd checks as many bytes as a queue of the legacy layout would have.
-    pub(super) fn map(&mut self, ram: &GuestRam, device: Kind, queue: u16) -> Result<(), Fault> {
+    pub(super) fn map(&mut self, ram: &GuestRam, device: DeviceType, queue: u16) -> Result<(), Fault> {
         let size = u64::from(self.size);
         let bytes = (size * DESCRIPTOR + 2 * (2 + size)).next_multiple_of(LEGACY_PAGE)
             + (4 + 8 * size).next_multiple_of(LEGACY_PAGE);
@@ -110,7 +110,7 @@ pub(super) fn in_one_region(ram: &GuestRam, address: u64, length: u64) -> bool {
 /// A mapped queue during its processing.
 pub(super) struct Ring<'a> {
     ram: &'a GuestRam,
-    device: Kind,
+    device: DeviceType,
     queue: u16,
     table: u64,
     avail: u64,
@@ -120,7 +120,12 @@ pub(super) struct Ring<'a> {
 
 impl<'a> Ring<'a> {
     /// The rings of `state`, queue number `queue` of `device`.
-    pub(super) fn new(ram: &'a GuestRam, device: Kind, queue: u16, state: &Queue) -> Result<Self, Fault> {
+    pub(super) fn new(
+        ram: &'a GuestRam,
+        device: DeviceType,
+        queue: u16,
+        state: &Queue,
+    ) -> Result<Self, Fault> {
         let table = state.mapped.ok_or(Fault::NullRing { device, queue })?;
         let (avail, used) = state.split.unwrap_or_else(|| {
             let ring = |offset: u32| table.wrapping_add(offset.into());

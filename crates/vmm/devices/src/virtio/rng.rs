@@ -7,8 +7,8 @@ use vmd_release::Generation;
 
 use super::{
     device::{DeviceState, VirtioDevice},
+    device_type::DeviceType,
     fault::Fault,
-    kind::Kind,
 };
 use crate::bus::Width;
 
@@ -52,7 +52,7 @@ impl fmt::Debug for Rng {
 }
 
 impl VirtioDevice for Rng {
-    const KIND: Kind = Kind::Rng;
+    const DEVICE_TYPE: DeviceType = DeviceType::Rng;
 
     fn features(&self, _generation: Generation) -> u32 {
         0
@@ -85,7 +85,7 @@ impl VirtioDevice for Rng {
             if state.generation >= Generation::V8_0 {
                 return Ok(false);
             }
-            return Err(Fault::RequestTooLarge { device: Kind::Rng, length, max: MAX_REQUEST });
+            return Err(Fault::RequestTooLarge { device: DeviceType::Rng, length, max: MAX_REQUEST });
         }
         let mut bytes = vec![0; length as usize];
         (self.source)(&mut bytes);

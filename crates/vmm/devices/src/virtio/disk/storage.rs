@@ -2,7 +2,6 @@
 
 use std::{io, path::PathBuf};
 
-use miette::Diagnostic;
 use thiserror::Error;
 
 /// The storage behind a disk.
@@ -22,11 +21,10 @@ pub trait Disk: Send {
 }
 
 /// Errors of opening a disk image.
-#[derive(Debug, Diagnostic, Error)]
+#[derive(Debug, Error)]
 pub enum DiskError {
     /// The file cannot be opened or read.
     #[error("cannot open the disk image {}", path.display())]
-    #[diagnostic(help("check the path and the permissions; vmd opens disks for reading and writing"))]
     Open {
         /// The image.
         path: PathBuf,
@@ -35,9 +33,6 @@ pub enum DiskError {
     },
     /// The qcow2 image is damaged, or its base cannot be opened.
     #[error("cannot use the qcow2 image {}", path.display())]
-    #[diagnostic(help(
-        "`qemu-img check` tells whether the image is sound; its base image must be there, too"
-    ))]
     Qcow2 {
         /// The image.
         path: PathBuf,
@@ -46,9 +41,6 @@ pub enum DiskError {
     },
     /// A qcow2 image that vmd refuses.
     #[error("vmd refuses the qcow2 image {}: {reason}", path.display())]
-    #[diagnostic(help(
-        "convert it: `qemu-img convert -O qcow2 -o compat=1.1,refcount_bits=16,extended_l2=off OLD NEW`"
-    ))]
     Refused {
         /// The image.
         path: PathBuf,

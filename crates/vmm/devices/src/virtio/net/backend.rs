@@ -13,7 +13,7 @@ use std::{
 use super::frame::MAX_FRAME;
 
 /// The host side of a NIC: raw Ethernet frames without a frame check sequence.
-pub trait Backend: Send {
+pub trait FrameBackend: Send {
     /// Sends a frame. A frame that cannot be sent right now is dropped; an error makes the device
     /// ask for a reset.
     fn send(&mut self, frame: &[u8]) -> io::Result<()>;
@@ -32,7 +32,7 @@ pub trait Backend: Send {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unplugged;
 
-impl Backend for Unplugged {
+impl FrameBackend for Unplugged {
     fn send(&mut self, _frame: &[u8]) -> io::Result<()> {
         Ok(())
     }
@@ -44,16 +44,16 @@ impl Backend for Unplugged {
 
 /// An open tap device: non-blocking, without packet information and virtio headers.
 #[derive(Debug)]
-pub struct Tap(File);
+pub struct TapBackend(File);
 
-impl Tap {
+impl TapBackend {
     /// A backend on an open tap device.
     pub const fn new(file: File) -> Self {
         Self(file)
     }
 }
 
-impl Backend for Tap {
+impl FrameBackend for TapBackend {
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         loop {
             match self.0.write(frame) {
@@ -84,7 +84,7 @@ impl Backend for Tap {
 /// A stream socket to a user-space network such as passt or another QEMU. Each frame follows its
 /// length, 32 bits big-endian (QEMU's `-netdev stream`).
 #[derive(Debug)]
-pub struct Stream {
+pub struct StreamBackend {
     socket: UnixStream,
     /// Received bytes; those from `taken` on are not processed yet.
     received: Vec<u8>,
@@ -94,7 +94,7 @@ pub struct Stream {
     closed: bool,
 }
 
-impl Stream {
+impl StreamBackend {
     /// A backend on a connected socket, which is made non-blocking.
     pub fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
@@ -123,7 +123,10 @@ impl Stream {
         };
         let length = u32::from_be_bytes(*length) as usize;
         if length > MAX_FRAME {
-            return Err(io::Error::new(ErrorKind::InvalidData, format!("frame of {length} bytes exceeds {MAX_FRAME} bytes")));
+            return Err(io::Error::new(
+                ErrorKind::InvalidData,
+                format!("frame of {length} bytes exceeds {MAX_FRAME} bytes"),
+            ));
         }
         let Some(frame) = rest.get(..length) else {
             return Ok(None);
@@ -135,7 +138,7 @@ impl Stream {
     }
 }
 
-impl Backend for Stream {
+impl FrameBackend for StreamBackend {
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         if self.closed || !self.flush()? {
             return Ok(());

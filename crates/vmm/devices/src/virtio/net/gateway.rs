@@ -11,7 +11,7 @@ use smoltcp::{
     wire::{EthernetAddress, HardwareAddress, IpCidr},
 };
 
-use super::{backend::Backend, local::LocalLink};
+use super::{backend::FrameBackend, local::LocalLink};
 use crate::clock::Clock;
 
 /// The echo service's port (RFC 862).
@@ -99,7 +99,7 @@ fn now(clock: &dyn Clock) -> Instant {
     Instant::from_micros(i64::try_from(clock.monotonic() / 1000).unwrap_or(i64::MAX))
 }
 
-impl Backend for Gateway {
+impl FrameBackend for Gateway {
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         self.frames.to_gateway.push_back(frame.to_vec());
         self.work();

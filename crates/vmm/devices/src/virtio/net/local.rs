@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use miette::Diagnostic;
 use thiserror::Error;
 
 use super::mac::MacAddr;
@@ -24,11 +23,8 @@ impl Default for LocalPrefix {
 }
 
 /// The prefix has no address for an interface.
-#[derive(Clone, Copy, Debug, Diagnostic, Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("local interface {interface} of VM {vm} has no address in {}/{}", prefix.address, prefix.bits)]
-#[diagnostic(help(
-    "vmd gives VM N the addresses N.0 to N.253 of the local prefix: use a larger prefix or lower numbers"
-))]
 pub struct AddressError {
     /// The VM's number.
     pub vm: u32,

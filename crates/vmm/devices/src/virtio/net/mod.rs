@@ -10,7 +10,7 @@ mod mac;
 mod nic;
 
 pub use self::{
-    backend::{Backend, Stream, Tap, Unplugged},
+    backend::{FrameBackend, StreamBackend, TapBackend, Unplugged},
     gateway::Gateway,
     local::{AddressError, LocalLink, LocalPrefix},
     mac::{MacAddr, ParseMacError},

@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
 
 use super::{
-    backend::Backend,
+    backend::FrameBackend,
     checksum, dhcp,
     frame::{ETHERNET_HEADER, MAX_FRAME},
     local::LocalLink,
@@ -21,8 +21,8 @@ use crate::{
     bus::Width,
     virtio::{
         device::{DeviceState, VirtioDevice},
+        device_type::DeviceType,
         fault::Fault,
-        kind::Kind,
         pci::VirtioPci,
         queue::{GuestRam, Ring, in_one_region},
     },
@@ -51,7 +51,7 @@ pub struct NetOptions {
 /// A NIC.
 pub struct Net {
     options: NetOptions,
-    backend: Box<dyn Backend>,
+    backend: Box<dyn FrameBackend>,
     /// vmd's own answers that wait for room in the guest's queue.
     injected: VecDeque<Vec<u8>>,
     /// Whether the guest has notified its receive queue since the last reset; vmd does not read the
@@ -64,7 +64,7 @@ pub struct Net {
 
 impl Net {
     /// The network device of `generation` on `backend`.
-    pub fn new(generation: Generation, options: NetOptions, backend: Box<dyn Backend>) -> Self {
+    pub fn new(generation: Generation, options: NetOptions, backend: Box<dyn FrameBackend>) -> Self {
         Self {
             options,
             backend,
@@ -350,7 +350,7 @@ impl fmt::Debug for Net {
 }
 
 impl VirtioDevice for Net {
-    const KIND: Kind = Kind::Net;
+    const DEVICE_TYPE: DeviceType = DeviceType::Net;
 
     /// MAC only: no segmentation, no merged buffers, no link status. From 8.0 on also checksum
     /// offload for sent frames (80.html).

@@ -12,9 +12,9 @@ use vmd_release::Generation;
 use self::command::{CdRom, Data, REQUEST, RESPONSE, Reply};
 use super::{
     device::{DeviceState, VirtioDevice},
+    device_type::DeviceType,
     disk::Disk,
     fault::Fault,
-    kind::Kind,
     queue::{GuestRam, Ring},
 };
 use crate::bus::Width;
@@ -123,7 +123,7 @@ fn put(ram: &GuestRam, descriptor: &Descriptor, bytes: &[u8]) -> bool {
 }
 
 impl VirtioDevice for Scsi {
-    const KIND: Kind = Kind::Scsi;
+    const DEVICE_TYPE: DeviceType = DeviceType::Scsi;
 
     fn features(&self, _generation: Generation) -> u32 {
         0

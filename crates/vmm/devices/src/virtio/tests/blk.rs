@@ -11,10 +11,10 @@ use super::MemoryDisk;
 use crate::{
     bus::Width,
     virtio::{
-        Fault, Kind,
+        DeviceType, Fault,
         blk::Blk,
         disk::{self, RawDisk},
-        guest_driver::{BUFFERS, Buffer, Guest, RAM},
+        tests::guest_driver::{BUFFERS, Buffer, GuestDriver, RAM},
     },
 };
 
@@ -26,41 +26,41 @@ fn header(request: u32, sector: u64) -> Vec<u8> {
     [request.to_le_bytes().as_slice(), &[0; 4], &sector.to_le_bytes()].concat()
 }
 
-fn guest(generation: Generation, disk: &MemoryDisk) -> Guest<Blk> {
-    Guest::started(generation, Blk::new(Box::new(disk.clone()), generation))
+fn guest(generation: Generation, disk: &MemoryDisk) -> GuestDriver<Blk> {
+    GuestDriver::started(generation, Blk::new(Box::new(disk.clone()), generation))
 }
 
 /// Reads and returns the status and what was read.
-fn read(guest: &mut Guest<Blk>, sector: u64, lengths: &[u32]) -> (u8, Vec<u8>) {
+fn read(guest: &mut GuestDriver<Blk>, sector: u64, lengths: &[u32]) -> (u8, Vec<u8>) {
     let header = header(0, sector);
     let mut buffers = vec![Buffer::Out(&header)];
     buffers.extend(lengths.iter().map(|&length| Buffer::In(length)));
     buffers.push(Buffer::In(1));
     let last = buffers.len() as u16 - 1;
-    guest.ram.write_obj(0xeeu8, GuestAddress(Guest::<Blk>::buffer(0, last))).unwrap();
+    guest.ram.write_obj(0xeeu8, GuestAddress(GuestDriver::<Blk>::buffer(0, last))).unwrap();
     guest.chain(0, 0, &buffers);
     guest.notify(0);
     assert_eq!(guest.take_used(0), Some((0, 16)), "the length is the header's");
     let data = lengths
         .iter()
         .enumerate()
-        .flat_map(|(at, &length)| guest.bytes(Guest::<Blk>::buffer(0, at as u16 + 1), length as usize))
+        .flat_map(|(at, &length)| guest.bytes(GuestDriver::<Blk>::buffer(0, at as u16 + 1), length as usize))
         .collect();
-    (guest.bytes(Guest::<Blk>::buffer(0, last), 1)[0], data)
+    (guest.bytes(GuestDriver::<Blk>::buffer(0, last), 1)[0], data)
 }
 
 /// Sends a request that carries `data` and returns its status.
-fn send(guest: &mut Guest<Blk>, request: u32, sector: u64, data: &[&[u8]]) -> u8 {
+fn send(guest: &mut GuestDriver<Blk>, request: u32, sector: u64, data: &[&[u8]]) -> u8 {
     let header = header(request, sector);
     let mut buffers = vec![Buffer::Out(&header)];
     buffers.extend(data.iter().map(|&data| Buffer::Out(data)));
     buffers.push(Buffer::In(1));
     let last = buffers.len() as u16 - 1;
-    guest.ram.write_obj(0xeeu8, GuestAddress(Guest::<Blk>::buffer(0, last))).unwrap();
+    guest.ram.write_obj(0xeeu8, GuestAddress(GuestDriver::<Blk>::buffer(0, last))).unwrap();
     guest.chain(0, 0, &buffers);
     guest.notify(0);
     assert_eq!(guest.take_used(0), Some((0, 16)));
-    guest.bytes(Guest::<Blk>::buffer(0, last), 1)[0]
+    guest.bytes(GuestDriver::<Blk>::buffer(0, last), 1)[0]
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn all_requests_that_are_there_are_served_over_many_rounds() {
             guest.notify(0);
             assert_eq!(guest.take_used(0), Some((0, 16)));
             assert_eq!(guest.take_used(0), Some((40, 16)));
-            assert_eq!(guest.bytes(Guest::<Blk>::buffer(0, 41), 1), [round as u8]);
+            assert_eq!(guest.bytes(GuestDriver::<Blk>::buffer(0, 41), 1), [round as u8]);
         }
     }
 }
@@ -144,7 +144,7 @@ fn a_raw_image_without_write_permission_refuses_writes_and_says_nothing_of_read_
     file.write_all(&[3; 1500]).unwrap();
     let disk = disk::open(file.path(), None, false).unwrap();
     assert_eq!(disk.size(), 1500);
-    let mut guest = Guest::started(Generation::V7_8, Blk::new(disk, Generation::V7_8));
+    let mut guest = GuestDriver::started(Generation::V7_8, Blk::new(disk, Generation::V7_8));
     assert_eq!(guest.device.model().capacity(), 2);
     assert_eq!(send(&mut guest, 1, 0, &[&[1; 512]]), IOERR);
     assert_eq!(read(&mut guest, 1, &[512]), (OK, vec![3; 512]));
@@ -157,7 +157,7 @@ fn a_raw_image_grows_when_it_is_written_beyond_its_end() {
     file.set_len(4096).unwrap();
     let mut copy = file.try_clone().unwrap();
     let disk = RawDisk::new(file).unwrap();
-    let mut guest = Guest::started(Generation::V7_8, Blk::new(Box::new(disk), Generation::V7_8));
+    let mut guest = GuestDriver::started(Generation::V7_8, Blk::new(Box::new(disk), Generation::V7_8));
     assert_eq!(send(&mut guest, 1, 100, &[&[9; 512]]), OK);
     assert_eq!(copy.seek(SeekFrom::End(0)).unwrap(), 101 * 512);
     copy.seek(SeekFrom::Start(100 * 512)).unwrap();
@@ -219,7 +219,7 @@ fn the_legacy_configuration_answers_aligned_reads_of_any_width() {
 type Chain<'a> = &'a [(u64, u32, u16, u16)];
 
 /// The device asked for a reset and raised a configuration interrupt.
-fn wants_reset(guest: &mut Guest<Blk>) -> bool {
+fn wants_reset(guest: &mut GuestDriver<Blk>) -> bool {
     guest.line() && guest.status() & 0x40 != 0 && guest.isr() & 2 != 0
 }
 
@@ -331,11 +331,11 @@ fn a_status_outside_ram_is_lost() {
 fn a_queue_without_a_ring_ends_the_vm() {
     let disk = MemoryDisk::numbered(8);
     for generation in Generation::ALL {
-        let mut guest = Guest::new(generation, Blk::new(Box::new(disk.clone()), generation));
+        let mut guest = GuestDriver::new(generation, Blk::new(Box::new(disk.clone()), generation));
         guest.notify(0);
-        assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: Kind::Blk, queue: 0 }));
+        assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: DeviceType::Blk, queue: 0 }));
         let before = guest.input(0, Width::Dword);
-        assert_eq!(before, crate::virtio::guest_driver::UNTOUCHED, "a dead device does not answer");
+        assert_eq!(before, super::guest_driver::UNTOUCHED, "a dead device does not answer");
     }
 }
 
@@ -347,7 +347,7 @@ fn queue_1_ends_the_vm_on_7_8() {
         guest.notify(2);
         assert_eq!(guest.faults.get(), None);
         guest.notify(1);
-        let expected = Fault::NullRing { device: Kind::Blk, queue: 1 };
+        let expected = Fault::NullRing { device: DeviceType::Blk, queue: 1 };
         assert_eq!(guest.faults.get(), (generation == Generation::V7_8).then_some(&expected), "{generation}");
     }
 }

@@ -69,12 +69,11 @@ fn qcow2_images_are_read_and_written_over_their_base() {
 }
 
 #[test]
-fn a_missing_image_is_told_with_what_to_do() {
+fn a_missing_image_is_named() {
     let gone = Path::new("/nonexistent.img");
     for error in [disk::check(gone, None, true).err(), disk::open(gone, None, true).err()] {
         let error = error.unwrap();
         assert_eq!(error.to_string(), "cannot open the disk image /nonexistent.img");
-        assert!(miette::Diagnostic::help(&error).unwrap().to_string().contains("check the path"));
     }
 }
 

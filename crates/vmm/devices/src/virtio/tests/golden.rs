@@ -12,23 +12,23 @@ use crate::{
     virtio::{
         GuestRam, VirtioDevice,
         blk::Blk,
-        guest_driver::Guest,
         net::{Net, NetOptions, Unplugged},
         rng::Rng,
+        tests::guest_driver::GuestDriver,
     },
 };
 
 /// The access pattern and the output of `golden/tools/v1cfg.c`, which made the recordings.
-fn v1cfg<M: VirtioDevice>(guest: &mut Guest<M>, config: u16) -> String {
+fn v1cfg<M: VirtioDevice>(guest: &mut GuestDriver<M>, config: u16) -> String {
     let mut text = String::new();
     for word in 0..4u32 {
         guest.output(0, Width::Dword, word);
         let features = guest.input(4, Width::Dword);
         writeln!(text, "device_feature[{word}]={features:08x}").unwrap();
     }
-    let word = |guest: &mut Guest<M>, offset| guest.input(offset, Width::Word) & 0xffff;
-    let byte = |guest: &mut Guest<M>, offset| guest.input(offset, Width::Byte) & 0xff;
-    let dword = |guest: &mut Guest<M>, offset| guest.input(offset, Width::Dword);
+    let word = |guest: &mut GuestDriver<M>, offset| guest.input(offset, Width::Word) & 0xffff;
+    let byte = |guest: &mut GuestDriver<M>, offset| guest.input(offset, Width::Byte) & 0xff;
+    let dword = |guest: &mut GuestDriver<M>, offset| guest.input(offset, Width::Dword);
     let queues = word(guest, 0x12);
     writeln!(
         text,
@@ -41,7 +41,7 @@ fn v1cfg<M: VirtioDevice>(guest: &mut Guest<M>, config: u16) -> String {
     .unwrap();
     for queue in 0..=queues {
         guest.output(0x16, Width::Word, queue);
-        let address = |guest: &mut Guest<M>, offset| {
+        let address = |guest: &mut GuestDriver<M>, offset| {
             format!("{:08x}{:08x}", dword(guest, offset + 4), dword(guest, offset))
         };
         writeln!(
@@ -83,7 +83,7 @@ fn recording(text: &str) -> &str {
 
 #[test]
 fn rng_registers_before_any_driver() {
-    let mut guest = Guest::new(Generation::V7_8, Rng::new());
+    let mut guest = GuestDriver::new(Generation::V7_8, Rng::new());
     guest.set_status(1);
     let text = v1cfg(&mut guest, 0x100);
     let golden = recording(include_str!("../../../../../../tests/golden/pci/k73.v1cfg.rng.txt"));
@@ -97,7 +97,7 @@ fn rng_registers_before_any_driver() {
 #[test]
 fn blk_registers_after_a_driver_has_gone() {
     let disk = MemoryDisk::numbered(8);
-    let mut guest = Guest::new(Generation::V7_8, Blk::new(Box::new(disk), Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, Blk::new(Box::new(disk), Generation::V7_8));
     // The recorded machine had 512 MiB, and its driver put the queue below their end.
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), 512 << 20)]).unwrap();
     guest.replace_ram(ram);
@@ -124,7 +124,7 @@ fn blk_registers_after_a_driver_has_gone() {
 
 #[test]
 fn net_registers_before_any_driver() {
-    let mut guest = Guest::new(Generation::V7_8, net());
+    let mut guest = GuestDriver::new(Generation::V7_8, net());
     guest.set_status(1);
     assert_eq!(
         v1cfg(&mut guest, 0x300),
@@ -177,11 +177,11 @@ fn assert_space(device: &impl PciFunction, space: &[u8]) {
 fn identities_and_capabilities_are_as_recorded() {
     let spaces = spaces(include_str!("../../../../../../tests/golden/pci/k73.config.hex.txt"));
     assert_eq!(spaces.len(), 4);
-    assert_space(&Guest::new(Generation::V7_8, Rng::new()).device, &spaces[1]);
+    assert_space(&GuestDriver::new(Generation::V7_8, Rng::new()).device, &spaces[1]);
     let blk = Blk::new(Box::new(MemoryDisk::numbered(8)), Generation::V7_8);
-    assert_space(&Guest::new(Generation::V7_8, blk).device, &spaces[2]);
+    assert_space(&GuestDriver::new(Generation::V7_8, blk).device, &spaces[2]);
 
     let spaces = self::spaces(include_str!("../../../../../../tests/golden/pci/k612.with-net.pci.txt"));
     assert_eq!(spaces.len(), 5);
-    assert_space(&Guest::new(Generation::V7_8, net()).device, &spaces[2]);
+    assert_space(&GuestDriver::new(Generation::V7_8, net()).device, &spaces[2]);
 }

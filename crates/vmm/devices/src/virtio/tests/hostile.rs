@@ -11,10 +11,10 @@ use crate::{
     virtio::{
         VirtioDevice,
         blk::Blk,
-        guest_driver::{BUFFERS, Buffer, Guest, RAM, UNTOUCHED},
         net::{MacAddr, Net, NetOptions, Unplugged},
         rng::Rng,
         scsi::Scsi,
+        tests::guest_driver::{BUFFERS, Buffer, GuestDriver, RAM, UNTOUCHED},
     },
 };
 
@@ -60,12 +60,12 @@ fn attack() -> impl Strategy<Value = Attack> {
 }
 
 /// Carries an attack out. True if the VM lives.
-fn survives<M: VirtioDevice>(guest: &mut Guest<M>, attack: &Attack) -> bool {
+fn survives<M: VirtioDevice>(guest: &mut GuestDriver<M>, attack: &Attack) -> bool {
     for page in 0..64 {
         guest.ram.write_slice(&attack.header, GuestAddress(BUFFERS + page * 4096)).unwrap();
     }
-    for queue in 0..M::KIND.queues() {
-        let (_, avail, _) = Guest::<M>::addresses(queue);
+    for queue in 0..M::DEVICE_TYPE.queues() {
+        let (_, avail, _) = GuestDriver::<M>::addresses(queue);
         for &(index, address, length, flags, next) in &attack.descriptors {
             guest.set_descriptor(queue, index, Descriptor::new(address, length, flags, next));
         }
@@ -94,20 +94,20 @@ proptest! {
     #[test]
     fn blk(generation in generation(), attack in attack()) {
         let disk = MemoryDisk::numbered(64);
-        let mut guest = Guest::started(generation, Blk::new(Box::new(disk), generation));
+        let mut guest = GuestDriver::started(generation, Blk::new(Box::new(disk), generation));
         if survives(&mut guest, &attack) {
             guest.start();
             let header = [&[0; 8][..], &5u64.to_le_bytes()].concat();
             guest.chain(0, 0, &[Buffer::Out(&header), Buffer::In(512), Buffer::In(1)]);
             guest.notify(0);
             prop_assert_eq!(guest.take_used(0), Some((0, 16)));
-            prop_assert_eq!(guest.bytes(Guest::<Blk>::buffer(0, 2), 1), [0]);
+            prop_assert_eq!(guest.bytes(GuestDriver::<Blk>::buffer(0, 2), 1), [0]);
         }
     }
 
     #[test]
     fn rng(generation in generation(), attack in attack()) {
-        let mut guest = Guest::started(generation, Rng::new());
+        let mut guest = GuestDriver::started(generation, Rng::new());
         if survives(&mut guest, &attack) {
             guest.start();
             guest.chain(0, 0, &[Buffer::In(8)]);
@@ -118,7 +118,7 @@ proptest! {
 
     #[test]
     fn scsi(generation in generation(), attack in attack()) {
-        let mut guest = Guest::started(generation, Scsi::new(Box::new(MemoryDisk::numbered(64))));
+        let mut guest = GuestDriver::started(generation, Scsi::new(Box::new(MemoryDisk::numbered(64))));
         if survives(&mut guest, &attack) {
             guest.start();
             let mut request = [0; 51];
@@ -132,7 +132,7 @@ proptest! {
     #[test]
     fn net(generation in generation(), attack in attack()) {
         let options = NetOptions { mac: MacAddr::generated(0, 0), locked: true, local: None };
-        let mut guest = Guest::started(generation, Net::new(generation, options, Box::new(Unplugged)));
+        let mut guest = GuestDriver::started(generation, Net::new(generation, options, Box::new(Unplugged)));
         if survives(&mut guest, &attack) {
             guest.start();
             guest.chain(1, 0, &[Buffer::Out(&[0; 80])]);
@@ -148,7 +148,7 @@ proptest! {
         accesses in vec((0..0x400u16, 0..3u8, any::<bool>(), prop_oneof![0..0x40_0000u32, any::<u32>()]), 0..64),
     ) {
         let disk = MemoryDisk::numbered(64);
-        let mut guest = Guest::new(generation, Blk::new(Box::new(disk), generation));
+        let mut guest = GuestDriver::new(generation, Blk::new(Box::new(disk), generation));
         for (offset, width, write, value) in accesses {
             let width = [Width::Byte, Width::Word, Width::Dword][usize::from(width)];
             // Half of them where there are registers.

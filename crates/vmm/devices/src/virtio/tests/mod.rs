@@ -3,6 +3,7 @@
 mod blk;
 mod disk;
 mod golden;
+mod guest_driver;
 mod hostile;
 mod net;
 mod rng;

@@ -23,9 +23,12 @@ use crate::{
     bus::Width,
     clock::ManualClock,
     virtio::{
-        Fault, Kind,
-        guest_driver::{BUFFERS, Buffer, Guest, RAM},
-        net::{Backend, Gateway, LocalLink, LocalPrefix, MacAddr, Net, NetOptions, Stream, Tap, Unplugged},
+        DeviceType, Fault,
+        net::{
+            FrameBackend, Gateway, LocalLink, LocalPrefix, MacAddr, Net, NetOptions, StreamBackend,
+            TapBackend, Unplugged,
+        },
+        tests::guest_driver::{BUFFERS, Buffer, GuestDriver, RAM},
     },
 };
 
@@ -45,7 +48,7 @@ struct Ends {
     broken: bool,
 }
 
-impl Backend for Wire {
+impl FrameBackend for Wire {
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         let mut ends = self.0.lock().unwrap();
         if ends.broken {
@@ -76,8 +79,12 @@ fn link() -> LocalLink {
     LocalLink::new(LocalPrefix::default(), 1, 0, HOST_MAC).unwrap()
 }
 
-fn guest(generation: Generation, options: NetOptions, backend: impl Backend + 'static) -> Guest<Net> {
-    Guest::started(generation, Net::new(generation, options, Box::new(backend)))
+fn guest(
+    generation: Generation,
+    options: NetOptions,
+    backend: impl FrameBackend + 'static,
+) -> GuestDriver<Net> {
+    GuestDriver::started(generation, Net::new(generation, options, Box::new(backend)))
 }
 
 fn header(generation: Generation) -> usize {
@@ -85,7 +92,7 @@ fn header(generation: Generation) -> usize {
 }
 
 /// Sends a frame the way Linux does with virtio 1.x: the header and the frame in one descriptor.
-fn send(guest: &mut Guest<Net>, generation: Generation, frame: &[u8]) {
+fn send(guest: &mut GuestDriver<Net>, generation: Generation, frame: &[u8]) {
     let bytes = [&HEADER[..header(generation)], frame].concat();
     guest.chain(1, 0, &[Buffer::Out(&bytes)]);
     guest.notify(1);
@@ -95,7 +102,7 @@ fn send(guest: &mut Guest<Net>, generation: Generation, frame: &[u8]) {
 }
 
 /// Offers `count` buffers of 2 KiB from descriptor 0 on.
-fn offer(guest: &mut Guest<Net>, count: u16) {
+fn offer(guest: &mut GuestDriver<Net>, count: u16) {
     for head in 0..count {
         guest.chain(0, head, &[Buffer::In(2048)]);
     }
@@ -103,9 +110,9 @@ fn offer(guest: &mut Guest<Net>, count: u16) {
 }
 
 /// The next frame that the guest has received, with the virtio header.
-fn received(guest: &mut Guest<Net>) -> Option<Vec<u8>> {
+fn received(guest: &mut GuestDriver<Net>) -> Option<Vec<u8>> {
     let (head, length) = guest.take_used(0)?;
-    Some(guest.bytes(Guest::<Net>::buffer(0, head as u16), length as usize))
+    Some(guest.bytes(GuestDriver::<Net>::buffer(0, head as u16), length as usize))
 }
 
 fn frame(to: MacAddr, from: MacAddr, fill: u8) -> Vec<u8> {
@@ -155,8 +162,8 @@ fn frames_go_through_chains_and_are_cut_where_they_end() {
     guest.chain(0, 0, &[Buffer::In(12), Buffer::In(16), Buffer::In(14)]);
     guest.notify(0);
     assert_eq!(guest.take_used(0), Some((0, 42)));
-    assert_eq!(guest.bytes(Guest::<Net>::buffer(0, 1), 16), whole[..16]);
-    assert_eq!(guest.bytes(Guest::<Net>::buffer(0, 2), 15), [&whole[16..30], &[0]].concat());
+    assert_eq!(guest.bytes(GuestDriver::<Net>::buffer(0, 1), 16), whole[..16]);
+    assert_eq!(guest.bytes(GuestDriver::<Net>::buffer(0, 2), 15), [&whole[16..30], &[0]].concat());
     assert_eq!(guest.bytes(BUFFERS + 10, 2), [3, 0]);
 }
 
@@ -189,7 +196,7 @@ fn frames_wait_for_buffers() {
     guest.device.receive();
     assert!(received(&mut guest).is_some());
     assert_eq!(wire.0.lock().unwrap().coming.len(), 1);
-    let (.., used) = Guest::<Net>::addresses(0);
+    let (.., used) = GuestDriver::<Net>::addresses(0);
     let flags: u16 = guest.ram.read_obj(GuestAddress(used)).unwrap();
     assert_eq!(flags, 1, "new buffers need no notification");
     guest.chain(0, 1, &[Buffer::In(2048)]);
@@ -203,7 +210,7 @@ fn the_guest_can_ask_not_to_be_interrupted() {
     let mut guest = guest(Generation::V7_8, options(), wire.clone());
     offer(&mut guest, 2);
     for queue in [0, 1] {
-        let (_, avail, _) = Guest::<Net>::addresses(queue);
+        let (_, avail, _) = GuestDriver::<Net>::addresses(queue);
         guest.ram.write_obj(1u16, GuestAddress(avail)).unwrap();
     }
     wire.0.lock().unwrap().coming.push_back(frame(MAC, HOST_MAC, 1));
@@ -251,7 +258,7 @@ fn a_runt_is_used_up_and_not_sent() {
 /// Descriptors from 0 on: address, length, flags, next.
 type Chain<'a> = &'a [(u64, u32, u16, u16)];
 
-fn wants_reset(guest: &mut Guest<Net>) -> bool {
+fn wants_reset(guest: &mut GuestDriver<Net>) -> bool {
     guest.line() && guest.status() & 0x40 != 0 && guest.isr() & 2 != 0
 }
 
@@ -306,12 +313,12 @@ fn queues_without_rings_end_the_vm_and_others_are_ignored() {
     guest.notify(2);
     assert_eq!(guest.faults.get(), None);
     let net = Net::new(Generation::V7_8, options(), Box::new(Unplugged));
-    let mut guest = Guest::new(Generation::V7_8, net);
+    let mut guest = GuestDriver::new(Generation::V7_8, net);
     guest.notify(1);
     assert_eq!(guest.faults.get(), None, "the driver is not ready: vmd does not look");
     guest.set_status(4);
     guest.notify(1);
-    assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: Kind::Net, queue: 1 }));
+    assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: DeviceType::Net, queue: 1 }));
 }
 
 #[test]
@@ -533,7 +540,7 @@ fn only_the_first_request_of_a_batch_is_answered() {
 
 // ---- the gateway ----
 
-fn local_guest(generation: Generation) -> Guest<Net> {
+fn local_guest(generation: Generation) -> GuestDriver<Net> {
     let gateway = Gateway::new(&link(), Arc::new(ManualClock::new(5_000_000_000, 0)));
     let options = NetOptions { local: Some(link()), ..options() };
     let mut guest = guest(generation, options, gateway);
@@ -542,7 +549,7 @@ fn local_guest(generation: Generation) -> Guest<Net> {
 }
 
 /// Sends a frame and returns the frame that answers it.
-fn exchange(guest: &mut Guest<Net>, generation: Generation, frame: &[u8]) -> Vec<u8> {
+fn exchange(guest: &mut GuestDriver<Net>, generation: Generation, frame: &[u8]) -> Vec<u8> {
     send(guest, generation, frame);
     let bytes = received(guest).expect("an answer");
     bytes[header(generation)..].to_vec()
@@ -563,7 +570,7 @@ fn to_gateway(protocol: EthernetProtocol, length: usize) -> Vec<u8> {
     bytes
 }
 
-fn arp(guest: &mut Guest<Net>, generation: Generation) {
+fn arp(guest: &mut GuestDriver<Net>, generation: Generation) {
     let request = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
         source_hardware_addr: EthernetAddress(MAC.0),
@@ -648,7 +655,7 @@ fn segment(port: u16, control: TcpControl, seq: i32, ack: Option<i32>, payload: 
 }
 
 /// What TCP says in all the frames that the guest has received: flags as text, acknowledged, data.
-fn segments(guest: &mut Guest<Net>) -> (i32, i32, Vec<u8>, bool) {
+fn segments(guest: &mut GuestDriver<Net>) -> (i32, i32, Vec<u8>, bool) {
     let (mut seq, mut ack, mut data, mut fin) = (0, 0, Vec::new(), false);
     while let Some(bytes) = received(guest) {
         let packet = TcpPacket::new_checked(&bytes[12 + 34..]).unwrap();
@@ -689,7 +696,7 @@ fn tcp_is_echoed() {
 #[test]
 fn frames_cross_a_stream_socket_with_their_length() {
     let (near, mut far) = UnixStream::pair().unwrap();
-    let mut guest = guest(Generation::V7_8, options(), Stream::new(near).unwrap());
+    let mut guest = guest(Generation::V7_8, options(), StreamBackend::new(near).unwrap());
     assert!(guest.device.backend_fd().is_some());
     offer(&mut guest, 4);
     send(&mut guest, Generation::V7_8, &frame(HOST_MAC, MAC, 5));
@@ -717,7 +724,7 @@ fn frames_cross_a_stream_socket_with_their_length() {
 #[test]
 fn a_full_stream_loses_frames_but_never_parts_of_them() {
     let (near, mut far) = UnixStream::pair().unwrap();
-    let mut stream = Stream::new(near).unwrap();
+    let mut stream = StreamBackend::new(near).unwrap();
     for number in 0..4000u32 {
         stream.send(&[number as u8; 1400]).unwrap();
     }
@@ -743,7 +750,7 @@ fn a_full_stream_loses_frames_but_never_parts_of_them() {
 #[test]
 fn an_absurd_length_on_the_stream_makes_the_device_ask_for_a_reset() {
     let (near, mut far) = UnixStream::pair().unwrap();
-    let mut guest = guest(Generation::V7_8, options(), Stream::new(near).unwrap());
+    let mut guest = guest(Generation::V7_8, options(), StreamBackend::new(near).unwrap());
     far.write_all(&[0xff; 8]).unwrap();
     offer(&mut guest, 1);
     assert!(wants_reset(&mut guest));
@@ -754,7 +761,7 @@ fn a_tap_is_read_and_written_frame_by_frame() {
     // A datagram socket has a tap's boundaries and may be had without privileges.
     let (near, far) = std::os::unix::net::UnixDatagram::pair().unwrap();
     near.set_nonblocking(true).unwrap();
-    let tap = Tap::new(std::fs::File::from(std::os::fd::OwnedFd::from(near)));
+    let tap = TapBackend::new(std::fs::File::from(std::os::fd::OwnedFd::from(near)));
     let mut guest = guest(Generation::V7_8, options(), tap);
     offer(&mut guest, 2);
     send(&mut guest, Generation::V7_8, &frame(HOST_MAC, MAC, 5));

@@ -6,9 +6,9 @@ use vm_memory::Bytes;
 use vmd_release::Generation;
 
 use crate::virtio::{
-    Fault, Kind,
-    guest_driver::{BUFFERS, Buffer, Guest, RAM},
+    DeviceType, Fault,
     rng::Rng,
+    tests::guest_driver::{BUFFERS, Buffer, GuestDriver, RAM},
 };
 
 fn counting() -> Rng {
@@ -24,7 +24,7 @@ fn counting() -> Rng {
 #[test]
 fn requests_are_filled_one_after_the_other() {
     for generation in Generation::ALL {
-        let mut guest = Guest::started(generation, counting());
+        let mut guest = GuestDriver::started(generation, counting());
         for round in 0..100u8 {
             guest.chain(0, 0, &[Buffer::In(8)]);
             guest.notify(0);
@@ -41,7 +41,7 @@ fn requests_are_filled_one_after_the_other() {
 
 #[test]
 fn the_host_gives_other_bytes_each_time() {
-    let mut guest = Guest::started(Generation::V7_8, Rng::new());
+    let mut guest = GuestDriver::started(Generation::V7_8, Rng::new());
     let mut seen = Vec::new();
     for _ in 0..4 {
         guest.chain(0, 0, &[Buffer::In(16)]);
@@ -55,11 +55,11 @@ fn the_host_gives_other_bytes_each_time() {
 
 #[test]
 fn the_entry_after_the_newest_is_taken() {
-    let mut guest = Guest::started(Generation::V7_8, counting());
+    let mut guest = GuestDriver::started(Generation::V7_8, counting());
     guest.set_descriptor(0, 3, Descriptor::new(BUFFERS + 0x3000, 4, VRING_DESC_F_WRITE as u16, 0));
     guest.set_descriptor(0, 9, Descriptor::new(BUFFERS + 0x9000, 4, VRING_DESC_F_WRITE as u16, 0));
     guest.push(0, 3);
-    let (_, avail, _) = Guest::<Rng>::addresses(0);
+    let (_, avail, _) = GuestDriver::<Rng>::addresses(0);
     guest.ram.write_obj(9u16, vm_memory::GuestAddress(avail + 4 + 2)).unwrap();
     guest.notify(0);
     assert_eq!(guest.take_used(0), Some((9, 4)));
@@ -69,7 +69,7 @@ fn the_entry_after_the_newest_is_taken() {
 
 #[test]
 fn one_notification_fills_one_request() {
-    let mut guest = Guest::started(Generation::V7_8, counting());
+    let mut guest = GuestDriver::started(Generation::V7_8, counting());
     guest.chain(0, 0, &[Buffer::In(4)]);
     guest.chain(0, 1, &[Buffer::In(4)]);
     guest.notify(0);
@@ -79,7 +79,7 @@ fn one_notification_fills_one_request() {
 
 #[test]
 fn more_than_64_kib_ends_the_vm() {
-    let mut guest = Guest::started(Generation::V7_8, counting());
+    let mut guest = GuestDriver::started(Generation::V7_8, counting());
     guest.set_descriptor(0, 0, Descriptor::new(BUFFERS, 65536, VRING_DESC_F_WRITE as u16, 0));
     guest.push(0, 0);
     guest.notify(0);
@@ -88,13 +88,13 @@ fn more_than_64_kib_ends_the_vm() {
     guest.notify(0);
     assert_eq!(
         guest.faults.get(),
-        Some(&Fault::RequestTooLarge { device: Kind::Rng, length: 65537, max: 65536 })
+        Some(&Fault::RequestTooLarge { device: DeviceType::Rng, length: 65537, max: 65536 })
     );
 }
 
 #[test]
 fn more_than_64_kib_is_ignored_by_8_0() {
-    let mut guest = Guest::started(Generation::V8_0, counting());
+    let mut guest = GuestDriver::started(Generation::V8_0, counting());
     guest.set_descriptor(0, 0, Descriptor::new(BUFFERS, 65537, VRING_DESC_F_WRITE as u16, 0));
     guest.push(0, 0);
     guest.notify(0);
@@ -104,7 +104,7 @@ fn more_than_64_kib_is_ignored_by_8_0() {
 
 #[test]
 fn a_buffer_outside_ram_is_dropped_in_silence() {
-    let mut guest = Guest::started(Generation::V7_8, counting());
+    let mut guest = GuestDriver::started(Generation::V7_8, counting());
     guest.set_descriptor(0, 0, Descriptor::new(RAM as u64 - 4, 8, VRING_DESC_F_WRITE as u16, 0));
     guest.push(0, 0);
     guest.notify(0);
@@ -115,7 +115,7 @@ fn a_buffer_outside_ram_is_dropped_in_silence() {
 
 #[test]
 fn a_queue_that_is_not_enabled_or_does_not_exist_is_ignored() {
-    let mut guest = Guest::started(Generation::V7_8, counting());
+    let mut guest = GuestDriver::started(Generation::V7_8, counting());
     guest.notify(1);
     guest.set_status(0);
     guest.notify(0);
@@ -125,11 +125,11 @@ fn a_queue_that_is_not_enabled_or_does_not_exist_is_ignored() {
 
 #[test]
 fn the_legacy_device_has_no_reset_and_is_always_enabled() {
-    let mut guest = Guest::new(Generation::V7_7, counting());
+    let mut guest = GuestDriver::new(Generation::V7_7, counting());
     guest.notify(0);
-    assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: Kind::Rng, queue: 0 }));
+    assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: DeviceType::Rng, queue: 0 }));
 
-    let mut guest = Guest::started(Generation::V7_7, counting());
+    let mut guest = GuestDriver::started(Generation::V7_7, counting());
     guest.set_status(0);
     guest.chain(0, 0, &[Buffer::In(4)]);
     guest.notify(0);

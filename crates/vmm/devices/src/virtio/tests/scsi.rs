@@ -9,9 +9,9 @@ use crate::{
     bus::Width,
     pci::PciFunction,
     virtio::{
-        Fault, Kind,
-        guest_driver::{BUFFERS, Buffer, Guest, RAM, UNTOUCHED},
+        DeviceType, Fault,
         scsi::Scsi,
+        tests::guest_driver::{BUFFERS, Buffer, GuestDriver, RAM, UNTOUCHED},
     },
 };
 
@@ -19,9 +19,9 @@ use crate::{
 const REQUESTS: u16 = 2;
 const BLOCKS: usize = 50;
 
-fn guest(generation: Generation) -> Guest<Scsi> {
+fn guest(generation: Generation) -> GuestDriver<Scsi> {
     // Sectors of a quarter of a block: block N starts with the byte 4 N.
-    Guest::started(generation, Scsi::new(Box::new(MemoryDisk::numbered(BLOCKS * 4 + 3))))
+    GuestDriver::started(generation, Scsi::new(Box::new(MemoryDisk::numbered(BLOCKS * 4 + 3))))
 }
 
 fn request(lun: [u8; 8], cdb: &[u8]) -> Vec<u8> {
@@ -42,7 +42,7 @@ struct Answer {
 }
 
 /// Sends a command with room for `room` bytes, in pieces of `piece`.
-fn command(guest: &mut Guest<Scsi>, cdb: &[u8], room: u32, piece: u32) -> Answer {
+fn command(guest: &mut GuestDriver<Scsi>, cdb: &[u8], room: u32, piece: u32) -> Answer {
     let header = request(LUN_0, cdb);
     let mut buffers = vec![Buffer::Out(&header), Buffer::In(108)];
     let mut left = room;
@@ -55,9 +55,9 @@ fn command(guest: &mut Guest<Scsi>, cdb: &[u8], room: u32, piece: u32) -> Answer
     assert!(guest.line());
     assert_eq!(guest.isr(), 1);
     assert_eq!(guest.take_used(REQUESTS), Some((0, 51)), "the length is the request's");
-    let response = guest.bytes(Guest::<Scsi>::buffer(REQUESTS, 1), 108);
+    let response = guest.bytes(GuestDriver::<Scsi>::buffer(REQUESTS, 1), 108);
     let data = (0..room.div_ceil(piece.max(1)))
-        .flat_map(|at| guest.bytes(Guest::<Scsi>::buffer(REQUESTS, at as u16 + 2), piece as usize))
+        .flat_map(|at| guest.bytes(GuestDriver::<Scsi>::buffer(REQUESTS, at as u16 + 2), piece as usize))
         .collect();
     let sense = (response[0] > 0).then(|| {
         assert_eq!((response[0], response[12]), (14, 0x70));
@@ -67,7 +67,7 @@ fn command(guest: &mut Guest<Scsi>, cdb: &[u8], room: u32, piece: u32) -> Answer
 }
 
 /// A command that must succeed.
-fn data(guest: &mut Guest<Scsi>, cdb: &[u8], room: u32) -> Vec<u8> {
+fn data(guest: &mut GuestDriver<Scsi>, cdb: &[u8], room: u32) -> Vec<u8> {
     let answer = command(guest, cdb, room, room);
     assert_eq!((answer.status, answer.response, answer.sense), (0, 0, None), "{cdb:02x?}");
     answer.data
@@ -97,7 +97,7 @@ fn an_answer_is_as_long_as_it_is_unless_it_has_to_keep_within_the_buffer() {
     for (keep, written) in [(false, 96), (true, 36)] {
         let mut guest = guest(Generation::V7_8);
         guest.device.model_mut().keep_within_descriptors(keep);
-        let buffer = Guest::<Scsi>::buffer(REQUESTS, 2);
+        let buffer = GuestDriver::<Scsi>::buffer(REQUESTS, 2);
         guest.ram.write_slice(&[0xee; 96], GuestAddress(buffer)).unwrap();
         assert_eq!(data(&mut guest, &[0x12, 0, 0, 0, 36], 36)[8..15], *b"OpenBSD");
         assert_eq!(guest.bytes(buffer, 96).iter().position(|&byte| byte == 0xee).unwrap_or(96), written);
@@ -168,7 +168,7 @@ fn a_read_into_nothing_never_ends_which_ends_the_vm() {
     guest.set_descriptor(REQUESTS, 3, Descriptor::new(BUFFERS + 0x1000, 0, 3, 2));
     guest.push(REQUESTS, 0);
     guest.notify(REQUESTS);
-    assert_eq!(guest.faults.get(), Some(&Fault::EndlessChain { device: Kind::Scsi, queue: REQUESTS }));
+    assert_eq!(guest.faults.get(), Some(&Fault::EndlessChain { device: DeviceType::Scsi, queue: REQUESTS }));
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn there_is_one_target_with_one_lun() {
         guest.notify(REQUESTS);
         assert_eq!(guest.isr(), 1);
         assert!(guest.take_used(REQUESTS).is_some());
-        assert_eq!(guest.bytes(Guest::<Scsi>::buffer(REQUESTS, 1) + 11, 1), [3], "bad target");
+        assert_eq!(guest.bytes(GuestDriver::<Scsi>::buffer(REQUESTS, 1) + 11, 1), [3], "bad target");
     }
 }
 
@@ -275,7 +275,7 @@ fn events_and_task_management() {
     guest.chain(0, 0, &[Buffer::Out(&reset), Buffer::In(1)]);
     guest.notify(0);
     assert_eq!(guest.isr(), 1);
-    assert_eq!(guest.bytes(Guest::<Scsi>::buffer(0, 1), 1), [0], "function complete");
+    assert_eq!(guest.bytes(GuestDriver::<Scsi>::buffer(0, 1), 1), [0], "function complete");
 }
 
 #[test]

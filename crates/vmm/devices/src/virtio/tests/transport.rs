@@ -9,11 +9,11 @@ use crate::{
     bus::Width,
     pci::PciFunction,
     virtio::{
-        Fault, Kind,
+        DeviceType, Fault,
         blk::Blk,
-        guest_driver::{BUFFERS, Guest, RAM, UNTOUCHED},
         rng::Rng,
         scsi::Scsi,
+        tests::guest_driver::{BUFFERS, GuestDriver, RAM, UNTOUCHED},
     },
 };
 
@@ -23,19 +23,22 @@ fn blk(generation: Generation) -> Blk {
 
 #[test]
 fn legacy_identities_are_transitional_and_have_no_capabilities() {
-    for (kind, device) in
-        [(Kind::Net, 0x1000), (Kind::Blk, 0x1001), (Kind::Scsi, 0x1004), (Kind::Rng, 0x1005)]
-    {
+    for (kind, device) in [
+        (DeviceType::Net, 0x1000),
+        (DeviceType::Blk, 0x1001),
+        (DeviceType::Scsi, 0x1004),
+        (DeviceType::Rng, 0x1005),
+    ] {
         let identity = kind.identity(Generation::V7_7);
         assert_eq!((identity.vendor, identity.device, identity.revision), (0x1af4, device, 0));
         assert_eq!((identity.subsystem_vendor, identity.subsystem), (0x0b5d, kind.virtio_id()));
     }
-    assert!(Guest::new(Generation::V7_7, Rng::new()).device.capabilities().is_empty());
+    assert!(GuestDriver::new(Generation::V7_7, Rng::new()).device.capabilities().is_empty());
 }
 
 #[test]
 fn feature_and_address_registers_take_32_bit_writes_only() {
-    let mut guest = Guest::new(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
     for width in [Width::Byte, Width::Word] {
         for register in [0x00, 0x08, 0x0c, 0x20, 0x24, 0x28, 0x2c, 0x30, 0x34] {
             guest.output(register, width, 1);
@@ -48,7 +51,7 @@ fn feature_and_address_registers_take_32_bit_writes_only() {
 
 #[test]
 fn the_status_takes_8_bit_writes_only_and_any_value() {
-    let mut guest = Guest::new(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
     guest.output(0x14, Width::Dword, 1);
     guest.output(0x14, Width::Word, 1);
     assert_eq!(guest.status(), 0);
@@ -58,7 +61,7 @@ fn the_status_takes_8_bit_writes_only_and_any_value() {
 
 #[test]
 fn features_add_up_until_a_reset_and_only_those_that_are_offered() {
-    let mut guest = Guest::new(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
     guest.output(0x0c, Width::Dword, 0xffff_ffff);
     guest.output(0x0c, Width::Dword, 0);
     assert_eq!(guest.input(0x0c, Width::Dword), 0x4);
@@ -76,7 +79,7 @@ fn features_add_up_until_a_reset_and_only_those_that_are_offered() {
 
 #[test]
 fn sixteen_bit_registers_look_at_eax_and_not_at_the_width() {
-    let mut guest = Guest::started(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::started(Generation::V7_8, blk(Generation::V7_8));
     guest.output(0x16, Width::Byte, 0x1234);
     assert_eq!(guest.input(0x16, Width::Word), 0x1234);
     guest.output(0x16, Width::Byte, 0);
@@ -88,7 +91,7 @@ fn sixteen_bit_registers_look_at_eax_and_not_at_the_width() {
 
 #[test]
 fn a_queue_that_does_not_exist_has_size_0_and_the_addresses_of_the_one_before() {
-    let mut guest = Guest::started(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::started(Generation::V7_8, blk(Generation::V7_8));
     guest.output(0x16, Width::Word, 0);
     let table = guest.input(0x20, Width::Dword);
     assert_ne!(table, 0);
@@ -104,19 +107,19 @@ fn a_queue_that_does_not_exist_has_size_0_and_the_addresses_of_the_one_before() 
 
 #[test]
 fn queue_registers_do_not_follow_the_queue_before_version_1_is_accepted() {
-    let mut guest = Guest::new(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
     guest.output(0x16, Width::Word, 0);
     assert_eq!(guest.input(0x18, Width::Word), 0);
     guest.output(0x20, Width::Dword, 0x1000);
     assert_eq!(guest.input(0x20, Width::Dword), 0x1000);
     guest.notify(0);
-    assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: Kind::Blk, queue: 0 }));
+    assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: DeviceType::Blk, queue: 0 }));
 }
 
 #[test]
 fn odd_and_empty_queues_are_disabled() {
     for size in [0, 63] {
-        let mut guest = Guest::started(Generation::V7_8, Rng::new());
+        let mut guest = GuestDriver::started(Generation::V7_8, Rng::new());
         guest.output(0x18, Width::Word, size);
         guest.output(0x16, Width::Word, 0);
         assert_eq!(guest.input(0x1c, Width::Word), 0, "size {size}");
@@ -126,20 +129,23 @@ fn odd_and_empty_queues_are_disabled() {
 #[test]
 fn a_queue_outside_ram_ends_the_vm() {
     for generation in [Generation::V7_7, Generation::V7_8] {
-        let mut guest = Guest::started(generation, blk(generation));
+        let mut guest = GuestDriver::started(generation, blk(generation));
         let address = RAM as u64 - 4096;
         if generation == Generation::V7_7 {
             guest.output(0x08, Width::Dword, (address >> 12) as u32);
         } else {
             guest.output(0x20, Width::Dword, address as u32);
         }
-        assert_eq!(guest.faults.get(), Some(&Fault::RingOutsideRam { device: Kind::Blk, queue: 0, address }));
+        assert_eq!(
+            guest.faults.get(),
+            Some(&Fault::RingOutsideRam { device: DeviceType::Blk, queue: 0, address })
+        );
     }
 }
 
 #[test]
 fn rings_that_lead_outside_ram_end_the_vm_when_they_are_used() {
-    let mut guest = Guest::started(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::started(Generation::V7_8, blk(Generation::V7_8));
     guest.output(0x2c, Width::Dword, 0);
     guest.output(0x28, Width::Dword, 0xfff0_0000);
     assert_eq!(guest.faults.get(), None, "vmd checks the descriptor table only");
@@ -149,7 +155,7 @@ fn rings_that_lead_outside_ram_end_the_vm_when_they_are_used() {
 
 #[test]
 fn a_reset_forgets_the_queues_but_not_where_they_were() {
-    let mut guest = Guest::started(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::started(Generation::V7_8, blk(Generation::V7_8));
     guest.set_status(0);
     guest.notify(0);
     // Not a null ring: vmd still has the old mapping, and finds both rings in place of the table now.
@@ -158,7 +164,7 @@ fn a_reset_forgets_the_queues_but_not_where_they_were() {
 
 #[test]
 fn areas_and_what_is_between_them() {
-    let mut guest = Guest::new(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
     for offset in [0x100, 0x1ff, 0x400, 0xffc] {
         assert_eq!(guest.input(offset, Width::Dword), 0xffff_ffff, "{offset:#x}");
     }
@@ -168,7 +174,7 @@ fn areas_and_what_is_between_them() {
 
 #[test]
 fn reads_of_the_notify_area_by_device_and_eax() {
-    let mut guest = Guest::new(Generation::V7_8, Rng::new());
+    let mut guest = GuestDriver::new(Generation::V7_8, Rng::new());
     assert_eq!(guest.input(0x100, Width::Dword), UNTOUCHED, "EAX names no queue: no answer");
     let mut access = crate::bus::PortAccess::input(0xc100, Width::Byte, 0xabcd_0000);
     guest.device.bar_access(0x100, &mut access);
@@ -178,7 +184,7 @@ fn reads_of_the_notify_area_by_device_and_eax() {
 
 #[test]
 fn legacy_registers_answer_32_bits_or_not_at_all() {
-    let mut guest = Guest::new(Generation::V7_7, Rng::new());
+    let mut guest = GuestDriver::new(Generation::V7_7, Rng::new());
     assert_eq!(guest.input(0x0c, Width::Word), 0, "no queue selected yet");
     guest.output(0x0e, Width::Word, 0);
     assert_eq!(guest.input(0x0c, Width::Byte), 64);
@@ -187,7 +193,7 @@ fn legacy_registers_answer_32_bits_or_not_at_all() {
     for offset in [0x01, 0x0d, 0x14, 0x40, 0x300] {
         assert_eq!(guest.input(offset, Width::Byte), UNTOUCHED, "{offset:#x}");
     }
-    let mut guest = Guest::new(Generation::V7_7, blk(Generation::V7_7));
+    let mut guest = GuestDriver::new(Generation::V7_7, blk(Generation::V7_7));
     for offset in [0x01, 0x0d, 0x40, 0x300] {
         assert_eq!(guest.input(offset, Width::Byte), 0xffff_ffff, "{offset:#x}");
     }
@@ -195,7 +201,7 @@ fn legacy_registers_answer_32_bits_or_not_at_all() {
 
 #[test]
 fn legacy_features_are_taken_unchecked() {
-    let mut guest = Guest::new(Generation::V7_7, blk(Generation::V7_7));
+    let mut guest = GuestDriver::new(Generation::V7_7, blk(Generation::V7_7));
     assert_eq!(guest.input(0x00, Width::Dword), 0x4);
     guest.output(0x04, Width::Dword, 0xdead_beef);
     assert_eq!(guest.input(0x04, Width::Dword), 0xdead_beef);
@@ -203,7 +209,7 @@ fn legacy_features_are_taken_unchecked() {
 
 #[test]
 fn after_a_legacy_reset_the_ring_is_at_address_0() {
-    let mut guest = Guest::started(Generation::V7_7, blk(Generation::V7_7));
+    let mut guest = GuestDriver::started(Generation::V7_7, blk(Generation::V7_7));
     guest.set_status(0);
     guest.notify(0);
     assert_eq!(guest.faults.get(), None);
@@ -213,7 +219,7 @@ fn after_a_legacy_reset_the_ring_is_at_address_0() {
 #[test]
 fn power_on_brings_everything_back() {
     for generation in [Generation::V7_7, Generation::V7_8] {
-        let mut guest = Guest::started(generation, blk(generation));
+        let mut guest = GuestDriver::started(generation, blk(generation));
         guest.device.reset();
         assert_eq!(guest.status(), 0);
         guest.start();
@@ -223,7 +229,7 @@ fn power_on_brings_everything_back() {
 
 #[test]
 fn vectors_can_be_chosen_from_8_0_on() {
-    let mut guest = Guest::new(Generation::V8_0, Rng::new());
+    let mut guest = GuestDriver::new(Generation::V8_0, Rng::new());
     assert_eq!(guest.device.vectors(), 2);
     for (vector, kept) in [(1, 1), (2, 0xffff), (0, 0)] {
         for register in [0x10, 0x1a] {
@@ -236,7 +242,7 @@ fn vectors_can_be_chosen_from_8_0_on() {
     guest.set_status(0);
     assert_eq!(guest.input(0x10, Width::Word) & 0xffff, 0xffff);
 
-    let mut guest = Guest::new(Generation::V7_9, Rng::new());
+    let mut guest = GuestDriver::new(Generation::V7_9, Rng::new());
     assert_eq!(guest.device.vectors(), 0);
     guest.output(0x10, Width::Word, 0);
     assert_eq!(guest.input(0x10, Width::Word) & 0xffff, 0xffff);
@@ -244,7 +250,7 @@ fn vectors_can_be_chosen_from_8_0_on() {
 
 #[test]
 fn rings_may_be_anywhere_from_8_0_on() {
-    let mut guest = Guest::started(Generation::V8_0, Rng::new());
+    let mut guest = GuestDriver::started(Generation::V8_0, Rng::new());
     guest.output(0x16, Width::Word, 0);
     // The available ring before the table, which 7.9 would look for 4 GiB above it.
     guest.output(0x28, Width::Dword, 0x1000);
@@ -265,16 +271,16 @@ fn unsound_queues_are_disabled_by_8_0_and_end_the_vm_when_they_are_used() {
         (0x30, 0),
         (0x28, RAM as u32 - 64),
     ] {
-        let mut guest = Guest::started(Generation::V8_0, blk(Generation::V8_0));
+        let mut guest = GuestDriver::started(Generation::V8_0, blk(Generation::V8_0));
         guest.output(register, Width::Dword, value);
         assert_eq!(guest.faults.get(), None, "{register:#x}");
         guest.output(0x16, Width::Word, 0);
         assert_eq!(guest.input(0x1c, Width::Word), 0, "{register:#x}");
         assert_eq!(guest.input(register, Width::Dword), value);
         guest.notify(0);
-        assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: Kind::Blk, queue: 0 }));
+        assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: DeviceType::Blk, queue: 0 }));
     }
-    let mut guest = Guest::started(Generation::V8_0, blk(Generation::V8_0));
+    let mut guest = GuestDriver::started(Generation::V8_0, blk(Generation::V8_0));
     guest.output(0x18, Width::Word, 48);
     guest.output(0x16, Width::Word, 0);
     assert_eq!(guest.input(0x1c, Width::Word), 0, "no power of two");
@@ -283,7 +289,7 @@ fn unsound_queues_are_disabled_by_8_0_and_end_the_vm_when_they_are_used() {
 #[test]
 fn a_reset_clears_the_queue_registers_from_8_0_on() {
     for (generation, kept) in [(Generation::V7_9, true), (Generation::V8_0, false)] {
-        let mut guest = Guest::started(generation, blk(generation));
+        let mut guest = GuestDriver::started(generation, blk(generation));
         guest.set_status(0);
         assert_eq!(guest.input(0x20, Width::Dword) != 0, kept, "{generation}");
         assert_eq!(guest.input(0x1c, Width::Word) != 0, kept);
@@ -296,7 +302,7 @@ fn a_reset_clears_the_queue_registers_from_8_0_on() {
 #[test]
 fn the_cd_rom_answers_everything_once_it_has_its_own_process() {
     for generation in [Generation::V7_8, Generation::V7_9] {
-        let mut guest = Guest::new(generation, Scsi::new(Box::new(MemoryDisk::numbered(8))));
+        let mut guest = GuestDriver::new(generation, Scsi::new(Box::new(MemoryDisk::numbered(8))));
         let nothing = if generation == Generation::V7_8 { UNTOUCHED } else { 0xffff_ffff };
         assert_eq!(guest.input(0x300, Width::Byte), nothing);
         assert_eq!(guest.input(0x100, Width::Byte), nothing);

@@ -19,8 +19,8 @@
 use crate::bus::{Direction, PortAccess};
 use crate::virtio::{
     device::{DeviceState, VirtioDevice},
+    device_type::DeviceType,
     fault::Fault,
-    kind::Kind,
     queue::LEGACY_PAGE,
 };
 
@@ -72,7 +72,7 @@ impl Registers {
         access: &mut PortAccess,
     ) {
         // vioscsi answers this register in the access's own width.
-        let by_width = state.kind == Kind::Scsi;
+        let by_width = state.device_type == DeviceType::Scsi;
         match offset {
             reg::DEVICE_FEATURES => access.answer_dword(state.device_features as u32),
             reg::DRIVER_FEATURES => access.answer_dword(state.driver_features as u32),
@@ -86,7 +86,7 @@ impl Registers {
             reg::ISR => {
                 access.answer_dword(state.isr.into());
                 state.isr = 0;
-                if isr_read_lowers_line(state.kind) {
+                if isr_read_lowers_line(state.device_type) {
                     state.irq.deassert();
                 }
             }
@@ -123,7 +123,7 @@ impl Registers {
                 self.load_queue(state);
             }
             reg::QUEUE_NOTIFY => {
-                if state.kind == Kind::Blk && state.needs_reset() {
+                if state.device_type == DeviceType::Blk && state.needs_reset() {
                     return Ok(());
                 }
                 self.notify = eax as u16;
@@ -133,7 +133,7 @@ impl Registers {
             }
             reg::DEVICE_STATUS => {
                 state.status = eax as u8;
-                if state.status == 0 && state.kind != Kind::Rng {
+                if state.status == 0 && state.device_type != DeviceType::Rng {
                     self.reset(state)?;
                     model.reset();
                 }
@@ -157,7 +157,7 @@ impl Registers {
         for queue in &mut state.queues {
             queue.last_avail = 0;
         }
-        if isr_read_lowers_line(state.kind) {
+        if isr_read_lowers_line(state.device_type) {
             state.irq.deassert();
         }
         Ok(())
@@ -181,12 +181,12 @@ impl Registers {
             return Ok(());
         };
         queue.gpa = u64::from(self.pfn) * LEGACY_PAGE;
-        queue.map(&state.ram, state.kind, self.select)
+        queue.map(&state.ram, state.device_type, self.select)
     }
 }
 
 /// Whether reading the ISR lowers the line. vioscsi of 7.7 clears its ISR register on a read but
 /// lowers its line neither then nor at a reset (`vioscsi_io`).
-const fn isr_read_lowers_line(kind: Kind) -> bool {
-    !matches!(kind, Kind::Scsi)
+const fn isr_read_lowers_line(device_type: DeviceType) -> bool {
+    !matches!(device_type, DeviceType::Scsi)
 }

@@ -4,8 +4,8 @@ use vmd_release::Generation;
 
 use super::{
     device::{DeviceState, VirtioDevice},
+    device_type::DeviceType,
     fault::Fault,
-    kind::Kind,
     queue::Queue,
 };
 use crate::bus::PortAccess;
@@ -48,10 +48,10 @@ impl Registers {
     }
 
     /// The transport's capabilities in configuration space; empty for virtio 0.9.
-    pub(super) fn capabilities(&self, kind: Kind) -> Vec<Vec<u8>> {
+    pub(super) fn capabilities(&self, device_type: DeviceType) -> Vec<Vec<u8>> {
         match self {
             Self::Legacy(_) => Vec::new(),
-            Self::Modern(_) => modern::capabilities(kind),
+            Self::Modern(_) => modern::capabilities(device_type),
         }
     }
 

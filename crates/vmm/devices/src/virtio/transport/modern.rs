@@ -18,8 +18,8 @@ use vmd_release::Generation;
 
 use crate::virtio::{
     device::{DeviceState, VirtioDevice},
+    device_type::DeviceType,
     fault::Fault,
-    kind::Kind,
     queue::Queue,
 };
 use crate::{
@@ -68,7 +68,7 @@ mod reg {
 /// The capability list of a device as `virtio_pci_add_cap` in virtio.c builds it: common, device
 /// (if it has a configuration), ISR, notify, each in 24 bytes of which 16 are announced
 /// (`golden/pci/k73.config.hex.txt`).
-pub(super) fn capabilities(kind: Kind) -> Vec<Vec<u8>> {
+pub(super) fn capabilities(device_type: DeviceType) -> Vec<Vec<u8>> {
     // Capability types (virtio 1.2, 4.1.4).
     const COMMON_CFG: u8 = 1;
     const NOTIFY_CFG: u8 = 2;
@@ -77,7 +77,7 @@ pub(super) fn capabilities(kind: Kind) -> Vec<Vec<u8>> {
     const VENDOR_SPECIFIC: u8 = 0x09;
     const ANNOUNCED: u8 = 16;
 
-    let device = kind.config_length().map(|length| (DEVICE_CFG, area::DEVICE, length));
+    let device = device_type.config_length().map(|length| (DEVICE_CFG, area::DEVICE, length));
     [
         Some((COMMON_CFG, area::COMMON, 0x38)),
         device,
@@ -266,14 +266,14 @@ impl Registers {
         if !unmaps {
             self.load_queue(state);
         }
-        let size = state.kind.queue_size();
+        let size = state.device_type.queue_size();
         for queue in &mut state.queues {
             *queue = Queue { mapped: queue.mapped.filter(|_| !unmaps), ..Queue::modern(size) };
         }
         if unmaps {
             self.load_queue(state);
         }
-        if state.kind == Kind::Net {
+        if state.device_type == DeviceType::Net {
             state.irq.deassert();
         }
     }
@@ -340,7 +340,7 @@ impl Registers {
             queue.last_avail = 0;
             return Ok(());
         }
-        queue.map(&state.ram, state.kind, index)
+        queue.map(&state.ram, state.device_type, index)
     }
 }
 
@@ -360,7 +360,7 @@ fn is_modern(state: &DeviceState) -> bool {
 /// all ones from a NIC of 7.8 (`golden/pci/k612.v1cfg.net.txt`), which makes Linux see unsupported
 /// features in words 2 and 3. 7.9 answers zero.
 fn unknown_register(state: &DeviceState) -> u32 {
-    if state.kind == Kind::Net && state.generation == Generation::V7_8 { u32::MAX } else { 0 }
+    if state.device_type == DeviceType::Net && state.generation == Generation::V7_8 { u32::MAX } else { 0 }
 }
 
 fn features(state: &DeviceState, features: u64, select: u32) -> u32 {

@@ -14,7 +14,7 @@ const VENDOR_OPENBSD: u16 = 0x0b5d;
 
 /// A virtio device type of vmd (`virtio_init` in virtio.c). vmmci is not one: it has no queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum DeviceType {
     /// Entropy (`viornd`).
     Rng,
     /// A network interface (`vionet`).
@@ -25,7 +25,7 @@ pub enum Kind {
     Scsi,
 }
 
-impl Kind {
+impl DeviceType {
     /// The virtio device ID, which vmd also uses as the PCI subsystem ID.
     pub const fn virtio_id(self) -> u16 {
         (match self {
@@ -111,7 +111,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for DeviceType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Rng => "viornd",

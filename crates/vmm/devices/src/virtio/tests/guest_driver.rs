@@ -10,11 +10,11 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
 
-use super::{FaultSlot, GuestRam, VirtioDevice, VirtioPci, VirtioResources};
 use crate::{
     bus::{PortAccess, Width},
     irqchip::{InterruptController, line::IrqLine},
     pci::PciFunction,
+    virtio::{FaultSlot, GuestRam, VirtioDevice, VirtioPci, VirtioResources},
 };
 
 /// RAM of the test guests, in bytes.
@@ -27,11 +27,11 @@ pub(super) const BUFFERS: u64 = 0x20_0000;
 /// What EAX has before an IN, so that an answer can be told from none.
 pub(super) const UNTOUCHED: u32 = 0xa5a5_a5a5;
 
-/// Lines as bits.
+/// Levels of the interrupt lines, as a bit map.
 #[derive(Default)]
-pub(super) struct Lines(AtomicU32);
+pub(super) struct LineLevels(AtomicU32);
 
-impl InterruptController for Lines {
+impl InterruptController for LineLevels {
     fn assert_irq(&self, irq: u8) {
         self.0.fetch_or(1 << irq, Ordering::SeqCst);
     }
@@ -42,11 +42,11 @@ impl InterruptController for Lines {
 }
 
 /// A device with a driver.
-pub(super) struct Guest<M> {
+pub(super) struct GuestDriver<M> {
     pub(super) device: VirtioPci<M>,
     pub(super) ram: GuestRam,
     pub(super) faults: FaultSlot,
-    lines: Arc<Lines>,
+    lines: Arc<LineLevels>,
     legacy: bool,
     next_avail: Vec<u16>,
     next_used: Vec<u16>,
@@ -60,20 +60,20 @@ pub(super) enum Buffer<'a> {
     In(u32),
 }
 
-impl<M: VirtioDevice> Guest<M> {
+impl<M: VirtioDevice> GuestDriver<M> {
     pub(super) fn new(generation: Generation, model: M) -> Self {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
-        let lines = Arc::new(Lines::default());
+        let lines = Arc::new(LineLevels::default());
         let faults = FaultSlot::default();
-        let attachment = VirtioResources {
+        let resources = VirtioResources {
             generation,
             ram: ram.clone(),
             irq: IrqLine::new(lines.clone(), 5),
             faults: faults.clone(),
         };
-        let queues = usize::from(M::KIND.queues());
+        let queues = usize::from(M::DEVICE_TYPE.queues());
         Self {
-            device: VirtioPci::new(model, attachment),
+            device: VirtioPci::new(model, resources),
             ram,
             faults,
             lines,
@@ -142,7 +142,7 @@ impl<M: VirtioDevice> Guest<M> {
             self.set_status(11);
             assert_eq!(self.status(), 11);
         }
-        for queue in 0..M::KIND.queues() {
+        for queue in 0..M::DEVICE_TYPE.queues() {
             self.set_up_queue(queue);
             self.next_avail[usize::from(queue)] = 0;
             self.next_used[usize::from(queue)] = 0;
@@ -152,7 +152,7 @@ impl<M: VirtioDevice> Guest<M> {
     }
 
     fn set_up_queue(&mut self, queue: u16) {
-        let size = u32::from(M::KIND.queue_size());
+        let size = u32::from(M::DEVICE_TYPE.queue_size());
         let (table, avail, used) = Self::addresses(queue);
         self.ram.write_slice(&vec![0; 0x1_0000], GuestAddress(table)).unwrap();
         if self.legacy {
@@ -172,7 +172,7 @@ impl<M: VirtioDevice> Guest<M> {
 
     /// Descriptor table, available ring, used ring.
     pub(super) fn addresses(queue: u16) -> (u64, u64, u64) {
-        let size = u64::from(M::KIND.queue_size());
+        let size = u64::from(M::DEVICE_TYPE.queue_size());
         let table = QUEUES + 0x1_0000 * u64::from(queue);
         let avail = table + 16 * size;
         let used = (avail + 4 + 2 * size).next_multiple_of(4096);
@@ -188,7 +188,7 @@ impl<M: VirtioDevice> Guest<M> {
     pub(super) fn push(&mut self, queue: u16, head: u16) {
         let (_, avail, _) = Self::addresses(queue);
         let index = self.next_avail[usize::from(queue)];
-        let slot = index % M::KIND.queue_size();
+        let slot = index % M::DEVICE_TYPE.queue_size();
         self.ram.write_obj(head, GuestAddress(avail + 4 + 2 * u64::from(slot))).unwrap();
         self.next_avail[usize::from(queue)] = index.wrapping_add(1);
         self.ram.write_obj(index.wrapping_add(1), GuestAddress(avail + 2)).unwrap();
@@ -220,7 +220,7 @@ impl<M: VirtioDevice> Guest<M> {
         self.push(queue, head);
     }
 
-    /// Where [`Guest::chain`] puts the buffer of descriptor `index`.
+    /// Where [`GuestDriver::chain`] puts the buffer of descriptor `index`.
     pub(super) fn buffer(queue: u16, index: u16) -> u64 {
         BUFFERS + 0x8_0000 * u64::from(queue) + 4096 * u64::from(index)
     }
@@ -239,7 +239,7 @@ impl<M: VirtioDevice> Guest<M> {
         if *next == index {
             return None;
         }
-        let slot = u64::from(*next % M::KIND.queue_size());
+        let slot = u64::from(*next % M::DEVICE_TYPE.queue_size());
         *next = next.wrapping_add(1);
         let [id, length] =
             [0, 4].map(|at| self.ram.read_obj(GuestAddress(used + 4 + 8 * slot + at)).unwrap());
