@@ -1,5 +1,6 @@
-//! LAPICs, IOAPIC and 8259s of 8.0: whatever is pending can be delivered, whoever is pending was woken, nobody is woken,
-//! started or stopped who is not there, and timers never ask to be looked at before now.
+//! LAPICs, IOAPIC and 8259s of 8.0: every pending interrupt can be delivered, every vCPU with one
+//! was woken, only existing vCPUs are woken, started or stopped, and no timer's deadline lies in
+//! the past.
 #![no_main]
 
 use std::sync::{
@@ -21,7 +22,7 @@ use devices::{
 use libfuzzer_sys::fuzz_target;
 use vmmlinux_fuzz::clock;
 
-/// One thing that happens.
+/// One random event.
 #[derive(Arbitrary, Debug)]
 enum Event {
     ReadLapic { offset: u16, size: u8 },
@@ -41,7 +42,7 @@ enum Event {
 
 const VCPUS: u8 = 2;
 
-/// What the machine does with what comes back.
+/// Checks the returned startup IPIs.
 fn told(orders: StartupIpis) {
     assert!(orders.iter().all(|(vcpu, _)| *vcpu < VCPUS));
 }
@@ -63,7 +64,7 @@ fuzz_target!(|events: Vec<Event>| {
         let other = 1 - vcpu;
         let pending = apic.pending(other);
         woken.store(0, Ordering::Relaxed);
-        // What a device refuses and what faults is as good as what it takes.
+        // Refused and faulting accesses are valid outcomes.
         match event {
             Event::ReadLapic { offset, size: s } => {
                 let address = lapic::BASE + u64::from(offset & 0xfff);
@@ -104,7 +105,7 @@ fuzz_target!(|events: Vec<Event>| {
             Event::Wait { micros } => clock.advance(u64::from(micros) * 1000),
         }
         apic.expire();
-        // What one does must not leave another asleep that has something to take.
+        // A step of one vCPU must wake every vCPU that has a pending interrupt.
         let was_woken = woken.load(Ordering::Relaxed) >> other & 1 != 0;
         assert!(!apic.pending(other) || pending || was_woken);
         assert!(apic.deadline().is_none_or(|at| at > clock.monotonic()));

@@ -1,4 +1,4 @@
-//! fw_cfg with its DMA, over guest memory that the guest fills with descriptors.
+//! fw_cfg with DMA over guest memory with random descriptors.
 #![no_main]
 
 use std::sync::Arc;

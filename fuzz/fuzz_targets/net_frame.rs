@@ -1,4 +1,4 @@
-//! Frames from a guest to vmd's DHCP server and to the gateway, and what they answer.
+//! Frames from a guest to vmd's DHCP server and to the gateway, and their answers.
 
 #![no_main]
 
@@ -32,7 +32,7 @@ fuzz_target!(|input: (bool, Vec<(u8, Vec<u8>)>)| {
     for (shape, bytes) in frames.into_iter().take(16) {
         let header = if legacy { 10 } else { 12 };
         let frame = shaped(shape, &bytes);
-        // Now and then a checksum to be completed.
+        // Sometimes with a checksum to be completed.
         let mut virtio = vec![shape >> 7, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0];
         virtio.truncate(header);
         machine.poke(BUFFERS + 60 * 4096, &virtio);
@@ -44,7 +44,7 @@ fuzz_target!(|input: (bool, Vec<(u8, Vec<u8>)>)| {
     }
 });
 
-/// Puts the input behind headers that get it past the first checks.
+/// Prepends headers that pass the first checks.
 fn shaped(shape: u8, bytes: &[u8]) -> Vec<u8> {
     let bytes = &bytes[..bytes.len().min(1400)];
     let mut frame = [&HOST.0[..], &MAC.0].concat();

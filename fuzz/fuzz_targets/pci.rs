@@ -1,4 +1,5 @@
-//! The PCI bus: whatever the guest writes to configuration space, functions see offsets in their BARs only.
+//! The PCI bus: for every write to configuration space, functions see only offsets within their
+//! BARs.
 #![no_main]
 
 use std::sync::Arc;
@@ -51,7 +52,7 @@ fuzz_target!(|input: (bool, u8, Vec<Step>)| {
             bus.access(&mut access);
         }
         match step {
-            // Mostly addresses that exist.
+            // Mostly addresses of existing functions.
             Step::Other { argument, .. } => {
                 let address = 0x8000_0000 | argument & 0x7fff;
                 bus.access(&mut PortAccess::output(CONFIG_ADDRESS, Width::Dword, address));

@@ -1,4 +1,4 @@
-//! The pair of 8259s: whatever is pending can be delivered, and nothing else.
+//! The pair of 8259s: exactly the pending interrupts can be delivered.
 #![no_main]
 
 use devices::{bus::PortDevice, irqchip::i8259::Pic};

@@ -11,7 +11,14 @@ use vmmlinux_fuzz::{Step, clock, line, play};
 fuzz_target!(|script: Vec<Step>| {
     let clock = clock();
     let memory = MemoryMap::new(Generation::V7_8, 8 << 30).unwrap().cmos();
-    let mut rtc = Rtc::new(Arc::clone(&clock) as _, HostTicks::default(), line(8), memory, Box::new(|| {}));
+    let mut rtc = Rtc::new(
+        Generation::V7_8,
+        Arc::clone(&clock) as _,
+        HostTicks::default(),
+        line(8),
+        memory,
+        Box::new(|| {}),
+    );
     play(&mut rtc, &clock, &[0x70, 0x71], &script, |rtc, what, _| match what % 2 {
         0 => rtc.pause(),
         _ => rtc.unpause(),

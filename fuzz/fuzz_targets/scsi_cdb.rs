@@ -1,4 +1,4 @@
-//! Commands to the CD-ROM, into a chain that is mostly as it should be.
+//! Commands to the CD-ROM in a mostly valid chain.
 
 #![no_main]
 

@@ -8,6 +8,7 @@ use devices::{
     legacy::ns8250::{INPUT_CAPACITY, Input, Uart},
 };
 use libfuzzer_sys::fuzz_target;
+use vmd_release::Generation;
 use vmmlinux_fuzz::{Step, clock, line, play};
 
 const PORTS: [u16; 8] = [0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc, 0x3fd, 0x3fe, 0x3ff];
@@ -15,7 +16,8 @@ const PORTS: [u16; 8] = [0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc, 0x3fd, 0x3fe, 0x3ff]
 fuzz_target!(|script: Vec<Step>| {
     let clock = clock();
     let output = Box::new(std::io::sink());
-    let mut uart = Uart::new(Arc::clone(&clock) as _, HostTicks::default(), line(4), output);
+    let mut uart =
+        Uart::new(Generation::V7_8, Arc::clone(&clock) as _, HostTicks::default(), line(4), output);
     play(&mut uart, &clock, &PORTS, &script, |uart, what, argument| {
         let room = uart.input_room();
         assert!(room <= INPUT_CAPACITY);

@@ -1,4 +1,4 @@
-//! Everything a guest can do to vmd's devices on virtio 0.9.
+//! Arbitrary guest accesses to the devices on virtio 0.9.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Everything a guest can do to vmd's devices on virtio 1.x.
+//! Arbitrary guest accesses to the devices on virtio 1.x.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! vmmci: guest and host do what they like.
+//! vmmci under arbitrary actions of guest and host.
 #![no_main]
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: a guest that reads and writes ports at will while time passes.
+//! Shared parts of the fuzz targets: random port accesses while time passes.
 
 pub mod virtio;
 
@@ -11,24 +11,24 @@ use devices::{
     irqchip::{InterruptController, line::IrqLine},
 };
 
-/// One thing that happens to a device.
+/// One random event for a device.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Step {
     /// The guest reads a port.
     In { port: u8, width: AnyWidth, eax: u32 },
     /// The guest writes a port.
     Out { port: u8, width: AnyWidth, eax: u32 },
-    /// The guest writes a small number, which random 32 bits seldom are.
+    /// The guest writes a small number, which is rare among random 32 bits.
     OutByte { port: u8, value: u8 },
-    /// Microseconds pass, and what is due happens.
+    /// Time passes, in microseconds, and due timers expire.
     Wait { micros: u32 },
     /// The host's clock is set.
     SetClock { seconds: u32 },
-    /// What the target makes of it.
+    /// A number that each target interprets itself.
     Other { what: u8, argument: u32 },
 }
 
-/// How wide an access is.
+/// The width of an access.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum AnyWidth {
     Byte,
@@ -47,7 +47,7 @@ impl From<AnyWidth> for Width {
 }
 
 impl Step {
-    /// The access to one of `ports` that it is, if it is one.
+    /// The access to one of `ports`, if this step is an access.
     pub fn access(self, ports: &[u16]) -> Option<PortAccess> {
         let pick = |port: u8| ports[usize::from(port) % ports.len()];
         match self {
@@ -59,7 +59,7 @@ impl Step {
     }
 }
 
-/// Interrupt lines that nobody looks at.
+/// Interrupt lines that are ignored.
 #[derive(Debug)]
 pub struct NoLines;
 
@@ -83,8 +83,8 @@ pub fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::new(1_000_000_000, 1_795_348_415_505_915_777))
 }
 
-/// Plays a script to a device with timers. After each step nothing may be due that was not done, or the machine's
-/// event loop would spin.
+/// Runs a script on a device with timers. After each step no deadline may be due, because the event
+/// loop would spin.
 pub fn play<D: PortDevice + Timed>(
     device: &mut D,
     clock: &ManualClock,

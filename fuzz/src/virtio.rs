@@ -1,4 +1,4 @@
-//! A guest that does what it likes with a virtio device.
+//! An arbitrary guest driver for a virtio device.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +15,7 @@ use crate::{AnyWidth, line};
 
 /// RAM of the guest, in bytes.
 const RAM: u32 = 1 << 20;
-/// Where buffers start; the queues are below, 64 KiB each.
+/// Address of the buffers; the queues are below, 64 KiB each.
 pub const BUFFERS: u64 = 0x4_0000;
 /// Bytes in the disk.
 const DISK: usize = 64 * 1024;
@@ -61,7 +61,7 @@ impl Disk for MemoryDisk {
 pub enum Address {
     /// One of the first pages for buffers.
     Buffer(u8),
-    /// So many bytes before the end of RAM.
+    /// This number of bytes before the end of RAM.
     End(u8),
     /// Anywhere.
     Any(u64),
@@ -82,13 +82,14 @@ impl Address {
 pub struct Entry {
     address: Address,
     length: u16,
-    /// The length is this instead, if it divides by 16: rarely, since large transfers take long.
+    /// The length is this value instead if it is a multiple of 16: rarely, because large transfers
+    /// are slow.
     huge: u32,
     flags: u8,
     next: u8,
 }
 
-/// One thing that the guest does.
+/// One action of the guest.
 #[derive(Arbitrary, Clone, Debug)]
 pub enum Step {
     /// It reads a register.
@@ -97,13 +98,13 @@ pub enum Step {
     Out { offset: u16, width: AnyWidth, eax: u32 },
     /// It writes a small number into one of the first registers.
     OutSmall { offset: u8, width: AnyWidth, value: u8 },
-    /// It brings the device up as a driver should.
+    /// It initialises the device as a driver does.
     Start,
     /// It writes a descriptor.
     Descriptor { queue: u8, index: u8, entry: Entry },
     /// It writes an entry of the available ring.
     Available { queue: u8, slot: u8, head: u16 },
-    /// It moves the available ring's index by that much.
+    /// It advances the available ring's index by this number.
     Advance { queue: u8, by: u8 },
     /// It sets the available ring's index.
     Jump { queue: u8, index: u16 },
@@ -111,9 +112,9 @@ pub enum Step {
     Poke { address: Address, bytes: [u8; 16] },
     /// It notifies a queue.
     Notify { queue: u8 },
-    /// Power goes off and on.
+    /// A power cycle.
     PowerCycle,
-    /// What the target makes of it.
+    /// A number that each target interprets itself.
     Other,
 }
 
@@ -127,7 +128,7 @@ pub struct Machine<M> {
 }
 
 impl<M: VirtioDevice> Machine<M> {
-    /// A machine that was just switched on.
+    /// A VM at power-on.
     pub fn new(generation: Generation, model: M) -> Self {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
         let faults = FaultSlot::default();
@@ -154,7 +155,7 @@ impl<M: VirtioDevice> Machine<M> {
         (table, table + 16 * u64::from(M::KIND.queue_size()))
     }
 
-    /// Brings the device up.
+    /// Initialises the device.
     pub fn start(&mut self) {
         let status = if self.legacy { 0x12 } else { 0x14 };
         self.output(status, Width::Byte, 0);
@@ -182,7 +183,7 @@ impl<M: VirtioDevice> Machine<M> {
         self.output(status, Width::Byte, 0x0f);
     }
 
-    /// Writes to RAM, as far as it goes.
+    /// Writes to RAM, up to its end.
     pub fn poke(&self, address: u64, bytes: &[u8]) {
         let _ = self.ram.write_slice(bytes, GuestAddress(address));
     }
@@ -198,7 +199,7 @@ impl<M: VirtioDevice> Machine<M> {
         self.poke(table + 16 * u64::from(index), &bytes);
     }
 
-    /// Writes a whole descriptor with a buffer of its own, as a driver that means well.
+    /// Writes a valid descriptor with its own buffer.
     pub fn buffer(&self, queue: u8, index: u8, length: u32, flags: u8) {
         let (table, _) = Self::queue(queue);
         let mut bytes = (BUFFERS + u64::from(index) * 4096).to_le_bytes().to_vec();
@@ -223,7 +224,7 @@ impl<M: VirtioDevice> Machine<M> {
         self.output(if self.legacy { 0x10 } else { 0x100 }, Width::Word, queue.into());
     }
 
-    /// Does one thing. False once the VM has ended.
+    /// Executes one step. Returns false once the VM has ended.
     pub fn step(&mut self, step: &Step) -> bool {
         match *step {
             Step::In { offset, width, eax } => drop(self.input(offset & 0xfff, width.into(), eax)),

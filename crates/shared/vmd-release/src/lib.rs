@@ -1,8 +1,12 @@
-//! Facts about OpenBSD's vmd(8) that several rooms share: its generations.
+//! Generations of OpenBSD's vmd(8), and what each of them shows to a guest.
+
+mod capabilities;
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+
+pub use capabilities::{Capabilities, KvmLeaf};
 
 /// A generation of vmd(8) and vmm(4), named after the OpenBSD release that brought it.
 ///
@@ -36,14 +40,6 @@ impl Generation {
             Self::V8_0 => "8.0",
         }
     }
-
-    /// The most virtual CPUs that a VM can have: `VMM_MAX_VCPUS_PER_VM` in vmm.h from 8.0 on, before that one.
-    pub const fn most_vcpus(self) -> u8 {
-        match self {
-            Self::V7_7 | Self::V7_8 | Self::V7_9 => 1,
-            Self::V8_0 => 64,
-        }
-    }
 }
 
 impl fmt::Display for Generation {
@@ -52,9 +48,9 @@ impl fmt::Display for Generation {
     }
 }
 
-/// A host generation that is none of [`Generation::ALL`].
+/// The name of a release outside [`Generation::ALL`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a generation of vmd; there are 7.7 (and all before it), 7.8, 7.9 and 8.0")]
+#[error("unknown vmd release `{0}`: the known ones are 7.7 (and earlier), 7.8, 7.9 and 8.0")]
 pub struct UnknownGeneration(String);
 
 impl FromStr for Generation {
@@ -65,23 +61,23 @@ impl FromStr for Generation {
     }
 }
 
-/// What a host's TSC does while the host sleeps, and with it that of its guests: vmm gives them no offset, and OpenBSD
-/// does not set the TSC when it wakes up (vmm_machdep.c, tsc.c of 7.8).
+/// Behaviour of the host's TSC, and so of its guests' TSCs, while the host sleeps: vmm gives them no
+/// offset, and OpenBSD does not set the TSC when it wakes up (vmm_machdep.c, tsc.c of 7.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SleepingTsc {
-    /// It goes on from where it was: the firmware has put it back.
+    /// It continues from its value before the suspend: the firmware restores it.
     #[default]
     Stands,
-    /// It has counted on: suspend to idle (S0ix), and S3 on a few processors.
+    /// It counts on: suspend to idle (S0ix), and S3 on a few processors.
     Runs,
-    /// It begins anew: S3 on most computers, and hibernation.
+    /// It restarts from zero: S3 on most computers, and hibernation.
     Resets,
 }
 
-/// A word that is none of `stands`, `runs` and `resets`.
+/// A word other than `stands`, `runs` and `resets`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not what a TSC does while its host sleeps: it `stands`, `runs` or `resets`")]
+#[error("unknown TSC behaviour `{0}` while the host sleeps: the known ones are `stands`, `runs` and `resets`")]
 pub struct UnknownSleepingTsc(String);
 
 impl FromStr for SleepingTsc {

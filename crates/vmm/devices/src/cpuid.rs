@@ -7,7 +7,7 @@
 
 use std::num::NonZeroU64;
 
-use vmd_release::Generation;
+use vmd_release::{Generation, KvmLeaf};
 
 /// The result of CPUID: four registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -275,16 +275,16 @@ impl<'a> GuestCpuid<'a> {
 
     /// Whether the guest also sees KVM's leaves.
     fn has_kvm_leaf(&self) -> bool {
-        match self.profile.generation {
-            Generation::V7_7 => false,
-            Generation::V7_8 => true,
-            Generation::V7_9 | Generation::V8_0 => self.profile.tsc_hz.is_some(),
+        match self.profile.generation.capabilities().kvm_leaf {
+            KvmLeaf::Absent => false,
+            KvmLeaf::Present => true,
+            KvmLeaf::WithTscFrequency => self.profile.tsc_hz.is_some(),
         }
     }
 
     /// Whether vmm has LAPICs; it then defines the topology of processors, cores and caches itself.
     const fn has_topology(&self) -> bool {
-        matches!(self.profile.generation, Generation::V8_0)
+        self.profile.generation.capabilities().apic
     }
 
     /// Number of cores of the guest: one per vCPU.
@@ -331,7 +331,8 @@ impl<'a> GuestCpuid<'a> {
         // x87 and SSE are always managed.
         let managed = (u64::from(all.eax) | u64::from(all.edx) << 32) & XSAVE_MANAGED | 0b11;
         // vmm saves PKRU for its guests from 7.8 on.
-        let pkru = self.profile.generation > Generation::V7_7 && (self.host)(7, 0).ecx & ECX7_PKU != 0;
+        let pkru =
+            self.profile.generation.capabilities().protection_keys && (self.host)(7, 0).ecx & ECX7_PKU != 0;
         match subleaf {
             0 => {
                 let mut leaf = Leaf {

@@ -1,9 +1,10 @@
 //! The device models of OpenBSD's vmd(8), quirks included.
 //!
-//! Every model is a plain struct: it gets its time from a [`clock::Clock`], raises interrupts through an
-//! [`irqchip::line::IrqLine`] and answers port accesses through [`bus::PortDevice`]. This crate knows nothing about
-//! KVM, threads or sleeping; crate `vmm` wires the models together and runs them. Each quirk of vmd is a named, tested
-//! behaviour with its source in the doc comment.
+//! Every model is a plain struct: it gets its time from a [`clock::Clock`], raises interrupts
+//! through an [`irqchip::line::IrqLine`] and answers port accesses through [`bus::PortDevice`].
+//! This crate knows nothing about KVM, threads or sleeping; crate `vmm` wires the models together
+//! and runs them. Each quirk of vmd is a named, tested behaviour with its source in the doc
+//! comment.
 //!
 //! | module | contents |
 //! |---|---|

@@ -19,10 +19,7 @@ const FOUR_GIB: u64 = 4 << 30;
 /// Size in bytes of the firmware area below 4 GiB: 4 MiB, 2 MiB up to 7.7. From 7.8 on this is also
 /// the largest image that vmd loads; up to 7.7 that was 1 MiB.
 pub const fn firmware_room(generation: Generation) -> u64 {
-    match generation {
-        Generation::V7_7 => 2 * MIB,
-        Generation::V7_8 | Generation::V7_9 | Generation::V8_0 => 4 * MIB,
-    }
+    generation.capabilities().firmware_room
 }
 
 /// Type of a range.
@@ -89,7 +86,7 @@ impl MemoryMap {
         add(LOW_MEMORY_END, MIB, Kind::Reserved);
         let rest = size - MIB;
         // From 8.0 on the ACPI tables have their own memory between RAM and the hole.
-        let has_acpi = generation >= Generation::V8_0;
+        let has_acpi = generation.capabilities().acpi;
         if rest <= firmware_size {
             // A VM of this size loses its memory above 1 MiB, and up to 7.9 its firmware starts one
             // byte early.

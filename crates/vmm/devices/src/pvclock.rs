@@ -91,9 +91,10 @@ impl TimeInfo {
         Self {
             version: entry << 1,
             tsc_timestamp: now.tsc,
-            system_time: match generation {
-                Generation::V7_7 => now.realtime,
-                Generation::V7_8 | Generation::V7_9 | Generation::V8_0 => now.monotonic,
+            system_time: if generation.capabilities().pvclock_monotonic {
+                now.monotonic
+            } else {
+                now.realtime
             },
             tsc_to_system_mul: multiplier(tsc_hz),
         }

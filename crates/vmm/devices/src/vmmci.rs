@@ -1,4 +1,5 @@
-//! vmmci, the device through which vmd(8) controls a guest (`vmmci_*` in virtio.c; `vmm_dispatch_parent` in vmm.c).
+//! vmmci, the device through which vmd(8) controls a guest (`vmmci_*` in virtio.c;
+//! `vmm_dispatch_parent` in vmm.c).
 //!
 //! The protocol is in crate [`vmmci_protocol`]. A guest can also observe:
 //!
@@ -19,7 +20,7 @@ use std::{fmt, sync::Arc};
 
 pub use ::vmmci_protocol::Command;
 use ::vmmci_protocol::{Features, register};
-use vmd_release::Generation;
+use vmd_release::{Capabilities, Generation};
 
 use crate::{
     bus::{Direction, PortAccess},
@@ -98,7 +99,7 @@ pub enum StopError {
 
 /// The vmmci device.
 pub struct Vmmci {
-    generation: Generation,
+    capabilities: &'static Capabilities,
     status: u8,
     isr: u8,
     guest_features: u32,
@@ -129,7 +130,7 @@ impl Vmmci {
         on_end: OnEnd,
     ) -> Self {
         Self {
-            generation,
+            capabilities: generation.capabilities(),
             status: 0,
             isr: 0,
             guest_features: 0,
@@ -351,7 +352,7 @@ impl Timed for Vmmci {
             && at <= self.clock.monotonic()
         {
             self.timer = None;
-            (self.on_end)(End { reason, host_crashes: self.generation == Generation::V7_8 });
+            (self.on_end)(End { reason, host_crashes: self.capabilities.vmmci_timeout_crashes });
         }
     }
 }

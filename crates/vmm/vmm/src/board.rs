@@ -138,10 +138,10 @@ impl Board {
                 lock(&vmmci).sync_rtc();
             }
         });
-        let rtc = Rtc::new(Arc::clone(&clock), ticks, line(8), map.cmos(), on_clock_jump);
+        let rtc = Rtc::new(generation, Arc::clone(&clock), ticks, line(8), map.cmos(), on_clock_jump);
         // Last, for it describes the PCI functions.
         let mut fw_cfg = FwCfg::new(ram, &map, &pci, boot);
-        let has_acpi = generation >= Generation::V8_0;
+        let has_acpi = generation.capabilities().acpi;
         if has_acpi {
             fw_cfg = fw_cfg.with_rsdp();
         }
@@ -149,9 +149,9 @@ impl Board {
             StockFirmware::inform(&mut fw_cfg, config.memory, config.cpus, has_acpi);
         }
         Ok(Self {
-            pit: Pit::new(Arc::clone(&clock), ticks, line(0)).for_generation(generation),
-            rtc: rtc.for_generation(generation),
-            uart: Uart::new(Arc::clone(&clock), ticks, line(ns8250::IRQ), console).for_generation(generation),
+            pit: Pit::new(generation, Arc::clone(&clock), ticks, line(0)),
+            rtc,
+            uart: Uart::new(generation, Arc::clone(&clock), ticks, line(ns8250::IRQ), console),
             fw_cfg,
             pm: has_acpi.then(|| Pm::new(clock, on_power_off)),
             pci,

@@ -19,7 +19,7 @@ pub struct Config {
     /// Which vmd it runs on.
     #[serde(default = "default_generation")]
     pub generation: Generation,
-    /// Virtual CPUs: 1, and on 8.0 up to [`Generation::most_vcpus`].
+    /// Virtual CPUs: 1, and on 8.0 up to [`vmd_release::Capabilities::max_vcpus`].
     #[serde(default = "default_cpus")]
     pub cpus: u8,
     /// Memory in bytes, whole MiB.
@@ -241,7 +241,7 @@ impl Config {
 
     /// Whether such a machine can be had from its vmd at all. [`crate::Machine::new`] asks, too.
     pub fn check(&self) -> Result<(), Error> {
-        let most = self.generation.most_vcpus();
+        let most = self.generation.capabilities().max_vcpus;
         if !(1..=most).contains(&self.cpus) {
             return Err(Error::Cpus { cpus: self.cpus, generation: self.generation, most });
         }

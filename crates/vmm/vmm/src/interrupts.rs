@@ -31,7 +31,7 @@ impl Interrupts {
         ticks: HostTicks,
         wake: impl Fn(u8) + Send + Sync + 'static,
     ) -> Self {
-        if generation < Generation::V8_0 {
+        if !generation.capabilities().apic {
             return Self::Pic(Arc::new(SharedPic::new(Box::new(move || wake(0)))));
         }
         Self::Apic(Arc::new(SharedApic::new(vcpus, clock, ticks, Box::new(wake))))

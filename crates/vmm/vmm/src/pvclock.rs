@@ -46,7 +46,7 @@ impl<'a> PvClock<'a> {
 
     /// The guest wrote the MSR that asks for the wall clock, which vmm has from 7.8 on. False: it faults.
     pub(crate) fn set_wall_clock(&self, value: u64) -> bool {
-        if self.generation == Generation::V7_7 {
+        if !self.generation.capabilities().pvclock_wall_clock {
             return true;
         }
         let Some(address) = wall_clock_address(value, |address, size| self.is_ram(address, size)) else {

@@ -192,7 +192,7 @@ mod tests {
         output(&mut pm, 0xb000, Width::Dword, u32::MAX);
         assert_eq!(input(&mut pm, 0xb000, Width::Dword), 0x4721_0000);
         assert_eq!(input(&mut pm, 0xb003, Width::Byte), 0xdead_be47);
-        assert_eq!(input(&mut pm, 0xb002, Width::Dword), 0xffff_4721, "0xb004 and 0xb005 are nobody's");
+        assert_eq!(input(&mut pm, 0xb002, Width::Dword), 0xffff_4721, "0xb004 and 0xb005 are unclaimed");
         output(&mut pm, 0xb008, Width::Word, 0x1fff);
         assert_eq!(input(&mut pm, 0xb008, Width::Dword), 0xffff_1c07);
     }

@@ -1,4 +1,5 @@
-//! The ports that reset a PC: the keyboard controller's command port and the PIIX reset control register.
+//! The ports that reset a PC: the keyboard controller's command port and the PIIX reset control
+//! register.
 //!
 //! Up to 7.9 vmd has neither and a guest resets by a triple fault. 8.0 checks for two writes before
 //! it dispatches an OUT (`vcpu_exit_reset` in x86_vm.c): a byte 0xfe to 0x64, and a byte with the

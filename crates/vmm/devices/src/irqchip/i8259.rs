@@ -1,5 +1,5 @@
-//! The two cascaded 8259 interrupt controllers and their ELCR, as vmd(8) has them (i8259.c, the same from 7.2 to
-//! 7.9).
+//! The two cascaded 8259 interrupt controllers and their ELCR, as vmd(8) has them (i8259.c, the
+//! same from 7.2 to 7.9).
 //!
 //! A guest can observe these differences from the chip:
 //!

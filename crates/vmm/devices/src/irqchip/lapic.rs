@@ -1,4 +1,5 @@
-//! The local APICs of vmd(8) since 8.0: one per vCPU, in xAPIC mode (memory-mapped) or x2APIC mode (MSRs).
+//! The local APICs of vmd(8) since 8.0: one per vCPU, in xAPIC mode (memory-mapped) or x2APIC mode
+//! (MSRs).
 //!
 //! Sources: lapic.c 1.7 (September 2026) and the MSR handlers of vmm_machdep.c of the same month. A
 //! guest can observe:
@@ -91,7 +92,8 @@ const ICR_LOGICAL: u32 = 1 << 11;
 const ICR_ASSERT: u32 = 1 << 14;
 const ICR_LEVEL: u32 = 1 << 15;
 const ICR_SHORTHAND: u32 = 3 << 18;
-/// Vector, delivery mode, destination mode, level, trigger mode and shorthand: all but the read-only status.
+/// Vector, delivery mode, destination mode, level, trigger mode and shorthand: all but the
+/// read-only status.
 const ICR_WRITABLE: u32 = 0xff | DELIVERY_MODE | ICR_LOGICAL | ICR_ASSERT | ICR_LEVEL | ICR_SHORTHAND;
 const DFR_FLAT: u32 = 0xffff_ffff;
 /// Vectors below this are exceptions; requests for them are dropped.
@@ -500,8 +502,8 @@ const fn register_of(msr: u32) -> u16 {
 pub enum StartupIpi {
     /// INIT: the vCPU stops and waits for a startup IPI. Its LAPIC has already been reset.
     Init,
-    /// StartupIpi IPI: the vCPU starts in real mode at `vector << 12`. Ignored unless the vCPU waits
-    /// for it.
+    /// StartupIpi IPI: the vCPU starts in real mode at `vector << 12`. Ignored unless the vCPU
+    /// waits for it.
     Sipi(u8),
 }
 

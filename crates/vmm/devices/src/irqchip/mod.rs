@@ -1,7 +1,8 @@
 //! Interrupt controllers and the lines and messages that lead to them.
 //!
-//! Up to 7.9 a VM has two 8259s ([`i8259`]). 8.0 adds an IOAPIC ([`ioapic`]), a local APIC per vCPU ([`lapic`]) and MSI
-//! ([`msi`]); [`apic`] joins all of these. A device raises its interrupt through a [`line::IrqLine`].
+//! Up to 7.9 a VM has two 8259s ([`i8259`]). 8.0 adds an IOAPIC ([`ioapic`]), a local APIC per vCPU
+//! ([`lapic`]) and MSI ([`msi`]); [`apic`] joins all of these. A device raises its interrupt
+//! through a [`line::IrqLine`].
 
 pub mod apic;
 pub mod i8259;

@@ -21,13 +21,13 @@
 //! - Every channel raises IRQ 0, channel 2 as well.
 //! - Gates are not implemented: writes to port 0x61 are ignored.
 //!
-//! From 8.0 on ([`Pit::for_generation`]) the first byte of a count replaces the input latch, the
+//! From 8.0 on the first byte of a count replaces the input latch, the
 //! control word resets the byte order for writing and the latch command for reading, and only
 //! channel 0 raises IRQ 0, as a pulse.
 
 use std::sync::Arc;
 
-use vmd_release::Generation;
+use vmd_release::{Capabilities, Generation};
 
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
@@ -125,13 +125,13 @@ impl Channel {
     }
 
     /// Accepts a byte of a count; returns whether it was the second one.
-    const fn write(&mut self, byte: u8, repaired: bool) -> bool {
+    const fn write(&mut self, byte: u8, corrected: bool) -> bool {
         let done = self.second_write;
         self.second_write = !done;
         if done {
             self.input_latch |= (byte as u16) << 8;
             self.start = if self.input_latch == 0 { 0xffff } else { self.input_latch };
-        } else if repaired {
+        } else if corrected {
             self.input_latch = byte as u16;
         } else {
             self.input_latch |= byte as u16;
@@ -154,8 +154,7 @@ impl Channel {
 
 /// The timer with its three channels.
 pub struct Pit {
-    /// The corrections of 8.0.
-    repaired: bool,
+    capabilities: &'static Capabilities,
     channels: [Channel; 3],
     clock: Arc<dyn Clock>,
     ticks: HostTicks,
@@ -164,17 +163,11 @@ pub struct Pit {
 
 impl Pit {
     /// A timer at power-on: nothing runs, all channels in mode 0. `line` is IRQ 0.
-    pub fn new(clock: Arc<dyn Clock>, ticks: HostTicks, line: IrqLine) -> Self {
+    pub fn new(generation: Generation, clock: Arc<dyn Clock>, ticks: HostTicks, line: IrqLine) -> Self {
         // vmd sets the start time of channel 0 only; the other two count from the host's boot until
         // they are programmed.
         let channels = [Channel::new(clock.monotonic()), Channel::new(0), Channel::new(0)];
-        Self { repaired: false, channels, clock, ticks, line }
-    }
-
-    /// This timer with the behaviour of `generation`. The default is 7.2 to 7.9.
-    #[must_use]
-    pub fn for_generation(self, generation: Generation) -> Self {
-        Self { repaired: generation >= Generation::V8_0, ..self }
+        Self { capabilities: generation.capabilities(), channels, clock, ticks, line }
     }
 
     /// Stops the timers while the VM is paused (`vmctl pause`).
@@ -208,9 +201,9 @@ impl Pit {
         };
         if value & 0x30 == 0 {
             channel.output_latch = channel.count(now);
-            channel.second_read &= !self.repaired;
+            channel.second_read &= !self.capabilities.pit_corrected;
         } else {
-            channel.second_write &= !self.repaired;
+            channel.second_write &= !self.capabilities.pit_corrected;
             // All access modes behave as "both bytes".
             channel.mode = value >> 1 & 7;
         }
@@ -257,7 +250,7 @@ impl PortDevice for Pit {
                 match direction {
                     Direction::In => access.answer(channel.read().into()),
                     Direction::Out => {
-                        if channel.write(value, self.repaired) {
+                        if channel.write(value, self.capabilities.pit_corrected) {
                             channel.written_at = Some(self.clock.monotonic());
                         }
                     }
@@ -280,7 +273,7 @@ impl Timed for Pit {
             if channel.deadline.is_none_or(|deadline| deadline > now) {
                 continue;
             }
-            if !self.repaired {
+            if !self.capabilities.pit_corrected {
                 self.line.assert();
             } else if n == 0 {
                 self.line.assert();
@@ -312,9 +305,13 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn pit() -> (Pit, Arc<ManualClock>, Arc<LineRecorder>) {
+        pit_of(Generation::V7_8)
+    }
+
+    fn pit_of(generation: Generation) -> (Pit, Arc<ManualClock>, Arc<LineRecorder>) {
         let clock = Arc::new(ManualClock::new(1_000 * MS, 0));
         let (line, lines) = LineRecorder::one(IRQ);
-        (Pit::new(Arc::clone(&clock) as _, HostTicks::default(), line), clock, lines)
+        (Pit::new(generation, Arc::clone(&clock) as _, HostTicks::default(), line), clock, lines)
     }
 
     fn program(pit: &mut Pit, channel: u8, mode: u8, count: u16) {
@@ -412,7 +409,8 @@ mod tests {
         assert_eq!(latched(&mut pit, 1), 0x6655);
     }
 
-    /// `tests/golden/pit_rtc/k73.pittest.txt`: 30 for channel 2 in mode 0, 38 for channel 0 in mode 4.
+    /// `tests/golden/pit_rtc/k73.pittest.txt`: 30 for channel 2 in mode 0, 38 for channel 0 in mode
+    /// 4.
     #[test]
     fn read_back_always_latches_status_and_count() {
         let (mut pit, _, _) = pit();
@@ -496,8 +494,9 @@ mod tests {
         }
     }
 
-    /// `tests/golden/clock/experiment-fixed-count.txt`: 1, 2 and 10 ms alike make 50 interrupts a second on a host that
-    /// ticks 100 times; `tests/golden/clock/k612.nokvmclock.txt`: HZ=250 gets 50.
+    /// `tests/golden/clock/experiment-fixed-count.txt`: 1, 2 and 10 ms alike make 50 interrupts a
+    /// second on a host that ticks 100 times; `tests/golden/clock/k612.nokvmclock.txt`: HZ=250 gets
+    /// 50.
     #[test]
     fn a_100_hz_host_makes_50_interrupts_a_second_of_anything_up_to_10_ms() {
         for count in [1193, 2386, 4773, 11932] {
@@ -507,7 +506,8 @@ mod tests {
         }
     }
 
-    /// `tests/golden/pit_rtc/experiment-channel1-and-rtc.txt`: 252 interrupts in 5 s from channel 1 in mode 2.
+    /// `tests/golden/pit_rtc/experiment-channel1-and-rtc.txt`: 252 interrupts in 5 s from channel 1
+    /// in mode 2.
     #[test]
     fn channel_1_raises_irq_0() {
         let (mut pit, clock, lines) = pit();
@@ -531,7 +531,7 @@ mod tests {
         let clock = Arc::new(ManualClock::new(0, 0));
         let (line, lines) = LineRecorder::one(IRQ);
         let ticks = HostTicks::new(NonZeroU32::new(1000).unwrap());
-        let mut pit = Pit::new(Arc::clone(&clock) as _, ticks, line);
+        let mut pit = Pit::new(Generation::V7_8, Arc::clone(&clock) as _, ticks, line);
         start(&mut pit, 0, 2, 11932);
         assert_eq!(run(&mut pit, &clock, &lines, 1_100 * MS), 100);
     }
@@ -590,8 +590,7 @@ mod tests {
 
     #[test]
     fn from_8_0_on_a_count_replaces_the_one_before_and_only_channel_0_pulses_the_line() {
-        let (pit, clock, lines) = pit();
-        let mut pit = pit.for_generation(Generation::V8_0);
+        let (mut pit, clock, lines) = pit_of(Generation::V8_0);
         outb(&mut pit, 0x43, 0x30);
         for count in [0x0f0f_u16, 0x1000] {
             for byte in count.to_le_bytes() {

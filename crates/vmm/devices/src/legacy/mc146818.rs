@@ -9,13 +9,13 @@
 //!   (`tests/golden/pit_rtc/experiment-channel1-and-rtc.txt`).
 //! - Register C shows PF only.
 //!
-//! From 8.0 on ([`Rtc::for_generation`]) the periodic interrupt follows changes of PIE and the
+//! From 8.0 on the periodic interrupt follows changes of PIE and the
 //! rate, sets PF and IRQF, is off at rate 0, and a read of register C lowers the line.
 
 use std::sync::Arc;
 
 use jiff::{Timestamp, tz::Offset};
-use vmd_release::Generation;
+use vmd_release::{Capabilities, Generation};
 
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
@@ -55,8 +55,7 @@ pub type OnClockJump = Box<dyn FnMut() + Send>;
 
 /// The real-time clock with its CMOS memory.
 pub struct Rtc {
-    /// The corrections of 8.0.
-    repaired: bool,
+    capabilities: &'static Capabilities,
     registers: [u8; SIZE],
     index: u8,
     /// The time in the registers, in seconds since 1970.
@@ -75,6 +74,7 @@ impl Rtc {
     /// A clock that shows the host's time, with the memory sizes of `memory` in its CMOS. `line` is
     /// IRQ 8.
     pub fn new(
+        generation: Generation,
         clock: Arc<dyn Clock>,
         ticks: HostTicks,
         line: IrqLine,
@@ -87,7 +87,7 @@ impl Rtc {
             registers[usize::from(index)] = value;
         }
         let mut rtc = Self {
-            repaired: false,
+            capabilities: generation.capabilities(),
             registers,
             index: 0,
             seconds: 0,
@@ -102,12 +102,6 @@ impl Rtc {
         rtc.update();
         rtc.schedule_update();
         rtc
-    }
-
-    /// This clock with the behaviour of `generation`. The default is 7.2 to 7.9.
-    #[must_use]
-    pub fn for_generation(self, generation: Generation) -> Self {
-        Self { repaired: generation >= Generation::V8_0, ..self }
     }
 
     /// Stops the timers while the VM is paused (`vmctl pause`).
@@ -154,7 +148,7 @@ impl Rtc {
     /// Starts the periodic interrupt at register A's rate if PIE is set (`rtc_reschedule_per`).
     fn schedule_periodic(&mut self) {
         let off = self.registers[usize::from(REG_B)] & REG_B_PIE == 0;
-        if self.repaired && (off || self.registers[usize::from(REG_A)] & RATE == 0) {
+        if self.capabilities.rtc_corrected && (off || self.registers[usize::from(REG_A)] & RATE == 0) {
             self.periodic_at = None;
         } else if !off {
             self.start_periodic();
@@ -180,13 +174,13 @@ impl Rtc {
             // itself.
             REG_A => {
                 let before = std::mem::replace(&mut self.registers[usize::from(REG_A)], value);
-                if self.repaired && (before ^ value) & RATE != 0 {
+                if self.capabilities.rtc_corrected && (before ^ value) & RATE != 0 {
                     self.schedule_periodic();
                 }
             }
             REG_B => {
                 let before = std::mem::replace(&mut self.registers[usize::from(REG_B)], value);
-                if !self.repaired || (before ^ value) & REG_B_PIE != 0 {
+                if !self.capabilities.rtc_corrected || (before ^ value) & REG_B_PIE != 0 {
                     self.schedule_periodic();
                 }
             }
@@ -200,7 +194,7 @@ impl Rtc {
         let value = *register;
         if self.index == REG_C {
             *register &= !(REG_C_PF | REG_C_IRQF);
-            if self.repaired {
+            if self.capabilities.rtc_corrected {
                 self.line.deassert();
             }
         }
@@ -243,7 +237,7 @@ impl Timed for Rtc {
             && at <= now
         {
             self.registers[usize::from(REG_C)] |=
-                if self.repaired { REG_C_PF | REG_C_IRQF } else { REG_C_PF };
+                if self.capabilities.rtc_corrected { REG_C_PF | REG_C_IRQF } else { REG_C_PF };
             self.line.assert();
             self.periodic_at = Some(self.ticks.fires_at(now, period));
         }
@@ -276,6 +270,10 @@ mod tests {
 
     impl Machine {
         fn new() -> Self {
+            Self::of(Generation::V7_8)
+        }
+
+        fn of(generation: Generation) -> Self {
             let clock = Arc::new(ManualClock::new(0, NOW * NANOS_PER_SEC));
             let (line, lines) = LineRecorder::one(IRQ);
             let jumps = Arc::new(AtomicUsize::new(0));
@@ -284,7 +282,14 @@ mod tests {
             let on_clock_jump = Box::new(move || {
                 count.fetch_add(1, Ordering::SeqCst);
             });
-            let rtc = Rtc::new(Arc::clone(&clock) as _, HostTicks::default(), line, memory, on_clock_jump);
+            let rtc = Rtc::new(
+                generation,
+                Arc::clone(&clock) as _,
+                HostTicks::default(),
+                line,
+                memory,
+                on_clock_jump,
+            );
             Self { rtc, clock, lines, jumps }
         }
 
@@ -312,8 +317,7 @@ mod tests {
 
     #[test]
     fn from_8_0_on_the_periodic_interrupt_follows_its_registers() {
-        let mut m = Machine::new();
-        m.rtc = m.rtc.for_generation(Generation::V8_0);
+        let mut m = Machine::of(Generation::V8_0);
         m.write(REG_A, 0x26);
         m.write(REG_B, 0x02);
         assert_eq!(m.run(1), 0);
@@ -385,7 +389,8 @@ mod tests {
         assert_eq!(m.read(0x40), 0x55);
     }
 
-    /// `tests/golden/pit_rtc/k73.rtctest.txt`: neither update-ended nor alarm interrupts come, and UIP is never seen.
+    /// `tests/golden/pit_rtc/k73.rtctest.txt`: neither update-ended nor alarm interrupts come, and
+    /// UIP is never seen.
     #[test]
     fn no_update_and_no_alarm_interrupts() {
         let mut m = Machine::new();
@@ -397,7 +402,8 @@ mod tests {
         assert_eq!((m.read(REG_A), m.read(REG_C)), (0, 0));
     }
 
-    /// `tests/golden/pit_rtc/experiment-channel1-and-rtc.txt`: 2 Hz, 19 in 10 s; after PIE is cleared still 2 a second.
+    /// `tests/golden/pit_rtc/experiment-channel1-and-rtc.txt`: 2 Hz, 19 in 10 s; after PIE is
+    /// cleared still 2 a second.
     #[test]
     fn the_periodic_interrupt_goes_on_after_pie_is_cleared() {
         let mut m = Machine::new();
@@ -447,7 +453,8 @@ mod tests {
         assert_eq!(m.jumps.load(Ordering::SeqCst), 2, "backwards");
     }
 
-    /// `tests/golden/vmmci/J.pause.txt`: after 8 s of pause the clock is behind until its next update, then SYNCRTC.
+    /// `tests/golden/vmmci/J.pause.txt`: after 8 s of pause the clock is behind until its next
+    /// update, then SYNCRTC.
     #[test]
     fn a_pause_leaves_the_clock_behind_for_a_second() {
         let mut m = Machine::new();

@@ -1,5 +1,5 @@
-//! The PC's devices at fixed I/O ports: timer, real-time clock, serial port, and QEMU's firmware configuration device,
-//! of which vmd implements the file interface.
+//! The PC's devices at fixed I/O ports: timer, real-time clock, serial port, and QEMU's firmware
+//! configuration device, of which vmd implements the file interface.
 
 pub mod fw_cfg;
 pub mod i8253;

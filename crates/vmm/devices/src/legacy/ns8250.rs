@@ -13,14 +13,14 @@
 //! - The lower half of the modem status register has the bits of the line status register.
 //! - IRQ 4 is raised and never lowered.
 //!
-//! From 8.0 on ([`Uart::for_generation`]) IIR is recomputed after every change: a received
+//! From 8.0 on IIR is recomputed after every change: a received
 //! character has priority over the transmitter, each only if IER enables it, and "nothing pending"
 //! is set at power-on. Enabling the transmit interrupt raises it. The line is lowered when a read
 //! of IIR or of the data register, or a write of IER, leaves nothing pending.
 
 use std::{collections::VecDeque, fmt, io, sync::Arc};
 
-use vmd_release::Generation;
+use vmd_release::{Capabilities, Generation};
 
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
@@ -73,8 +73,7 @@ pub enum Input {
 
 /// The serial port.
 pub struct Uart {
-    /// The interrupt rules of 8.0.
-    repaired: bool,
+    capabilities: &'static Capabilities,
     /// From 8.0 on: a transmit interrupt is pending.
     transmitted: bool,
     lcr: u8,
@@ -101,17 +100,19 @@ impl Uart {
     /// are lost, as with vmd's pseudo-terminal; [`io::Write::flush`] is called after each
     /// character. `line` is IRQ 4.
     pub fn new(
+        generation: Generation,
         clock: Arc<dyn Clock>,
         ticks: HostTicks,
         line: IrqLine,
         output: Box<dyn io::Write + Send>,
     ) -> Self {
+        let capabilities = generation.capabilities();
         Self {
-            repaired: false,
+            capabilities,
             transmitted: false,
             lcr: 0,
             ier: 0,
-            iir: 0,
+            iir: if capabilities.uart_corrected { IIR_NOTHING_PENDING } else { 0 },
             mcr: 0,
             lsr: 0,
             scr: 0,
@@ -126,13 +127,6 @@ impl Uart {
             ticks,
             line,
         }
-    }
-
-    /// This port with the interrupt rules of `generation`, at power-on. The default is 7.2 to 7.9.
-    #[must_use]
-    pub fn for_generation(self, generation: Generation) -> Self {
-        let repaired = generation >= Generation::V8_0;
-        Self { repaired, iir: if repaired { IIR_NOTHING_PENDING } else { 0 }, ..self }
     }
 
     /// Number of [`Input`]s that fit into the buffer.
@@ -198,13 +192,13 @@ impl Uart {
     }
 
     fn lower_if_nothing_pending(&self) {
-        if self.repaired && self.iir & IIR_NOTHING_PENDING != 0 {
+        if self.capabilities.uart_corrected && self.iir & IIR_NOTHING_PENDING != 0 {
             self.line.deassert();
         }
     }
 
     const fn set_pending(&mut self, what: u8) {
-        if self.repaired {
+        if self.capabilities.uart_corrected {
             if what == IIR_TRANSMIT {
                 self.transmitted = self.ier & IER_TRANSMIT != 0;
             }
@@ -215,7 +209,7 @@ impl Uart {
     }
 
     const fn clear_pending(&mut self, what: u8) {
-        if self.repaired {
+        if self.capabilities.uart_corrected {
             if what == IIR_TRANSMIT && self.iir == IIR_TRANSMIT {
                 self.transmitted = false;
             }
@@ -246,7 +240,7 @@ impl Uart {
         if self.ier & IER_TRANSMIT != 0 {
             if self.burst > 0 && self.sent.is_multiple_of(self.burst) {
                 self.stop_output();
-                if self.repaired {
+                if self.capabilities.uart_corrected {
                     self.transmitted = false;
                     self.work_out_iir();
                 }
@@ -276,7 +270,7 @@ impl Uart {
             IER if self.divisor_latched() => self.divisor[1] = value,
             IER => {
                 self.ier = value;
-                if self.repaired {
+                if self.capabilities.uart_corrected {
                     self.transmitted = value & IER_TRANSMIT != 0;
                     self.work_out_iir();
                     self.raise_if_pending();
@@ -413,11 +407,20 @@ mod tests {
 
     impl Machine {
         fn new() -> Self {
+            Self::of(Generation::V7_8)
+        }
+
+        fn of(generation: Generation) -> Self {
             let clock = Arc::new(ManualClock::new(5 * MS, 0));
             let (line, lines) = LineRecorder::one(IRQ);
             let terminal = Terminal::default();
-            let uart =
-                Uart::new(Arc::clone(&clock) as _, HostTicks::default(), line, Box::new(terminal.clone()));
+            let uart = Uart::new(
+                generation,
+                Arc::clone(&clock) as _,
+                HostTicks::default(),
+                line,
+                Box::new(terminal.clone()),
+            );
             Self { uart, clock, lines, terminal }
         }
 
@@ -455,8 +458,7 @@ mod tests {
 
     #[test]
     fn from_8_0_on_interrupts_follow_ier_and_the_line_is_lowered() {
-        let mut m = Machine::new();
-        m.uart = m.uart.for_generation(Generation::V8_0);
+        let mut m = Machine::of(Generation::V8_0);
         assert_eq!(m.read(IIR), 0x01, "nothing pending from the start");
         m.write(DATA, b'x');
         m.type_(b"a");
@@ -479,8 +481,7 @@ mod tests {
     #[test]
     fn from_8_0_on_a_pause_ends_with_an_interrupt_only_if_enabled() {
         for wanted in [true, false] {
-            let mut m = Machine::new();
-            m.uart = m.uart.for_generation(Generation::V8_0);
+            let mut m = Machine::of(Generation::V8_0);
             m.write(IER, IER_TRANSMIT);
             for _ in 0..140 {
                 m.write(DATA, b'x');

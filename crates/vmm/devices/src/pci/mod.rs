@@ -1,4 +1,5 @@
-//! PCI as vmd(8) has it: one bus, configuration mechanism 1, functions with one 4 KiB I/O BAR (pci.c).
+//! PCI as vmd(8) has it: one bus, configuration mechanism 1, functions with one 4 KiB I/O BAR
+//! (pci.c).
 //!
 //! A guest can observe:
 //!
@@ -7,7 +8,8 @@
 //!   at 0x0d; in `tests/golden/pci` the value is at 0x0c.) Reads are correct.
 //! - Every register can be written, vendor and device IDs included, but the ROM base address.
 //!   COMMAND has no effect: BARs always decode.
-//! - Writing all ones to a BAR stores its size mask, and 0 where there is no BAR, so that the register keeps it.
+//! - Writing all ones to a BAR stores its size mask, and 0 where there is no BAR, so that the
+//!   register keeps it.
 //! - Bus and function number are checked for reads only; a write to any bus or function reaches
 //!   function 0 of bus 0.
 //! - A BAR at 0xf000 decodes nothing.
@@ -20,7 +22,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use vmd_release::Generation;
+use vmd_release::{Capabilities, Generation};
 
 use crate::{
     bus::{
@@ -134,7 +136,7 @@ struct Slot {
 
 /// The bus: the host bridge in slot 0, then the functions in the order of their addition.
 pub struct PciBus {
-    generation: Generation,
+    capabilities: &'static Capabilities,
     controller: Arc<dyn InterruptController>,
     address: u32,
     /// The functions, from slot 1 on.
@@ -147,7 +149,7 @@ impl PciBus {
     pub fn new(generation: Generation, controller: Arc<dyn InterruptController>) -> Self {
         let mut spaces = [[0; 64]; SLOTS];
         spaces[0] = space(HOST_BRIDGE, None, &[]);
-        Self { generation, controller, address: 0, slots: Vec::new(), spaces }
+        Self { capabilities: generation.capabilities(), controller, address: 0, slots: Vec::new(), spaces }
     }
 
     /// Adds the function that `build` returns for its interrupt line. It gets the next slot, the
@@ -215,10 +217,11 @@ impl PciBus {
     fn config_data(&mut self, access: &mut PortAccess) {
         let present = self.slots.len() + 1;
         let device = (self.address >> 11 & 0x1f) as usize;
-        let exists = match self.generation {
+        let exists = if self.capabilities.pci_first_empty_slot_reads_zero {
             // Empty slots can be written; the first one reads as zeroes.
-            Generation::V7_7 => access.direction == Direction::Out || device <= present,
-            Generation::V7_8 | Generation::V7_9 | Generation::V8_0 => device < present,
+            access.direction == Direction::Out || device <= present
+        } else {
+            device < present
         };
         if self.address & ENABLE == 0 || !exists {
             if access.direction == Direction::In {
@@ -228,7 +231,7 @@ impl PciBus {
         }
         let register = (self.address & 0xfc) as u8;
         let byte = (access.port - CONFIG_DATA) as u8;
-        if self.generation >= Generation::V8_0 {
+        if self.capabilities.pci_narrow_writes {
             self.config_data_8_0(device, register, byte, access);
             return;
         }
@@ -322,10 +325,7 @@ impl PciBus {
             let end = start.wrapping_add(BAR_SIZE);
             (start..end).contains(&access.port).then_some((slot, access.port.wrapping_sub(start)))
         });
-        let claim = match self.generation {
-            Generation::V7_7 => claims.next_back(),
-            Generation::V7_8 | Generation::V7_9 | Generation::V8_0 => claims.next(),
-        };
+        let claim = if self.capabilities.pci_last_bar_wins { claims.next_back() } else { claims.next() };
         match (claim, access.direction) {
             (Some((slot, offset)), _) => lock(&slot.function).bar_access(offset, access),
             (None, Direction::In) => access.answer(NOTHING),
@@ -405,7 +405,7 @@ impl PortDevice for PciBus {
 impl fmt::Debug for PciBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PciBus")
-            .field("generation", &self.generation)
+            .field("capabilities", &self.capabilities)
             .field("address", &self.address)
             .field("slots", &(self.slots.len() + 1))
             .finish_non_exhaustive()

@@ -11,7 +11,7 @@ use virtio_bindings::{
 };
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
-use vmd_release::Generation;
+use vmd_release::{Capabilities, Generation};
 
 use super::{
     device::{DeviceState, VirtioDevice},
@@ -36,8 +36,7 @@ const CHUNK: usize = 1 << 20;
 pub struct Blk {
     disk: Box<dyn Disk>,
     capacity: u64,
-    flush: bool,
-    off_by_one: bool,
+    capabilities: &'static Capabilities,
     buffer: Vec<u8>,
 }
 
@@ -46,13 +45,7 @@ impl Blk {
     /// accessible.
     pub fn new(disk: Box<dyn Disk>, generation: Generation) -> Self {
         let capacity = disk.size() / SECTOR;
-        Self {
-            disk,
-            capacity,
-            flush: generation >= Generation::V7_9,
-            off_by_one: generation == Generation::V7_8,
-            buffer: Vec::new(),
-        }
+        Self { disk, capacity, capabilities: generation.capabilities(), buffer: Vec::new() }
     }
 
     /// Size in sectors of 512 bytes.
@@ -87,7 +80,7 @@ impl Blk {
                 let done = self.transfer(ram, ring, write, sector, &mut last)?;
                 if done { VIRTIO_BLK_S_OK } else { VIRTIO_BLK_S_IOERR }
             }
-            VIRTIO_BLK_T_FLUSH if self.flush => match self.disk.flush() {
+            VIRTIO_BLK_T_FLUSH if self.capabilities.blk_flush => match self.disk.flush() {
                 Ok(()) => VIRTIO_BLK_S_OK,
                 Err(error) => {
                     tracing::warn!(%error, "a disk could not be flushed");
@@ -243,7 +236,7 @@ impl fmt::Debug for Blk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Blk")
             .field("capacity", &self.capacity)
-            .field("flush", &self.flush)
+            .field("flush", &self.capabilities.blk_flush)
             .finish_non_exhaustive()
     }
 }
@@ -252,8 +245,8 @@ impl VirtioDevice for Blk {
     const DEVICE_TYPE: DeviceType = DeviceType::Blk;
 
     /// SEG_MAX; FLUSH from 7.9 on. Never RO: a read-only disk answers writes with an I/O error.
-    fn features(&self, _generation: Generation) -> u32 {
-        let flush = if self.flush { 1 << VIRTIO_BLK_F_FLUSH } else { 0 };
+    fn features(&self, _capabilities: &Capabilities) -> u32 {
+        let flush = if self.capabilities.blk_flush { 1 << VIRTIO_BLK_F_FLUSH } else { 0 };
         1 << VIRTIO_BLK_F_SEG_MAX | flush
     }
 
@@ -287,7 +280,7 @@ impl VirtioDevice for Blk {
     /// 7.8 checks the queue number off by one: queue 1, which does not exist, counts as a queue
     /// without a ring and ends the VM.
     fn notify(&mut self, queue: u16, state: &mut DeviceState) -> Result<bool, Fault> {
-        if self.off_by_one && queue == DeviceType::Blk.queues() {
+        if self.capabilities.blk_queue_off_by_one && queue == DeviceType::Blk.queues() {
             return Err(Fault::NullRing { device: DeviceType::Blk, queue });
         }
         let Some(queue_state) = state.queues.get(usize::from(queue)) else {

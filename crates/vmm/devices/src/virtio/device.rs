@@ -1,7 +1,8 @@
-//! What a virtio device is made of: its model, the state it shares with the transport, and what it is connected to.
+//! What a virtio device is made of: its model, the state it shares with the transport, and what it
+//! is connected to.
 
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};
-use vmd_release::Generation;
+use vmd_release::{Capabilities, Generation};
 
 use super::{
     device_type::DeviceType,
@@ -37,7 +38,7 @@ pub trait VirtioDevice: Send {
     const DEVICE_TYPE: DeviceType;
 
     /// Feature bits 0 to 31.
-    fn features(&self, generation: Generation) -> u32;
+    fn features(&self, capabilities: &Capabilities) -> u32;
 
     /// Reads `offset` of the virtio 1.x device configuration. Returns the new EAX, or `None` for no
     /// answer.
@@ -62,7 +63,7 @@ pub trait VirtioDevice: Send {
 
 /// The state that a device's model and its transport share.
 pub struct DeviceState {
-    pub(super) generation: Generation,
+    pub(super) capabilities: &'static Capabilities,
     pub(super) ram: GuestRam,
     pub(super) irq: IrqLine,
     pub(super) device_type: DeviceType,
@@ -90,12 +91,12 @@ impl DeviceState {
 
     /// Number of MSI-X vectors: one for configuration changes, one for each queue; none up to 7.9.
     pub(super) fn vectors(&self) -> u16 {
-        if self.generation >= Generation::V8_0 { self.queues.len() as u16 + 1 } else { 0 }
+        if self.capabilities.msi { self.queues.len() as u16 + 1 } else { 0 }
     }
 
     /// Whether the device is part of vmd's VM process.
     pub(super) fn in_vm_process(&self) -> bool {
-        self.device_type.in_vm_process(self.generation)
+        self.device_type.in_vm_process(self.capabilities)
     }
 
     /// Whether the driver has set DRIVER_OK.

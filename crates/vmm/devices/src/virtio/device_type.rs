@@ -3,7 +3,7 @@
 use std::fmt;
 
 use virtio_bindings::virtio_ids;
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 use crate::pci::Identity;
 
@@ -38,28 +38,30 @@ impl DeviceType {
 
     /// The PCI device ID: transitional up to 7.7, 0x1040 + the virtio device ID from 7.8 on
     /// (`golden/pci/k612.with-net.pci.txt`).
-    pub const fn pci_device(self, generation: Generation) -> u16 {
-        match (generation, self) {
-            (Generation::V7_7, Self::Net) => 0x1000,
-            (Generation::V7_7, Self::Blk) => 0x1001,
-            (Generation::V7_7, Self::Scsi) => 0x1004,
-            (Generation::V7_7, Self::Rng) => 0x1005,
-            _ => 0x1040 + self.virtio_id(),
+    pub const fn pci_device(self, capabilities: &Capabilities) -> u16 {
+        if capabilities.virtio_1 {
+            return 0x1040 + self.virtio_id();
+        }
+        match self {
+            Self::Net => 0x1000,
+            Self::Blk => 0x1001,
+            Self::Scsi => 0x1004,
+            Self::Rng => 0x1005,
         }
     }
 
     /// The identifying registers in configuration space. The class is mass storage (SCSI) for the
     /// disks and "other system peripheral" for rng and, unlike on other hypervisors, for net. The
     /// revision is 1 from 7.8 on (`golden/pci`) and 0 before.
-    pub const fn identity(self, generation: Generation) -> Identity {
+    pub const fn identity(self, capabilities: &Capabilities) -> Identity {
         let (class, subclass) = match self {
             Self::Rng | Self::Net => (0x08, 0x80),
             Self::Blk | Self::Scsi => (0x01, 0x00),
         };
         Identity {
             vendor: VENDOR_QUMRANET,
-            device: self.pci_device(generation),
-            revision: !matches!(generation, Generation::V7_7) as u8,
+            device: self.pci_device(capabilities),
+            revision: capabilities.virtio_1 as u8,
             class,
             subclass,
             subsystem_vendor: VENDOR_OPENBSD,
@@ -102,10 +104,10 @@ impl DeviceType {
     /// The guest sees the difference: a device with its own process answers every IN, because the
     /// VM process waits for a reply and puts it into EAX (`virtio_pci_io` in virtio.c); a device in
     /// the VM process may leave EAX unchanged.
-    pub fn in_vm_process(self, generation: Generation) -> bool {
+    pub const fn in_vm_process(self, capabilities: &Capabilities) -> bool {
         match self {
             Self::Rng => true,
-            Self::Scsi => generation < Generation::V7_9,
+            Self::Scsi => !capabilities.scsi_own_process,
             Self::Net | Self::Blk => false,
         }
     }

@@ -28,7 +28,7 @@ pub enum Fault {
         address: u64,
     },
     /// The guest asked the entropy device for more than 64 KiB at once.
-    #[error("{device}: the guest asked for {length} bytes in one descriptor; vmd takes up to {max}")]
+    #[error("{device}: the guest requested {length} bytes in one descriptor; vmd's limit is {max}")]
     RequestTooLarge {
         /// The device.
         device: DeviceType,

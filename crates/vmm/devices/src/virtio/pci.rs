@@ -1,6 +1,6 @@
 //! A virtio device as a PCI function: a model behind a transport.
 
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 use super::{
     device::{DeviceState, VirtioDevice, VirtioResources},
@@ -26,7 +26,7 @@ impl<M: VirtioDevice> VirtioPci<M> {
     /// A device at power-on, on the transport of the generation in `resources`.
     pub fn new(model: M, resources: VirtioResources) -> Self {
         let VirtioResources { generation, ram, irq, faults } = resources;
-        let (state, registers) = power_on(&model, generation, ram, irq);
+        let (state, registers) = power_on(&model, generation.capabilities(), ram, irq);
         Self { model, state, registers, faults }
     }
 
@@ -66,20 +66,20 @@ impl<M: VirtioDevice> VirtioPci<M> {
 
 fn power_on<M: VirtioDevice>(
     model: &M,
-    generation: Generation,
+    capabilities: &'static Capabilities,
     ram: GuestRam,
     irq: IrqLine,
 ) -> (DeviceState, Registers) {
-    let registers = Registers::new(generation);
+    let registers = Registers::new(capabilities);
     let state = DeviceState {
-        generation,
+        capabilities,
         ram,
         irq,
         device_type: M::DEVICE_TYPE,
         queues: vec![registers.new_queue(M::DEVICE_TYPE.queue_size()); M::DEVICE_TYPE.queues().into()],
         isr: 0,
         status: 0,
-        device_features: u64::from(model.features(generation)) | registers.features(),
+        device_features: u64::from(model.features(capabilities)) | registers.features(),
         driver_features: 0,
         config_vector: NO_VECTOR,
         queue_vectors: vec![NO_VECTOR; M::DEVICE_TYPE.queues().into()],
@@ -89,7 +89,7 @@ fn power_on<M: VirtioDevice>(
 
 impl<M: VirtioDevice> PciFunction for VirtioPci<M> {
     fn identity(&self) -> Identity {
-        M::DEVICE_TYPE.identity(self.state.generation)
+        M::DEVICE_TYPE.identity(self.state.capabilities)
     }
 
     fn vectors(&self) -> u16 {
@@ -112,7 +112,7 @@ impl<M: VirtioDevice> PciFunction for VirtioPci<M> {
     fn reset(&mut self) {
         self.model.power_on();
         let (state, registers) =
-            power_on(&self.model, self.state.generation, self.state.ram.clone(), self.state.irq.clone());
+            power_on(&self.model, self.state.capabilities, self.state.ram.clone(), self.state.irq.clone());
         (self.state, self.registers) = (state, registers);
     }
 }

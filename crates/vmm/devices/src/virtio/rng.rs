@@ -3,7 +3,7 @@
 use std::fmt;
 
 use vm_memory::{Bytes, GuestAddress};
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 use super::{
     device::{DeviceState, VirtioDevice},
@@ -54,7 +54,7 @@ impl fmt::Debug for Rng {
 impl VirtioDevice for Rng {
     const DEVICE_TYPE: DeviceType = DeviceType::Rng;
 
-    fn features(&self, _generation: Generation) -> u32 {
+    fn features(&self, _capabilities: &Capabilities) -> u32 {
         0
     }
 
@@ -82,7 +82,7 @@ impl VirtioDevice for Rng {
         let descriptor = ring.descriptor(head)?;
         let length = descriptor.len();
         if length > MAX_REQUEST {
-            if state.generation >= Generation::V8_0 {
+            if state.capabilities.rng_ignores_large_requests {
                 return Ok(false);
             }
             return Err(Fault::RequestTooLarge { device: DeviceType::Rng, length, max: MAX_REQUEST });

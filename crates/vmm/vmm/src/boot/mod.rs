@@ -6,7 +6,6 @@ mod firmware;
 use devices::acpi::tables;
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmd_release::Generation;
 
 use crate::{config::Boot, config::Config, error::Error};
 
@@ -67,7 +66,7 @@ pub(crate) fn load(
             Loaded { regs, sregs, firmware: None }
         }
     };
-    if config.generation >= Generation::V8_0 {
+    if config.generation.capabilities().acpi {
         loaded.sregs.apic_base = APIC | APIC_BSP;
         write_acpi_tables(config.cpus, memory)?;
     }

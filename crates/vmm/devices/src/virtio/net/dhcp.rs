@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Address, Ipv4Packet, UdpPacket,
+    ArpHardware, DhcpMessageType, DhcpOpCode, DhcpOption, DhcpPacket, EthernetAddress, EthernetFrame,
+    EthernetProtocol, IpProtocol, Ipv4Address, Ipv4Packet, UdpPacket,
 };
 
 use super::{frame::ETHERNET_HEADER, local::LocalLink, mac::MacAddr};
@@ -18,11 +19,14 @@ const MIN_MESSAGE: usize = 300;
 const IP_UDP: usize = 28;
 /// Length of the longest IP packet in bytes.
 const MTU: usize = 1500;
-const COOKIE: [u8; 4] = [99, 130, 83, 99];
+/// Offset of the boot file name in a BOOTP message, in bytes.
+const BOOT_FILE: usize = 108;
+/// The number that precedes the options of DHCP, and its length in bytes.
+const MAGIC: u32 = 0x6382_5363;
+const MAGIC_LENGTH: usize = 4;
 
 /// DHCP options.
 mod option {
-    pub(super) const PAD: u8 = 0;
     pub(super) const SUBNET_MASK: u8 = 1;
     pub(super) const ROUTER: u8 = 3;
     pub(super) const NAME_SERVER: u8 = 6;
@@ -31,23 +35,13 @@ mod option {
     pub(super) const LEASE_TIME: u8 = 51;
     pub(super) const MESSAGE_TYPE: u8 = 53;
     pub(super) const SERVER: u8 = 54;
-    pub(super) const END: u8 = 255;
-}
-
-/// DHCP message types.
-mod message {
-    pub(super) const DISCOVER: u8 = 1;
-    pub(super) const OFFER: u8 = 2;
-    pub(super) const REQUEST: u8 = 3;
-    pub(super) const ACK: u8 = 5;
-    pub(super) const NAK: u8 = 6;
 }
 
 /// The fields of a request that vmd uses.
-struct Request<'a> {
-    fixed: &'a [u8],
+struct Request {
+    transaction: u32,
     /// DHCP's message type; `None` for BOOTP.
-    kind: Option<u8>,
+    message_type: Option<DhcpMessageType>,
     wanted: Ipv4Addr,
 }
 
@@ -68,10 +62,10 @@ pub(super) fn reply(link: &LocalLink, mac: MacAddr, frame: &[u8]) -> Option<Vec<
         return None;
     }
     let request = parse(ethernet.payload(), mac)?;
-    Some(build(link, mac, &request))
+    build(link, mac, &request)
 }
 
-fn parse(packet: &[u8], mac: MacAddr) -> Option<Request<'_>> {
+fn parse(packet: &[u8], mac: MacAddr) -> Option<Request> {
     let ip = Ipv4Packet::new_checked(packet).ok()?;
     if ip.version() != 4 || ip.next_header() != IpProtocol::Udp || !ip.verify_checksum() {
         return None;
@@ -85,70 +79,51 @@ fn parse(packet: &[u8], mac: MacAddr) -> Option<Request<'_>> {
         return None;
     }
     // As in vmd, the message extends to the end of the frame instead of the datagram's.
-    let (fixed, options) = packet.get(header + 8..)?.split_at_checked(FIXED)?;
-    let no_address = fixed[12..16] == [0; 4];
-    if fixed[..4] != [1, 1, 6, 0] || fixed[28..34] != mac.0 || !no_address || fixed[108] != 0 {
+    let message = packet.get(header + 8..).filter(|message| message.len() >= FIXED)?;
+    let bootp = DhcpPacket::new_unchecked(message);
+    if bootp.opcode() != DhcpOpCode::Request
+        || bootp.hardware_type() != ArpHardware::Ethernet
+        || bootp.hardware_len() != 6
+        || bootp.hops() != 0
+        || bootp.client_hardware_address().0 != mac.0
+        || !bootp.client_ip().is_unspecified()
+        || message[BOOT_FILE] != 0
+    {
         return None;
     }
-    let mut request = Request { fixed, kind: None, wanted: Ipv4Addr::UNSPECIFIED };
-    if options.len() > COOKIE.len() + 3
-        && options.len() < MTU - IP_UDP - FIXED
-        && let Some(options) = options.strip_prefix(&COOKIE)
-    {
-        read_options(options, &mut request);
+    let mut request =
+        Request { transaction: bootp.transaction_id(), message_type: None, wanted: Ipv4Addr::UNSPECIFIED };
+    let options = message.len() - FIXED;
+    if options > MAGIC_LENGTH + 3 && options < MTU - IP_UDP - FIXED && bootp.magic_number() == MAGIC {
+        for option in bootp.options() {
+            match (option.kind, option.data) {
+                // Type 0 means BOOTP again.
+                (option::MESSAGE_TYPE, &[value]) => {
+                    request.message_type = (value != 0).then(|| DhcpMessageType::from(value));
+                }
+                (option::REQUESTED_ADDRESS, &[a, b, c, d]) => request.wanted = Ipv4Addr::new(a, b, c, d),
+                _ => {}
+            }
+        }
     }
     Some(request)
 }
 
-fn read_options(mut options: &[u8], request: &mut Request<'_>) {
-    while let [code, length, rest @ ..] = options {
-        match *code {
-            option::END => return,
-            option::PAD => {
-                options = &options[1..];
-                continue;
-            }
-            _ => {}
-        }
-        let Some((value, later)) = rest.split_at_checked((*length).into()) else {
-            return;
-        };
-        match (*code, value) {
-            // Type 0 means BOOTP again.
-            (option::MESSAGE_TYPE, &[kind]) => request.kind = (kind != 0).then_some(kind),
-            (option::REQUESTED_ADDRESS, &[a, b, c, d]) => request.wanted = Ipv4Addr::new(a, b, c, d),
-            _ => {}
-        }
-        options = later;
-    }
-}
-
-fn build(link: &LocalLink, mac: MacAddr, request: &Request<'_>) -> Vec<u8> {
-    let mut message = vec![0; FIXED];
-    message[..3].copy_from_slice(&[2, 1, 6]);
-    message[4..8].copy_from_slice(&request.fixed[4..8]);
-    message[16..20].copy_from_slice(&link.guest.octets());
-    message[20..24].copy_from_slice(&link.host.octets());
-    message[28..34].copy_from_slice(&mac.0);
-    if link.netboot.is_some() {
-        const FILE: &[u8] = b"auto_install";
-        message[108..108 + FILE.len()].copy_from_slice(FILE);
-    }
-
-    message.extend(COOKIE);
+fn build(link: &LocalLink, mac: MacAddr, request: &Request) -> Option<Vec<u8>> {
     let host = link.host.octets();
-    let mut add = |code: u8, value: &[u8]| {
-        message.extend([code, value.len() as u8]);
-        message.extend(value);
-    };
-    if let Some(kind) = request.kind {
-        let granted = request.wanted.is_unspecified() || request.wanted == link.guest;
-        let answer = match kind {
-            message::DISCOVER => message::OFFER,
-            message::REQUEST if granted => message::ACK,
-            _ => message::NAK,
-        };
-        add(option::MESSAGE_TYPE, &[answer]);
+    let granted = request.wanted.is_unspecified() || request.wanted == link.guest;
+    let answer = request.message_type.map(|message_type| {
+        [match message_type {
+            DhcpMessageType::Discover => DhcpMessageType::Offer,
+            DhcpMessageType::Request if granted => DhcpMessageType::Ack,
+            _ => DhcpMessageType::Nak,
+        }
+        .into()]
+    });
+    let mut options = Vec::new();
+    let mut add = |kind, data| options.push(DhcpOption { kind, data });
+    if let Some(answer) = &answer {
+        add(option::MESSAGE_TYPE, &answer[..]);
         add(option::LEASE_TIME, &[0xff; 4]);
         add(option::SERVER, &host);
     }
@@ -158,9 +133,28 @@ fn build(link: &LocalLink, mac: MacAddr, request: &Request<'_>) -> Vec<u8> {
     if let Some(name) = link.netboot.as_deref().filter(|name| name.len() > 1 && is_host_name(name)) {
         add(option::HOST_NAME, name.as_bytes());
     }
-    message.push(option::END);
-    message.resize(message.len().max(MIN_MESSAGE), 0);
-    frame(link, mac, &message)
+
+    let length = FIXED + MAGIC_LENGTH + options.iter().map(|option| 2 + option.data.len()).sum::<usize>() + 1;
+    let mut message = vec![0; length.max(MIN_MESSAGE)];
+    if link.netboot.is_some() {
+        const FILE: &[u8] = b"auto_install";
+        message[BOOT_FILE..BOOT_FILE + FILE.len()].copy_from_slice(FILE);
+    }
+    let mut reply = DhcpPacket::new_unchecked(&mut message[..]);
+    reply.set_opcode(DhcpOpCode::Reply);
+    reply.set_hardware_type(ArpHardware::Ethernet);
+    reply.set_hardware_len(6);
+    reply.set_transaction_id(request.transaction);
+    reply.set_your_ip(link.guest);
+    reply.set_server_ip(link.host);
+    reply.set_client_hardware_address(EthernetAddress(mac.0));
+    reply.set_magic_number(MAGIC);
+    let mut writer = reply.options_mut();
+    for option in options {
+        writer.emit(option).ok()?;
+    }
+    writer.end().ok()?;
+    Some(frame(link, mac, &message))
 }
 
 /// Whether a VM's name is a valid host name (`res_hnok(3)`) and short enough for an option.

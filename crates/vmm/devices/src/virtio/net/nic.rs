@@ -8,7 +8,7 @@ use virtio_bindings::{
 };
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
-use vmd_release::Generation;
+use vmd_release::{Capabilities, Generation};
 
 use super::{
     backend::FrameBackend,
@@ -70,7 +70,7 @@ impl Net {
             backend,
             injected: VecDeque::new(),
             receiving: false,
-            header: if generation == Generation::V7_7 { 10 } else { 12 },
+            header: if generation.capabilities().virtio_1 { 12 } else { 10 },
             buffer: vec![0; MAX_FRAME],
         }
     }
@@ -212,7 +212,7 @@ impl Net {
             return Ok(Some(false));
         }
         let offload = state.driver_features & 1 << VIRTIO_NET_F_CSUM != 0;
-        let inspect = state.generation >= Generation::V8_0;
+        let inspect = state.capabilities.net_checksum_offload;
         let ring = state.ring(TX)?;
         let first = state.queues[usize::from(TX)].last_avail;
         let mut index = first;
@@ -354,8 +354,8 @@ impl VirtioDevice for Net {
 
     /// MAC only: no segmentation, no merged buffers, no link status. From 8.0 on also checksum
     /// offload for sent frames (80.html).
-    fn features(&self, generation: Generation) -> u32 {
-        let checksums = if generation >= Generation::V8_0 { 1 << VIRTIO_NET_F_CSUM } else { 0 };
+    fn features(&self, capabilities: &Capabilities) -> u32 {
+        let checksums = if capabilities.net_checksum_offload { 1 << VIRTIO_NET_F_CSUM } else { 0 };
         1 << VIRTIO_NET_F_MAC | checksums
     }
 

@@ -244,7 +244,8 @@ fn inquiry() -> Vec<u8> {
     data
 }
 
-/// The current values of the error recovery and the capabilities page, after a header of `header` bytes (4 or 8).
+/// The current values of the error recovery and the capabilities page, after a header of `header`
+/// bytes (4 or 8).
 ///
 /// The lengths are vmd's: the header counts only a part of itself, and the capabilities page
 /// announces 30 or 34 for its 30 bytes.

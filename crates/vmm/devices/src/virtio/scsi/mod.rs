@@ -7,7 +7,7 @@ use std::fmt;
 use virtio_bindings::virtio_ring::VRING_DESC_F_NEXT;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 use self::command::{CdRom, Data, REQUEST, RESPONSE, Reply};
 use super::{
@@ -125,7 +125,7 @@ fn put(ram: &GuestRam, descriptor: &Descriptor, bytes: &[u8]) -> bool {
 impl VirtioDevice for Scsi {
     const DEVICE_TYPE: DeviceType = DeviceType::Scsi;
 
-    fn features(&self, _generation: Generation) -> u32 {
+    fn features(&self, _capabilities: &Capabilities) -> u32 {
         0
     }
 

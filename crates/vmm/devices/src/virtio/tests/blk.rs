@@ -30,7 +30,7 @@ fn guest(generation: Generation, disk: &MemoryDisk) -> GuestDriver<Blk> {
     GuestDriver::started(generation, Blk::new(Box::new(disk.clone()), generation))
 }
 
-/// Reads and returns the status and what was read.
+/// Reads; returns the status and the data.
 fn read(guest: &mut GuestDriver<Blk>, sector: u64, lengths: &[u32]) -> (u8, Vec<u8>) {
     let header = header(0, sector);
     let mut buffers = vec![Buffer::Out(&header)];
@@ -49,7 +49,7 @@ fn read(guest: &mut GuestDriver<Blk>, sector: u64, lengths: &[u32]) -> (u8, Vec<
     (guest.bytes(GuestDriver::<Blk>::buffer(0, last), 1)[0], data)
 }
 
-/// Sends a request that carries `data` and returns its status.
+/// Sends a request with `data`; returns its status.
 fn send(guest: &mut GuestDriver<Blk>, request: u32, sector: u64, data: &[&[u8]]) -> u8 {
     let header = header(request, sector);
     let mut buffers = vec![Buffer::Out(&header)];
@@ -84,7 +84,7 @@ fn sectors_are_read_and_written() {
 }
 
 #[test]
-fn all_requests_that_are_there_are_served_over_many_rounds() {
+fn all_available_requests_are_processed_over_many_rounds() {
     let disk = MemoryDisk::numbered(256);
     for generation in [Generation::V7_7, Generation::V7_8] {
         let mut guest = guest(generation, &disk);
@@ -108,7 +108,7 @@ fn sectors_beyond_the_end_are_io_errors() {
     assert_eq!(read(&mut guest, u64::MAX, &[512]).0, IOERR);
     assert_eq!(read(&mut guest, i64::MAX as u64 / 512 + 1, &[512]).0, IOERR);
     let (status, data) = read(&mut guest, 7, &[512, 512]);
-    assert_eq!((status, data[0]), (IOERR, 7), "what there is has been read all the same");
+    assert_eq!((status, data[0]), (IOERR, 7), "the existing sectors are read");
     assert_eq!(send(&mut guest, 1, 7, &[&[1; 1024]]), IOERR);
 }
 
@@ -129,7 +129,7 @@ fn the_request_types_of_each_generation() {
 }
 
 #[test]
-fn a_disk_that_fails_gives_io_errors() {
+fn a_failing_disk_returns_io_errors() {
     let disk = MemoryDisk::numbered(8);
     let mut guest = guest(Generation::V7_9, &disk);
     disk.0.lock().unwrap().broken = true;
@@ -139,7 +139,7 @@ fn a_disk_that_fails_gives_io_errors() {
 }
 
 #[test]
-fn a_raw_image_without_write_permission_refuses_writes_and_says_nothing_of_read_only() {
+fn a_read_only_image_refuses_writes_without_the_ro_feature() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&[3; 1500]).unwrap();
     let disk = disk::open(file.path(), None, false).unwrap();
@@ -152,7 +152,7 @@ fn a_raw_image_without_write_permission_refuses_writes_and_says_nothing_of_read_
 }
 
 #[test]
-fn a_raw_image_grows_when_it_is_written_beyond_its_end() {
+fn a_write_beyond_the_end_extends_a_raw_image() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(4096).unwrap();
     let mut copy = file.try_clone().unwrap();
@@ -168,7 +168,7 @@ fn a_raw_image_grows_when_it_is_written_beyond_its_end() {
 }
 
 #[test]
-fn transfers_larger_than_a_chunk_are_whole() {
+fn transfers_larger_than_a_chunk_are_complete() {
     let disk = MemoryDisk::default();
     disk.0.lock().unwrap().bytes = (0..3_000_000u32 / 512 * 512).map(|at| (at / 7) as u8).collect();
     let mut guest = guest(Generation::V7_8, &disk);
@@ -218,8 +218,8 @@ fn the_legacy_configuration_answers_aligned_reads_of_any_width() {
 /// Descriptors from 0 on: address, length, flags, next.
 type Chain<'a> = &'a [(u64, u32, u16, u16)];
 
-/// The device asked for a reset and raised a configuration interrupt.
-fn wants_reset(guest: &mut GuestDriver<Blk>) -> bool {
+/// Whether the device asked for a reset and raised a configuration interrupt.
+fn needs_reset(guest: &mut GuestDriver<Blk>) -> bool {
     guest.line() && guest.status() & 0x40 != 0 && guest.isr() & 2 != 0
 }
 
@@ -248,7 +248,7 @@ fn malformed_chains_make_the_device_ask_for_a_reset() {
             }
             guest.push(0, 0);
             guest.notify(0);
-            assert!(wants_reset(&mut guest), "{generation}: {name}");
+            assert!(needs_reset(&mut guest), "{generation}: {name}");
             assert_eq!(guest.faults.get(), None, "{generation}: {name}");
 
             guest.start();
@@ -258,21 +258,21 @@ fn malformed_chains_make_the_device_ask_for_a_reset() {
 }
 
 #[test]
-fn a_request_for_a_reset_stops_7_7_only() {
+fn needs_reset_stops_7_7_only() {
     let disk = MemoryDisk::numbered(8);
     for (generation, stops) in [(Generation::V7_7, true), (Generation::V7_8, false)] {
         let mut guest = guest(generation, &disk);
         guest.set_descriptor(0, 0, Descriptor::new(BUFFERS, 16, 0, 0));
         guest.push(0, 0);
         guest.notify(0);
-        assert!(wants_reset(&mut guest));
+        assert!(needs_reset(&mut guest));
         guest.notify(0);
         assert_eq!(guest.line(), !stops, "{generation}");
     }
 }
 
 #[test]
-fn after_a_malformed_request_the_good_ones_before_it_are_served_again() {
+fn after_a_malformed_request_earlier_requests_are_processed_again() {
     let disk = MemoryDisk::numbered(8);
     let mut guest = guest(Generation::V7_8, &disk);
     let header = header(0, 1);
@@ -288,10 +288,10 @@ fn after_a_malformed_request_the_good_ones_before_it_are_served_again() {
 }
 
 #[test]
-fn a_request_without_data_takes_the_status_for_data_and_runs_on() {
+fn a_request_without_data_uses_the_status_as_data() {
     let disk = MemoryDisk::numbered(8);
     let mut guest = guest(Generation::V7_8, &disk);
-    // What follows the status is descriptor 0, by the number alone: the header, which cannot be read into.
+    // The next descriptor after the status is number 0: the header, which is read-only.
     assert_eq!(read(&mut guest, 3, &[]).0, IOERR);
     assert_eq!(guest.status() & 0x40, 0);
 }

@@ -6,7 +6,7 @@ use imago::{FormatCreateBuilder, Storage, StorageCreateOptions, file::File, qcow
 
 use crate::virtio::disk::{self, DiskError, DiskFormat};
 
-/// Makes a qcow2 image of 1 MiB with clusters of 64 KiB, on top of `base` if there is one.
+/// Creates a qcow2 image of 1 MiB with clusters of 64 KiB, backed by `base` if given.
 fn create(path: &Path, base: Option<&str>, refcount_bits: usize) {
     let file = File::create_open(StorageCreateOptions::new().filename(path)).unwrap();
     let mut builder = Qcow2::<File>::create_builder(file).size(1 << 20).refcount_width(refcount_bits);
@@ -16,7 +16,7 @@ fn create(path: &Path, base: Option<&str>, refcount_bits: usize) {
     builder.create().unwrap();
 }
 
-/// Overwrites part of an image's header.
+/// Overwrites bytes of an image's header.
 fn patch(path: &Path, offset: u64, bytes: &[u8]) {
     fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
 }
@@ -89,7 +89,7 @@ fn a_missing_base_is_named() {
 }
 
 #[test]
-fn a_raw_base_is_refused_so_that_an_image_cannot_lay_other_files_open() {
+fn a_raw_base_is_refused_so_that_an_image_cannot_expose_other_files() {
     let directory = tempfile::tempdir().unwrap();
     let top = directory.path().join("top.qcow2");
     fs::write(directory.path().join("secret"), [0; 4096]).unwrap();
@@ -104,7 +104,7 @@ fn a_raw_base_is_refused_so_that_an_image_cannot_lay_other_files_open() {
 }
 
 #[test]
-fn qcow2_images_that_vmd_refuses_are_refused() {
+fn qcow2_images_are_refused_as_by_vmd() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("image.qcow2");
     let create = |refcount_bits| {
@@ -115,7 +115,7 @@ fn qcow2_images_that_vmd_refuses_are_refused() {
     assert!(refusal(&image).contains("16 bits wide"));
 
     create(16);
-    // A version 2 header ends before the refcount width; extensions, here none, follow.
+    // A version 2 header ends before the refcount width; header extensions, here none, follow.
     patch(&image, 4, &2u32.to_be_bytes());
     patch(&image, 72, &[0; 32]);
     assert!(refusal(&image).contains("as every version 2 image"));
@@ -134,7 +134,7 @@ fn qcow2_images_that_vmd_refuses_are_refused() {
 }
 
 #[test]
-fn images_that_stand_on_themselves_are_refused() {
+fn images_with_themselves_as_base_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("image.qcow2");
     create(&image, Some("image.qcow2"), 16);
@@ -142,7 +142,7 @@ fn images_that_stand_on_themselves_are_refused() {
 }
 
 #[test]
-fn a_file_with_half_a_qcow2_header_is_an_error_that_names_it() {
+fn the_error_for_a_truncated_qcow2_header_names_the_file() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"QFI\xfb half a header").unwrap();
     match disk::open(file.path(), None, true) {
@@ -154,7 +154,7 @@ fn a_file_with_half_a_qcow2_header_is_an_error_that_names_it() {
 }
 
 #[test]
-fn formats_have_names() {
+fn format_names_round_trip() {
     for format in [DiskFormat::Raw, DiskFormat::Qcow2] {
         assert_eq!(format.to_string().parse(), Ok(format));
     }

@@ -1,4 +1,4 @@
-//! The recordings of a real vmd 7.8's virtio 1.x registers.
+//! Comparison with recordings of the virtio 1.x registers of a real vmd 7.8.
 
 use std::fmt::Write;
 
@@ -76,7 +76,7 @@ fn v1cfg<M: VirtioDevice>(guest: &mut GuestDriver<M>, config: u16) -> String {
     text
 }
 
-/// A recording without its first line, which tells the BAR's address.
+/// A recording without its first line, which has the BAR's address.
 fn recording(text: &str) -> &str {
     text.split_once('\n').unwrap().1
 }
@@ -90,15 +90,15 @@ fn rng_registers_before_any_driver() {
     let (registers, config) = text.split_once("device cfg").unwrap();
     let (golden_registers, _) = golden.split_once("device cfg").unwrap();
     assert_eq!(registers, golden_registers);
-    // The recording shows what EAX had there, which is the probe program's own affair: no answer.
+    // No answer: the recording shows the probe program's own EAX.
     assert!(config.contains(" a5a5a5a5"), "{config}");
 }
 
 #[test]
-fn blk_registers_after_a_driver_has_gone() {
+fn blk_registers_after_a_driver_was_unloaded() {
     let disk = MemoryDisk::numbered(8);
     let mut guest = GuestDriver::new(Generation::V7_8, Blk::new(Box::new(disk), Generation::V7_8));
-    // The recorded machine had 512 MiB, and its driver put the queue below their end.
+    // The recorded VM had 512 MiB, and its driver placed the queue just below the end.
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), 512 << 20)]).unwrap();
     guest.replace_ram(ram);
     guest.set_status(3);
@@ -157,7 +157,7 @@ fn spaces(text: &str) -> Vec<Vec<u8>> {
     spaces
 }
 
-/// Checks what the device itself puts into configuration space: its identity and its capabilities.
+/// Checks the device's own part of configuration space: identity and capabilities.
 fn assert_space(device: &impl PciFunction, space: &[u8]) {
     let identity = device.identity();
     let word = |at: usize| u16::from_le_bytes([space[at], space[at + 1]]);

@@ -1,4 +1,5 @@
-//! A guest's side of virtio for tests: lays out queues in RAM and touches the device through port accesses only.
+//! A guest driver for tests: lays out queues in RAM and accesses the device through port accesses
+//! only.
 
 use std::sync::{
     Arc,
@@ -19,12 +20,12 @@ use crate::{
 
 /// RAM of the test guests, in bytes.
 pub(super) const RAM: usize = 4 << 20;
-/// Where the driver's first queue is; each of them has 64 KiB.
+/// Address of the first queue; each queue has 64 KiB.
 const QUEUES: u64 = 0x10_0000;
-/// Where buffers are put, one page each.
+/// Address of the buffers, one page each.
 pub(super) const BUFFERS: u64 = 0x20_0000;
 
-/// What EAX has before an IN, so that an answer can be told from none.
+/// EAX before an IN, which shows whether the device answered.
 pub(super) const UNTOUCHED: u32 = 0xa5a5_a5a5;
 
 /// Levels of the interrupt lines, as a bit map.
@@ -41,7 +42,7 @@ impl InterruptController for LineLevels {
     }
 }
 
-/// A device with a driver.
+/// A device with its guest driver.
 pub(super) struct GuestDriver<M> {
     pub(super) device: VirtioPci<M>,
     pub(super) ram: GuestRam,
@@ -56,7 +57,7 @@ pub(super) struct GuestDriver<M> {
 pub(super) enum Buffer<'a> {
     /// The device reads it.
     Out(&'a [u8]),
-    /// The device writes so many bytes.
+    /// The device writes up to this number of bytes.
     In(u32),
 }
 
@@ -83,14 +84,14 @@ impl<M: VirtioDevice> GuestDriver<M> {
         }
     }
 
-    /// A guest that has set its device up.
+    /// A driver that has initialised its device.
     pub(super) fn started(generation: Generation, model: M) -> Self {
         let mut guest = Self::new(generation, model);
         guest.start();
         guest
     }
 
-    /// Gives the machine other RAM, as at power-on.
+    /// Replaces the RAM, as at power-on.
     pub(super) fn replace_ram(&mut self, ram: GuestRam) {
         self.device.replace_ram(ram.clone());
         self.ram = ram;
@@ -110,7 +111,7 @@ impl<M: VirtioDevice> GuestDriver<M> {
         self.lines.0.load(Ordering::SeqCst) != 0
     }
 
-    /// Reads the ISR, which must lower the line.
+    /// Reads the ISR.
     pub(super) fn isr(&mut self) -> u32 {
         let offset = if self.legacy { 0x13 } else { 0x200 };
         self.input(offset, Width::Byte)
@@ -124,7 +125,7 @@ impl<M: VirtioDevice> GuestDriver<M> {
         self.output(if self.legacy { 0x12 } else { 0x14 }, Width::Byte, status);
     }
 
-    /// Resets the device and brings it up as a driver does, with all features.
+    /// Resets and initialises the device with all offered features.
     pub(super) fn start(&mut self) {
         self.set_status(0);
         self.set_status(1);
@@ -170,7 +171,7 @@ impl<M: VirtioDevice> GuestDriver<M> {
         }
     }
 
-    /// Descriptor table, available ring, used ring.
+    /// Addresses of the descriptor table, the available ring and the used ring.
     pub(super) fn addresses(queue: u16) -> (u64, u64, u64) {
         let size = u64::from(M::DEVICE_TYPE.queue_size());
         let table = QUEUES + 0x1_0000 * u64::from(queue);
@@ -184,7 +185,7 @@ impl<M: VirtioDevice> GuestDriver<M> {
         self.ram.write_obj(descriptor, GuestAddress(table + 16 * u64::from(index))).unwrap();
     }
 
-    /// Makes `head` available without telling the device.
+    /// Makes `head` available without a notification.
     pub(super) fn push(&mut self, queue: u16, head: u16) {
         let (_, avail, _) = Self::addresses(queue);
         let index = self.next_avail[usize::from(queue)];
@@ -198,7 +199,8 @@ impl<M: VirtioDevice> GuestDriver<M> {
         self.output(if self.legacy { 0x10 } else { 0x100 }, Width::Word, queue.into());
     }
 
-    /// Lays `buffers` out as a chain from descriptor `head`, each in its own page from `BUFFERS` on.
+    /// Writes `buffers` as a chain from descriptor `head` on, each in its own page from `BUFFERS`
+    /// on, and makes it available.
     pub(super) fn chain(&mut self, queue: u16, head: u16, buffers: &[Buffer<'_>]) {
         for (position, buffer) in buffers.iter().enumerate() {
             let index = head + position as u16;
@@ -220,7 +222,7 @@ impl<M: VirtioDevice> GuestDriver<M> {
         self.push(queue, head);
     }
 
-    /// Where [`GuestDriver::chain`] puts the buffer of descriptor `index`.
+    /// Address of the buffer of descriptor `index` in [`GuestDriver::chain`].
     pub(super) fn buffer(queue: u16, index: u16) -> u64 {
         BUFFERS + 0x8_0000 * u64::from(queue) + 4096 * u64::from(index)
     }
@@ -231,7 +233,7 @@ impl<M: VirtioDevice> GuestDriver<M> {
         bytes
     }
 
-    /// The next used element: head and length.
+    /// Takes the next used element: head and length.
     pub(super) fn take_used(&mut self, queue: u16) -> Option<(u32, u32)> {
         let (.., used) = Self::addresses(queue);
         let index: u16 = self.ram.read_obj(GuestAddress(used + 2)).unwrap();

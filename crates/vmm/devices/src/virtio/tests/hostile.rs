@@ -1,4 +1,5 @@
-//! Whatever a guest puts into its rings, nothing panics, and a device that survived works after a reset.
+//! Hostile drivers: no content of the rings causes a panic, and a device that survives works after
+//! a reset.
 
 use proptest::{collection::vec, prelude::*};
 use virtio_queue::desc::split::Descriptor;
@@ -18,7 +19,7 @@ use crate::{
     },
 };
 
-/// What a hostile driver does to a queue.
+/// An action of a hostile driver on a queue.
 #[derive(Clone, Debug)]
 struct Attack {
     descriptors: Vec<(u16, u64, u32, u16, u16)>,
@@ -59,7 +60,7 @@ fn attack() -> impl Strategy<Value = Attack> {
         })
 }
 
-/// Carries an attack out. True if the VM lives.
+/// Executes an attack. Returns true if the VM is still running.
 fn survives<M: VirtioDevice>(guest: &mut GuestDriver<M>, attack: &Attack) -> bool {
     for page in 0..64 {
         guest.ram.write_slice(&attack.header, GuestAddress(BUFFERS + page * 4096)).unwrap();
@@ -141,7 +142,7 @@ proptest! {
         }
     }
 
-    /// Registers in any order, with any width and value.
+    /// Accesses to registers in any order, with any width and value.
     #[test]
     fn registers(
         generation in generation(),
@@ -151,7 +152,7 @@ proptest! {
         let mut guest = GuestDriver::new(generation, Blk::new(Box::new(disk), generation));
         for (offset, width, write, value) in accesses {
             let width = [Width::Byte, Width::Word, Width::Dword][usize::from(width)];
-            // Half of them where there are registers.
+            // Half of the accesses are at offsets with registers.
             let offset = if value & 1 == 0 { offset & 0x33e } else { offset };
             if write {
                 guest.output(offset, width, value);

@@ -1,4 +1,4 @@
-//! The devices as a guest meets them.
+//! Tests of the virtio devices through the accesses of a guest driver.
 
 mod blk;
 mod disk;

@@ -34,10 +34,10 @@ use crate::{
 
 const MAC: MacAddr = MacAddr([0xfe, 0xe1, 0xbb, 0xd1, 0xb3, 0x1b]);
 const HOST_MAC: MacAddr = MacAddr([0xfe, 0xe1, 0xba, 0xd0, 0x01, 0x02]);
-/// What the driver sends before each frame.
+/// The virtio header before each sent frame.
 const HEADER: [u8; 12] = [0; 12];
 
-/// The far end of a wire that a test holds.
+/// The host side of a NIC, under the test's control.
 #[derive(Clone, Default)]
 struct Wire(Arc<Mutex<Ends>>);
 
@@ -91,7 +91,7 @@ fn header(generation: Generation) -> usize {
     if generation == Generation::V7_7 { 10 } else { 12 }
 }
 
-/// Sends a frame the way Linux does with virtio 1.x: the header and the frame in one descriptor.
+/// Sends a frame as Linux does with virtio 1.x: header and frame in one descriptor.
 fn send(guest: &mut GuestDriver<Net>, generation: Generation, frame: &[u8]) {
     let bytes = [&HEADER[..header(generation)], frame].concat();
     guest.chain(1, 0, &[Buffer::Out(&bytes)]);
@@ -101,7 +101,7 @@ fn send(guest: &mut GuestDriver<Net>, generation: Generation, frame: &[u8]) {
     assert!(length as usize == bytes.len() || length as usize == frame.len());
 }
 
-/// Offers `count` buffers of 2 KiB from descriptor 0 on.
+/// Makes `count` buffers of 2 KiB available from descriptor 0 on.
 fn offer(guest: &mut GuestDriver<Net>, count: u16) {
     for head in 0..count {
         guest.chain(0, head, &[Buffer::In(2048)]);
@@ -109,7 +109,7 @@ fn offer(guest: &mut GuestDriver<Net>, count: u16) {
     guest.notify(0);
 }
 
-/// The next frame that the guest has received, with the virtio header.
+/// Takes the next frame that the guest has received, with the virtio header.
 fn received(guest: &mut GuestDriver<Net>) -> Option<Vec<u8>> {
     let (head, length) = guest.take_used(0)?;
     Some(guest.bytes(GuestDriver::<Net>::buffer(0, head as u16), length as usize))
@@ -150,7 +150,7 @@ fn frames_are_sent_and_received() {
 }
 
 #[test]
-fn frames_go_through_chains_and_are_cut_where_they_end() {
+fn frames_span_chains_and_are_cut_at_their_end() {
     let wire = Wire::default();
     let mut guest = guest(Generation::V7_8, options(), wire.clone());
     let whole = frame(HOST_MAC, MAC, 7);
@@ -221,7 +221,7 @@ fn the_guest_can_ask_not_to_be_interrupted() {
 }
 
 #[test]
-fn a_locked_address_is_enforced_both_ways() {
+fn a_locked_address_is_enforced_in_both_directions() {
     let wire = Wire::default();
     let options = NetOptions { locked: true, ..options() };
     let mut guest = guest(Generation::V7_8, options, wire.clone());
@@ -244,7 +244,7 @@ fn a_locked_address_is_enforced_both_ways() {
 }
 
 #[test]
-fn a_runt_is_used_up_and_not_sent() {
+fn a_runt_is_used_but_not_sent() {
     let wire = Wire::default();
     let mut guest = guest(Generation::V7_8, options(), wire.clone());
     guest.chain(1, 0, &[Buffer::Out(&[0; 12 + 13])]);
@@ -258,7 +258,7 @@ fn a_runt_is_used_up_and_not_sent() {
 /// Descriptors from 0 on: address, length, flags, next.
 type Chain<'a> = &'a [(u64, u32, u16, u16)];
 
-fn wants_reset(guest: &mut GuestDriver<Net>) -> bool {
+fn needs_reset(guest: &mut GuestDriver<Net>) -> bool {
     guest.line() && guest.status() & 0x40 != 0 && guest.isr() & 2 != 0
 }
 
@@ -287,24 +287,24 @@ fn malformed_chains_make_the_device_ask_for_a_reset() {
         }
         guest.push(queue, 0);
         guest.notify(queue);
-        assert!(wants_reset(&mut guest), "{name}");
+        assert!(needs_reset(&mut guest), "{name}");
         assert_eq!(guest.faults.get(), None, "{name}");
         assert!(wire.0.lock().unwrap().sent.is_empty(), "{name}");
     }
 }
 
 #[test]
-fn a_broken_backend_makes_the_device_ask_for_a_reset() {
+fn a_failing_backend_makes_the_device_ask_for_a_reset() {
     let wire = Wire::default();
     wire.0.lock().unwrap().broken = true;
     let mut receiving = guest(Generation::V7_8, options(), wire.clone());
     offer(&mut receiving, 1);
-    assert!(wants_reset(&mut receiving));
+    assert!(needs_reset(&mut receiving));
     let mut sending = guest(Generation::V7_8, options(), wire);
     let bytes = [&HEADER[..], &frame(HOST_MAC, MAC, 1)].concat();
     sending.chain(1, 0, &[Buffer::Out(&bytes)]);
     sending.notify(1);
-    assert!(wants_reset(&mut sending));
+    assert!(needs_reset(&mut sending));
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn checksums_are_left_to_the_device_from_8_0_on() {
         guest.chain(1, 0, &[Buffer::Out(&bytes)]);
         guest.notify(1);
         let sent = wire.0.lock().unwrap().sent.clone();
-        // Up to 7.9 nobody looks.
+        // Up to 7.9 vmd ignores the header.
         assert_eq!(sent[0] != frame, new, "{generation}");
         assert_eq!((&sent[0][..40], &sent[0][42..]), (&frame[..40], &frame[42..]));
     }
@@ -382,7 +382,7 @@ fn a_reset_lowers_the_line() {
 
 // ---- DHCP ----
 
-/// A client's message: type, wanted address, and what else is to be changed in the BOOTP part.
+/// A client's message: its options, and a change to the BOOTP part.
 fn bootp(options: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut message = vec![0; 236];
     message[..4].copy_from_slice(&[1, 1, 6, 0]);
@@ -424,8 +424,8 @@ fn udp_frame(payload: &[u8], from: u16, to: u16) -> Vec<u8> {
     bytes
 }
 
-/// Sends a request to a NIC with `link` and returns what it answers, without the virtio header; `None` if the request
-/// went to the network.
+/// Sends a request to a NIC with `link` and returns the answer without the virtio header; `None` if
+/// the request went to the network.
 fn ask(link: LocalLink, request: &[u8]) -> Option<Vec<u8>> {
     let wire = Wire::default();
     let options = NetOptions { local: Some(link), ..options() };
@@ -437,7 +437,7 @@ fn ask(link: LocalLink, request: &[u8]) -> Option<Vec<u8>> {
     answer
 }
 
-/// The BOOTP message in an answer, after a look at what is around it.
+/// The BOOTP message in an answer, after checks of its headers.
 fn message(answer: &[u8]) -> &[u8] {
     let ethernet = EthernetFrame::new_checked(answer).unwrap();
     assert_eq!(ethernet.dst_addr().0, MAC.0);
@@ -454,7 +454,7 @@ fn message(answer: &[u8]) -> &[u8] {
 }
 
 #[test]
-fn a_lease_for_ever() {
+fn the_lease_is_infinite() {
     let answer = ask(link(), &bootp(&[53, 1, 1, 255], |_| {})).unwrap();
     let offer = message(&answer);
     assert_eq!(offer.len(), 300);
@@ -500,7 +500,7 @@ fn a_guest_that_boots_from_the_network_gets_a_file_and_a_name() {
 type Change = fn(&mut Vec<u8>);
 
 #[test]
-fn requests_that_are_not_vmds_go_to_the_network() {
+fn requests_that_vmd_does_not_answer_go_to_the_network() {
     let discover = [53, 1, 1, 255];
     assert_eq!(ask(link(), &frame(HOST_MAC, MAC, 0)), None);
     assert_eq!(ask(link(), &udp_frame(&[0; 300], 68, 69)), None, "port");
@@ -509,7 +509,7 @@ fn requests_that_are_not_vmds_go_to_the_network() {
         ("relayed", |message| message[3] = 1),
         ("has an address", |message| message[12] = 10),
         ("boot file", |message| message[108] = b'x'),
-        ("for somebody else", |message| message[33] ^= 1),
+        ("for another client", |message| message[33] ^= 1),
         ("not Ethernet", |message| message[1] = 6),
     ];
     for (name, change) in changes {
@@ -548,7 +548,7 @@ fn local_guest(generation: Generation) -> GuestDriver<Net> {
     guest
 }
 
-/// Sends a frame and returns the frame that answers it.
+/// Sends a frame and returns the answer.
 fn exchange(guest: &mut GuestDriver<Net>, generation: Generation, frame: &[u8]) -> Vec<u8> {
     send(guest, generation, frame);
     let bytes = received(guest).expect("an answer");
@@ -602,7 +602,7 @@ fn ip(protocol: IpProtocol, length: usize) -> Ipv4Repr {
 }
 
 #[test]
-fn arp_and_ping_and_a_lease_without_a_host() {
+fn the_gateway_answers_arp_ping_and_dhcp() {
     for generation in [Generation::V7_7, Generation::V7_8] {
         let mut guest = local_guest(generation);
         let answer = exchange(&mut guest, generation, &bootp(&[53, 1, 1, 255], |_| {}));
@@ -722,7 +722,7 @@ fn frames_cross_a_stream_socket_with_their_length() {
 }
 
 #[test]
-fn a_full_stream_loses_frames_but_never_parts_of_them() {
+fn a_full_stream_drops_whole_frames_only() {
     let (near, mut far) = UnixStream::pair().unwrap();
     let mut stream = StreamBackend::new(near).unwrap();
     for number in 0..4000u32 {
@@ -748,17 +748,17 @@ fn a_full_stream_loses_frames_but_never_parts_of_them() {
 }
 
 #[test]
-fn an_absurd_length_on_the_stream_makes_the_device_ask_for_a_reset() {
+fn an_excessive_length_on_the_stream_makes_the_device_ask_for_a_reset() {
     let (near, mut far) = UnixStream::pair().unwrap();
     let mut guest = guest(Generation::V7_8, options(), StreamBackend::new(near).unwrap());
     far.write_all(&[0xff; 8]).unwrap();
     offer(&mut guest, 1);
-    assert!(wants_reset(&mut guest));
+    assert!(needs_reset(&mut guest));
 }
 
 #[test]
 fn a_tap_is_read_and_written_frame_by_frame() {
-    // A datagram socket has a tap's boundaries and may be had without privileges.
+    // A datagram socket keeps frame boundaries as a tap does and needs no privileges.
     let (near, far) = std::os::unix::net::UnixDatagram::pair().unwrap();
     near.set_nonblocking(true).unwrap();
     let tap = TapBackend::new(std::fs::File::from(std::os::fd::OwnedFd::from(near)));

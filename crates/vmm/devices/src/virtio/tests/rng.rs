@@ -40,7 +40,7 @@ fn requests_are_filled_one_after_the_other() {
 }
 
 #[test]
-fn the_host_gives_other_bytes_each_time() {
+fn the_host_returns_different_bytes_each_time() {
     let mut guest = GuestDriver::started(Generation::V7_8, Rng::new());
     let mut seen = Vec::new();
     for _ in 0..4 {
@@ -54,7 +54,7 @@ fn the_host_gives_other_bytes_each_time() {
 }
 
 #[test]
-fn the_entry_after_the_newest_is_taken() {
+fn the_entry_after_the_newest_is_used() {
     let mut guest = GuestDriver::started(Generation::V7_8, counting());
     guest.set_descriptor(0, 3, Descriptor::new(BUFFERS + 0x3000, 4, VRING_DESC_F_WRITE as u16, 0));
     guest.set_descriptor(0, 9, Descriptor::new(BUFFERS + 0x9000, 4, VRING_DESC_F_WRITE as u16, 0));
@@ -103,7 +103,7 @@ fn more_than_64_kib_is_ignored_by_8_0() {
 }
 
 #[test]
-fn a_buffer_outside_ram_is_dropped_in_silence() {
+fn a_buffer_outside_ram_is_dropped_without_an_interrupt() {
     let mut guest = GuestDriver::started(Generation::V7_8, counting());
     guest.set_descriptor(0, 0, Descriptor::new(RAM as u64 - 4, 8, VRING_DESC_F_WRITE as u16, 0));
     guest.push(0, 0);

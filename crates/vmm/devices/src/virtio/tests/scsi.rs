@@ -15,12 +15,12 @@ use crate::{
     },
 };
 
-/// The queue of requests; 0 is for control, 1 for events.
+/// The request queue; 0 is for control, 1 for events.
 const REQUESTS: u16 = 2;
 const BLOCKS: usize = 50;
 
 fn guest(generation: Generation) -> GuestDriver<Scsi> {
-    // Sectors of a quarter of a block: block N starts with the byte 4 N.
+    // A sector is a quarter of a block: block N starts with the byte 4 N.
     GuestDriver::started(generation, Scsi::new(Box::new(MemoryDisk::numbered(BLOCKS * 4 + 3))))
 }
 
@@ -33,7 +33,7 @@ fn request(lun: [u8; 8], cdb: &[u8]) -> Vec<u8> {
 
 const LUN_0: [u8; 8] = [1, 0, 0x40, 0, 0, 0, 0, 0];
 
-/// A response: status, response, sense key and code, and the data that came.
+/// A response: status, response, sense key and code, and the data.
 struct Answer {
     status: u8,
     response: u8,
@@ -78,7 +78,7 @@ const OUT_OF_RANGE: Option<(u8, u8)> = Some((5, 0x21));
 const NO_MEDIUM: Option<(u8, u8)> = Some((3, 0x3a));
 
 #[test]
-fn the_drive_says_what_it_is() {
+fn inquiry_identifies_the_drive() {
     for generation in [Generation::V7_7, Generation::V7_8] {
         let mut guest = guest(generation);
         let inquiry = data(&mut guest, &[0x12, 0, 0, 0, 96], 96);
@@ -91,9 +91,9 @@ fn the_drive_says_what_it_is() {
     }
 }
 
-/// What the machine does for firmware that does not know vmd.
+/// The mode that the board enables for firmware that does not know vmd.
 #[test]
-fn an_answer_is_as_long_as_it_is_unless_it_has_to_keep_within_the_buffer() {
+fn answers_ignore_the_buffer_length_unless_limited_to_it() {
     for (keep, written) in [(false, 96), (true, 36)] {
         let mut guest = guest(Generation::V7_8);
         guest.device.model_mut().keep_within_descriptors(keep);
@@ -141,10 +141,10 @@ fn blocks_are_read() {
 }
 
 #[test]
-fn a_short_buffer_takes_what_it_holds_and_the_rest_goes_round() {
+fn data_beyond_a_short_buffer_follows_the_next_descriptors() {
     let mut guest = guest(Generation::V7_8);
     guest.ram.write_slice(&request(LUN_0, &[0x28, 0, 0, 0, 0, 1, 0, 0, 1]), GuestAddress(BUFFERS)).unwrap();
-    // The last descriptor names itself as its successor, without the flag.
+    // The last descriptor names itself as its successor, without the NEXT flag.
     guest.set_descriptor(REQUESTS, 0, Descriptor::new(BUFFERS, 51, 1, 1));
     guest.set_descriptor(REQUESTS, 1, Descriptor::new(BUFFERS + 0x100, 108, 3, 2));
     guest.set_descriptor(REQUESTS, 2, Descriptor::new(BUFFERS + 0x1000, 512, 2, 2));
@@ -159,7 +159,7 @@ fn a_short_buffer_takes_what_it_holds_and_the_rest_goes_round() {
 }
 
 #[test]
-fn a_read_into_nothing_never_ends_which_ends_the_vm() {
+fn a_read_into_empty_buffers_ends_the_vm() {
     let mut guest = guest(Generation::V7_8);
     guest.ram.write_slice(&request(LUN_0, &[0x28, 0, 0, 0, 0, 1, 0, 0, 1]), GuestAddress(BUFFERS)).unwrap();
     guest.set_descriptor(REQUESTS, 0, Descriptor::new(BUFFERS, 51, 1, 1));
@@ -189,7 +189,7 @@ fn mode_pages() {
 }
 
 #[test]
-fn each_prevent_allow_turns_the_lock_over_and_power_on_opens_it() {
+fn each_prevent_allow_inverts_the_lock_and_power_on_clears_it() {
     let mut guest = guest(Generation::V7_8);
     let event = [0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8];
     assert_eq!(data(&mut guest, &event, 8), [0, 6, 2, 4, 0, 2, 0, 0]);
@@ -220,7 +220,7 @@ fn configuration_luns_and_the_rest() {
 }
 
 #[test]
-fn commands_that_vmd_does_not_know_come_back_untouched_and_in_silence() {
+fn unknown_commands_return_unchanged_without_an_interrupt() {
     let mut guest = guest(Generation::V7_8);
     for code in [0xa8, 0x88, 0x03, 0x2a, 0x35] {
         let header = request(LUN_0, &[code]);
@@ -245,11 +245,11 @@ fn there_is_one_target_with_one_lun() {
 }
 
 #[test]
-fn the_interrupt_is_the_last_requests_affair() {
+fn the_last_request_decides_on_the_interrupt() {
     let mut guest = guest(Generation::V7_8);
     let good = request(LUN_0, &[0x00]);
     let unknown = request(LUN_0, &[0xa8]);
-    // Too much to be answered: 64 MiB and a block.
+    // Too large to be answered: 64 MiB and one block.
     let large = request(LUN_0, &[0x28, 0, 0, 0, 0, 0, 0, 0x80, 1]);
     guest.chain(REQUESTS, 0, &[Buffer::Out(&good), Buffer::In(108)]);
     guest.chain(REQUESTS, 4, &[Buffer::Out(&unknown), Buffer::In(108)]);
@@ -269,7 +269,7 @@ fn events_and_task_management() {
     guest.chain(1, 0, &[Buffer::In(16)]);
     guest.notify(1);
     assert_eq!(guest.take_used(1), None);
-    // A LUN reset of 1:0: type and subtype are taken for the LUN, its zeroes for TEST UNIT READY.
+    // A LUN reset of 1:0: vmd reads type and subtype as the LUN and the zeroes as TEST UNIT READY.
     let mut reset = vec![0; 51];
     reset[4] = 5;
     guest.chain(0, 0, &[Buffer::Out(&reset), Buffer::In(1)]);
@@ -332,7 +332,7 @@ fn configuration_registers_have_a_width() {
 }
 
 #[test]
-fn the_legacy_line_stays_up() {
+fn the_legacy_line_stays_high() {
     let mut guest = guest(Generation::V7_7);
     let header = request(LUN_0, &[0x00]);
     guest.chain(REQUESTS, 0, &[Buffer::Out(&header), Buffer::In(108)]);

@@ -29,7 +29,7 @@ fn legacy_identities_are_transitional_and_have_no_capabilities() {
         (DeviceType::Scsi, 0x1004),
         (DeviceType::Rng, 0x1005),
     ] {
-        let identity = kind.identity(Generation::V7_7);
+        let identity = kind.identity(Generation::V7_7.capabilities());
         assert_eq!((identity.vendor, identity.device, identity.revision), (0x1af4, device, 0));
         assert_eq!((identity.subsystem_vendor, identity.subsystem), (0x0b5d, kind.virtio_id()));
     }
@@ -60,7 +60,7 @@ fn the_status_takes_8_bit_writes_only_and_any_value() {
 }
 
 #[test]
-fn features_add_up_until_a_reset_and_only_those_that_are_offered() {
+fn offered_features_accumulate_until_a_reset() {
     let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
     guest.output(0x0c, Width::Dword, 0xffff_ffff);
     guest.output(0x0c, Width::Dword, 0);
@@ -78,7 +78,7 @@ fn features_add_up_until_a_reset_and_only_those_that_are_offered() {
 }
 
 #[test]
-fn sixteen_bit_registers_look_at_eax_and_not_at_the_width() {
+fn sixteen_bit_registers_use_eax_whatever_the_width() {
     let mut guest = GuestDriver::started(Generation::V7_8, blk(Generation::V7_8));
     guest.output(0x16, Width::Byte, 0x1234);
     assert_eq!(guest.input(0x16, Width::Word), 0x1234);
@@ -90,7 +90,7 @@ fn sixteen_bit_registers_look_at_eax_and_not_at_the_width() {
 }
 
 #[test]
-fn a_queue_that_does_not_exist_has_size_0_and_the_addresses_of_the_one_before() {
+fn a_missing_queue_shows_size_0_and_the_previous_addresses() {
     let mut guest = GuestDriver::started(Generation::V7_8, blk(Generation::V7_8));
     guest.output(0x16, Width::Word, 0);
     let table = guest.input(0x20, Width::Dword);
@@ -154,16 +154,16 @@ fn rings_that_lead_outside_ram_end_the_vm_when_they_are_used() {
 }
 
 #[test]
-fn a_reset_forgets_the_queues_but_not_where_they_were() {
+fn a_reset_clears_the_queues_but_not_their_mappings() {
     let mut guest = GuestDriver::started(Generation::V7_8, blk(Generation::V7_8));
     guest.set_status(0);
     guest.notify(0);
-    // Not a null ring: vmd still has the old mapping, and finds both rings in place of the table now.
+    // Not a null ring: vmd keeps the old mapping, where both rings now coincide with the table.
     assert_eq!(guest.faults.get(), None);
 }
 
 #[test]
-fn areas_and_what_is_between_them() {
+fn areas_of_the_bar_and_their_gaps() {
     let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
     for offset in [0x100, 0x1ff, 0x400, 0xffc] {
         assert_eq!(guest.input(offset, Width::Dword), 0xffff_ffff, "{offset:#x}");
@@ -200,7 +200,7 @@ fn legacy_registers_answer_32_bits_or_not_at_all() {
 }
 
 #[test]
-fn legacy_features_are_taken_unchecked() {
+fn legacy_features_are_accepted_unchecked() {
     let mut guest = GuestDriver::new(Generation::V7_7, blk(Generation::V7_7));
     assert_eq!(guest.input(0x00, Width::Dword), 0x4);
     guest.output(0x04, Width::Dword, 0xdead_beef);
@@ -217,7 +217,7 @@ fn after_a_legacy_reset_the_ring_is_at_address_0() {
 }
 
 #[test]
-fn power_on_brings_everything_back() {
+fn power_on_restores_the_initial_state() {
     for generation in [Generation::V7_7, Generation::V7_8] {
         let mut guest = GuestDriver::started(generation, blk(generation));
         guest.device.reset();
@@ -249,10 +249,10 @@ fn vectors_can_be_chosen_from_8_0_on() {
 }
 
 #[test]
-fn rings_may_be_anywhere_from_8_0_on() {
+fn rings_can_be_anywhere_from_8_0_on() {
     let mut guest = GuestDriver::started(Generation::V8_0, Rng::new());
     guest.output(0x16, Width::Word, 0);
-    // The available ring before the table, which 7.9 would look for 4 GiB above it.
+    // The available ring lies before the table; 7.9 would compute an address 4 GiB above it.
     guest.output(0x28, Width::Dword, 0x1000);
     assert_eq!(guest.input(0x1c, Width::Word), 1);
     guest.ram.write_obj(1u16, GuestAddress(0x1002)).unwrap();
@@ -300,7 +300,7 @@ fn a_reset_clears_the_queue_registers_from_8_0_on() {
 }
 
 #[test]
-fn the_cd_rom_answers_everything_once_it_has_its_own_process() {
+fn the_cd_rom_answers_every_in_once_it_has_its_own_process() {
     for generation in [Generation::V7_8, Generation::V7_9] {
         let mut guest = GuestDriver::new(generation, Scsi::new(Box::new(MemoryDisk::numbered(8))));
         let nothing = if generation == Generation::V7_8 { UNTOUCHED } else { 0xffff_ffff };

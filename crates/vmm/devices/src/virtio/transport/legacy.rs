@@ -12,9 +12,9 @@
 //! | 0x13 | 8 | ISR: reading clears it |
 //! | 0x14 | | device configuration |
 //!
-//! Registers are matched by their exact offset and, with few exceptions, answered as 32 bits whatever the width
-//! (`virtio_rnd_io` in virtio.c, `vioscsi_io` in vioscsi.c, `handle_io_read` and `handle_io_write` in vioblk.c and
-//! vionet.c, 7.7).
+//! Registers are matched by their exact offset and, with few exceptions, answered as 32 bits
+//! whatever the width (`virtio_rnd_io` in virtio.c, `vioscsi_io` in vioscsi.c, `handle_io_read` and
+//! `handle_io_write` in vioblk.c and vionet.c, 7.7).
 
 use crate::bus::{Direction, PortAccess};
 use crate::virtio::{

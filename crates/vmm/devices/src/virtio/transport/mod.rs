@@ -1,6 +1,7 @@
-//! The registers between a virtio driver and a device's model: virtio 0.9 up to 7.7, virtio 1.x from 7.8 on.
+//! The registers between a virtio driver and a device's model: virtio 0.9 up to 7.7, virtio 1.x
+//! from 7.8 on.
 
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 use super::{
     device::{DeviceState, VirtioDevice},
@@ -22,12 +23,12 @@ pub(super) enum Registers {
 }
 
 impl Registers {
-    /// The registers of `generation`'s transport, as after power-on.
-    pub(super) fn new(generation: Generation) -> Self {
-        if generation == Generation::V7_7 {
-            Self::Legacy(legacy::Registers::default())
-        } else {
+    /// The registers of the generation's transport, at power-on.
+    pub(super) fn new(capabilities: &Capabilities) -> Self {
+        if capabilities.virtio_1 {
             Self::Modern(modern::Registers::default())
+        } else {
+            Self::Legacy(legacy::Registers::default())
         }
     }
 
@@ -39,7 +40,7 @@ impl Registers {
         }
     }
 
-    /// A queue of `size` entries, as after power-on.
+    /// A queue of `size` entries, at power-on.
     pub(super) fn new_queue(&self, size: u16) -> Queue {
         match self {
             Self::Legacy(_) => Queue::legacy(size),

@@ -14,7 +14,6 @@
 //! `vionet_cfg_write` in vionet.c, 7.8).
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use vmd_release::Generation;
 
 use crate::virtio::{
     device::{DeviceState, VirtioDevice},
@@ -347,7 +346,7 @@ impl Registers {
 /// Whether the rings can be at any distance from the table: up to 7.9 vmd stores the distance in 32
 /// bits (`virtio_update_qa` in virtio.c).
 fn has_split_rings(state: &DeviceState) -> bool {
-    state.generation >= Generation::V8_0
+    state.capabilities.virtio_split_rings
 }
 
 /// Whether the queue registers are virtio 1.x's. Up to 7.9 this depends on the features accepted so
@@ -360,7 +359,11 @@ fn is_modern(state: &DeviceState) -> bool {
 /// all ones from a NIC of 7.8 (`golden/pci/k612.v1cfg.net.txt`), which makes Linux see unsupported
 /// features in words 2 and 3. 7.9 answers zero.
 fn unknown_register(state: &DeviceState) -> u32 {
-    if state.device_type == DeviceType::Net && state.generation == Generation::V7_8 { u32::MAX } else { 0 }
+    if state.device_type == DeviceType::Net && state.capabilities.net_unknown_registers_read_ones {
+        u32::MAX
+    } else {
+        0
+    }
 }
 
 fn features(state: &DeviceState, features: u64, select: u32) -> u32 {
