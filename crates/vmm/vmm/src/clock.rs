@@ -12,7 +12,7 @@ use devices::{
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use vmd_release::SleepingTsc;
 
-use crate::vcpu::rdtsc;
+use crate::kvm::tsc::rdtsc;
 
 /// How far the clocks may be from the host's own before these are believed, in nanoseconds: the host was asleep, or
 /// somebody has set its clock.

@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    statistics::{Counters, MARK},
-    vcpu::rdtsc,
+    kvm::tsc::rdtsc,
+    stats::{Counters, MARK},
 };
 
 /// Where the serial console goes.

@@ -1,6 +1,6 @@
 //! What keeps a machine from starting or running.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use devices::virtio::disk::DiskError;
 use miette::Diagnostic;
@@ -139,7 +139,7 @@ pub enum Error {
     /// KVM is not there or cannot run guests.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Unusable(#[from] crate::probe::Unusable),
+    Unusable(#[from] Unusable),
     /// KVM refused something that it must do.
     #[error("KVM refused: {what}")]
     #[diagnostic(help(
@@ -160,6 +160,42 @@ pub enum Error {
         /// From the system.
         source: io::Error,
     },
+}
+
+/// Time limit of the program in the probe's scratch VM. It takes about 10 ms where the virtualisation extensions are
+/// emulated.
+pub(crate) const PROBE_TIME_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why the host's KVM cannot be used.
+#[derive(Debug, Error, Diagnostic)]
+pub enum Unusable {
+    /// There is none, or it may not be opened.
+    #[error("cannot open /dev/kvm")]
+    #[diagnostic(help(
+        "load the module kvm-amd or kvm-intel, join the group kvm, or use `--accel nested`, which needs neither"
+    ))]
+    NoKvm {
+        /// From the system.
+        source: std::io::Error,
+    },
+    /// It refuses something that is needed.
+    #[error("/dev/kvm refused a scratch VM: {reason}")]
+    #[diagnostic(help("this KVM is too old or not a whole one: use `--accel nested`"))]
+    Refused {
+        /// What it refused.
+        reason: String,
+    },
+    /// The program in the scratch VM went wrong.
+    #[error("a guest on /dev/kvm does not do what it should: {what}")]
+    #[diagnostic(help("this KVM cannot run ordinary kernels: use `--accel nested`"))]
+    Wrong {
+        /// What it did instead.
+        what: String,
+    },
+    /// The program in the scratch VM did not end.
+    #[error("a guest on /dev/kvm hangs: a program of a few instructions was not done after {} s", PROBE_TIME_LIMIT.as_secs())]
+    #[diagnostic(help("this KVM cannot run ordinary kernels: use `--accel nested`"))]
+    Hangs,
 }
 
 impl Error {

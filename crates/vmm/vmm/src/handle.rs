@@ -15,7 +15,7 @@ use crate::{
     event_loop::EventLoop,
     exit_reason::ExitReason,
     run_control::VcpuRunControl,
-    statistics::{Counters, Statistics},
+    stats::{Counters, Statistics},
 };
 
 /// What the machine's threads and its control side share.

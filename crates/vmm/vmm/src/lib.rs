@@ -24,45 +24,33 @@
 //! - A guest may be told that the processor is another vendor's ([`Config::vendor`]). That is CPUID and MSRs as vmm has
 //!   them on such a host; instructions do what the host's do.
 //!
-//! What lets firmware boot that does not know vmd is listed in `stock_firmware.rs`.
+//! What lets firmware boot that does not know vmd is listed in `board/stock_firmware.rs`.
 
 mod board;
 mod boot;
 mod clock;
 mod config;
 mod console;
-mod cpu;
-mod cpu_template;
+mod diagnosis;
 mod error;
 mod event_loop;
 mod exit_reason;
 mod handle;
-mod interrupts;
+mod irqchip;
+mod kvm;
 mod machine;
-mod memory;
-mod memory_map;
-mod msr;
-mod network;
-pub mod probe;
-mod pvclock;
-pub mod report;
 mod run_control;
 mod sipi;
-mod smbios;
-mod statistics;
-mod stock_firmware;
-mod symbols;
-mod tap;
-pub mod trace;
-mod vcpu;
+mod stats;
 mod vcpu_thread;
 
 pub use clock::SystemClock;
 pub use config::{Boot, BootDevice, Config, Disk, DiskFormat, Nic, NicBackend, OnReset, Vendor};
 pub use console::Console;
-pub use cpu::host_tsc_hz;
+pub use diagnosis::{At, DeviceFault, OutsideRam, StringIo, VcpuError};
 pub use error::Error;
-pub use exit_reason::{At, DeviceFault, ExitReason, FatalExit, OutsideRam, StringIo, VcpuError};
+pub use exit_reason::{ExitReason, FatalExit};
 pub use handle::{Handle, Refused, ShutdownOutcome, State, Status};
+pub use kvm::{probe, tsc::host_tsc_hz};
 pub use machine::Machine;
-pub use statistics::{Accesses, ExitKind, MARK, Mark, Phase, Statistics};
+pub use stats::{Accesses, ExitKind, MARK, Mark, Phase, Statistics, report, trace};

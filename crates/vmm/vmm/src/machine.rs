@@ -11,27 +11,21 @@ use devices::clock::HostTicks;
 use kvm_ioctls::{Kvm, VcpuFd};
 
 use crate::{
-    board::{Board, BoardConfig},
+    board::{Board, BoardConfig, nic::Wire, stock_firmware::StockFirmware},
     boot,
     clock::SystemClock,
     config::{Boot, Config, OnReset},
     console::{Console, SharedOutput, Tap},
-    cpu::Cpu,
-    error::Error,
+    diagnosis::symbols::Symbols,
+    error::{Error, Unusable},
     event_loop::EventLoop,
     exit_reason::ExitReason,
     handle::{Handle, Shared},
-    interrupts::Interrupts,
-    memory, msr,
-    network::Wire,
-    probe::Unusable,
+    irqchip::Interrupts,
+    kvm::{cpuid::Cpu, memory, msr, tsc::rdtsc, vcpu},
     run_control::VcpuRunControl,
     sipi::Startups,
-    statistics::Counters,
-    stock_firmware::StockFirmware,
-    symbols::Symbols,
-    trace,
-    vcpu::{self, rdtsc},
+    stats::{Counters, trace},
     vcpu_thread::{Entry, VmInstance},
 };
 
@@ -279,7 +273,7 @@ fn after(ended: ExitReason, stopping: bool, restarts: bool) -> After {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit_reason::At;
+    use crate::diagnosis::At;
 
     #[test]
     fn a_reset_restarts_unless_the_guest_was_told_to_stop_or_the_user_not_to() {

@@ -29,7 +29,7 @@ use devices::{
     legacy::fw_cfg::{self, FwCfg},
 };
 
-use crate::smbios;
+use super::smbios;
 
 /// Configuration address of the host bridge's subsystem register (bus 0, device 0, function 0, offset 0x2c).
 const HOST_BRIDGE_SUBSYSTEM: u32 = 0x8000_002c;

@@ -1,5 +1,10 @@
 //! The board: vmd's device models, and which of them answers which port.
 
+pub(crate) mod nic;
+mod smbios;
+pub(crate) mod stock_firmware;
+mod tap;
+
 use std::{
     io,
     os::fd::OwnedFd,
@@ -34,12 +39,11 @@ use devices::{
 };
 use vmd_release::Generation;
 
+use self::{nic::Wire, stock_firmware::StockFirmware};
 use crate::{
     config::{Boot, Config},
     error::Error,
-    interrupts::Interrupts,
-    network::Wire,
-    stock_firmware::StockFirmware,
+    irqchip::Interrupts,
 };
 
 /// What a board is made from.

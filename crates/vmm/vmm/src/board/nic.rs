@@ -19,10 +19,10 @@ use devices::{
 };
 use vmd_release::Generation;
 
+use super::tap;
 use crate::{
     config::{Nic, NicBackend},
     error::Error,
-    tap,
 };
 
 /// The number that vmd would give the first VM, from which its local interfaces get their addresses.

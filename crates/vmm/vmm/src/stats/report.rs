@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Write};
 
 use serde::Serialize;
 
-use crate::statistics::{Accesses, Statistics};
+use super::{Accesses, Statistics};
 
 /// How many ports and MSRs a table lists: the busiest.
 const LISTED: usize = 12;

@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 
 use devices::cpuid::Leaf;
 
-use crate::{config::Vendor, msr::Extensions};
+use crate::{config::Vendor, kvm::msr::Extensions};
 
 /// Family 6, model 0x5e, stepping 3: Skylake, whose leaf 0x15 has the ratio of TSC and crystal but not the crystal's
 /// rate. OpenBSD knows that to be 24 MHz (tsc.c, `tsc_freq_cpuid`); its guests are not told.

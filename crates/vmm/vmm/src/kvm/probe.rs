@@ -7,26 +7,21 @@ use std::{
     arch::x86_64::{__cpuid, __cpuid_count},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use devices::bus::{Direction, Width};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
-use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+pub use crate::error::Unusable;
 use crate::{
     boot,
-    error::Error as MachineError,
-    vcpu::{self, Exit, Vcpu},
+    error::{Error, PROBE_TIME_LIMIT},
+    kvm::vcpu::{self, Exit, Vcpu},
 };
-
-/// How long the program in the scratch VM may take. Under emulation of the virtualisation extensions it takes some
-/// ten milliseconds.
-const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the host's KVM can do beyond running guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,39 +32,7 @@ pub struct KvmAbilities {
     pub bmi2: bool,
 }
 
-/// Why the host's KVM cannot be used.
-#[derive(Debug, Error, Diagnostic)]
-pub enum Unusable {
-    /// There is none, or it may not be opened.
-    #[error("cannot open /dev/kvm")]
-    #[diagnostic(help(
-        "load the module kvm-amd or kvm-intel, join the group kvm, or use `--accel nested`, which needs neither"
-    ))]
-    NoKvm {
-        /// From the system.
-        source: std::io::Error,
-    },
-    /// It refuses something that is needed.
-    #[error("/dev/kvm refused a scratch VM: {reason}")]
-    #[diagnostic(help("this KVM is too old or not a whole one: use `--accel nested`"))]
-    Refused {
-        /// What it refused.
-        reason: String,
-    },
-    /// The program in the scratch VM went wrong.
-    #[error("a guest on /dev/kvm does not do what it should: {what}")]
-    #[diagnostic(help("this KVM cannot run ordinary kernels: use `--accel nested`"))]
-    Wrong {
-        /// What it did instead.
-        what: String,
-    },
-    /// The program in the scratch VM did not end.
-    #[error("a guest on /dev/kvm hangs: a program of a few instructions was not done after {} s", TIME_LIMIT.as_secs())]
-    #[diagnostic(help("this KVM cannot run ordinary kernels: use `--accel nested`"))]
-    Hangs,
-}
-
-/// Runs a small program in a scratch VM: CPUID answers what it was told to, code runs in long mode, BMI2 event_loop where
+/// Runs a small program in a scratch VM: CPUID answers what it was told to, code runs in long mode, BMI2 works where
 /// the processor has it, HLT stops, an injected interrupt wakes. Takes at most five seconds.
 pub fn probe() -> Result<KvmAbilities, Unusable> {
     let (send, receive) = mpsc::channel();
@@ -78,7 +41,7 @@ pub fn probe() -> Result<KvmAbilities, Unusable> {
         .name("kvm-probe".into())
         .spawn(move || send.send(run()))
         .map_err(|error| Unusable::Refused { reason: error.to_string() })?;
-    receive.recv_timeout(TIME_LIMIT).unwrap_or(Err(Unusable::Hangs))
+    receive.recv_timeout(PROBE_TIME_LIMIT).unwrap_or(Err(Unusable::Hangs))
 }
 
 /// What CPUID leaf 0x40000000 answers in EBX.
@@ -111,7 +74,7 @@ const HANDLER: &[u8] = &[0xb8, 0x17, 0x14, 0, 0, 0xe7, HANDLER_PORT as u8, 0x48,
 fn run() -> Result<KvmAbilities, Unusable> {
     let kvm = Kvm::new()
         .map_err(|errno| Unusable::NoKvm { source: std::io::Error::from_raw_os_error(errno.errno()) })?;
-    let refused = |error: MachineError| Unusable::Refused {
+    let refused = |error: Error| Unusable::Refused {
         reason: match std::error::Error::source(&error) {
             Some(source) => format!("{error} ({source})"),
             None => error.to_string(),
@@ -149,9 +112,9 @@ fn write_program(memory: &GuestMemoryMmap, bmi2: bool) -> Result<(), vm_memory::
     let handler = CODE + code.len() as u64;
     code.extend(HANDLER);
     memory.write_slice(&code, GuestAddress(CODE))?;
-    // An interrupt run_control in the 64-bit code segment; the handler lies below 64 KiB.
-    let run_control = 0x8e00_0000_0000 | u64::from(boot::CODE_SELECTOR) << 16 | handler;
-    memory.write_obj(run_control.to_le(), GuestAddress(IDT + 16 * u64::from(VECTOR)))
+    // An interrupt gate in the 64-bit code segment; the handler lies below 64 KiB.
+    let gate = 0x8e00_0000_0000 | u64::from(boot::CODE_SELECTOR) << 16 | handler;
+    memory.write_obj(gate.to_le(), GuestAddress(IDT + 16 * u64::from(VECTOR)))
 }
 
 fn with_signature(supported: &CpuId) -> CpuId {
@@ -177,7 +140,7 @@ fn watch(vcpu: &mut Vcpu, bmi2: bool) -> Result<(), Unusable> {
     for expected in expected {
         let step = loop {
             match vcpu.run() {
-                Ok(Exit::Interrupted) if start.elapsed() < TIME_LIMIT => {}
+                Ok(Exit::Interrupted) if start.elapsed() < PROBE_TIME_LIMIT => {}
                 Ok(exit) => break Step::of(exit, vcpu.eax()),
                 Err(error) => return Err(Unusable::Wrong { what: format!("it cannot be run: {error}") }),
             }
@@ -234,12 +197,12 @@ mod tests {
         for bmi2 in [false, true] {
             let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
             write_program(&memory, bmi2).unwrap();
-            let run_control: u64 = memory.read_obj(GuestAddress(IDT + 16 * 0x20)).unwrap();
-            let handler = run_control & 0xffff;
+            let gate: u64 = memory.read_obj(GuestAddress(IDT + 16 * 0x20)).unwrap();
+            let handler = gate & 0xffff;
             let mut code = vec![0; HANDLER.len()];
             memory.read_slice(&mut code, GuestAddress(handler)).unwrap();
             assert_eq!(code, HANDLER);
-            assert_eq!(run_control >> 16 & 0xffff, u64::from(boot::CODE_SELECTOR));
+            assert_eq!(gate >> 16 & 0xffff, u64::from(boot::CODE_SELECTOR));
         }
     }
 

@@ -1,11 +1,14 @@
 //! What a guest made the host do: exits by kind, port, MSR, device and phase, and when things happened.
 
+pub mod report;
+pub mod trace;
+
 use std::collections::BTreeMap;
 
 use devices::bus::Direction;
 use serde::{Deserialize, Serialize};
 
-use crate::vcpu::Exit;
+use crate::kvm::vcpu::Exit;
 
 /// Reads and writes, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,10 +19,9 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion}
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use crate::{
+    diagnosis::{At, symbols::Symbols},
     error::Error,
-    exit_reason::At,
     run_control::{Registration, VcpuRunControl},
-    symbols::Symbols,
 };
 
 vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
@@ -384,11 +383,4 @@ impl Vcpu {
         }
         Err(Error::Kvm { what: "to inject an interrupt (KVM_INTERRUPT)", source: io::Error::last_os_error() })
     }
-}
-
-/// The processor's time stamp counter.
-pub(crate) fn rdtsc() -> u64 {
-    // SAFETY: every processor with KVM has a TSC, and user space may read it on Linux unless a process forbids it to
-    // itself (PR_SET_TSC), which this one does not.
-    unsafe { core::arch::x86_64::_rdtsc() }
 }

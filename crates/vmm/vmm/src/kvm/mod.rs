@@ -1,0 +1,10 @@
+//! KVM as the VMM uses it: vCPUs with vmm's CPUID, MSRs, TSC and paravirtual clock, and guest memory.
+
+pub(crate) mod cpu_template;
+pub(crate) mod cpuid;
+pub(crate) mod memory;
+pub(crate) mod msr;
+pub mod probe;
+pub(crate) mod pvclock;
+pub(crate) mod tsc;
+pub(crate) mod vcpu;
