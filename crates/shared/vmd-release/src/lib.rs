@@ -77,7 +77,9 @@ pub enum SleepingTsc {
 
 /// A word other than `stands`, `runs` and `resets`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("unknown TSC behaviour `{0}` while the host sleeps: the known ones are `stands`, `runs` and `resets`")]
+#[error(
+    "unknown TSC behaviour `{0}` while the host sleeps: the known ones are `stands`, `runs` and `resets`"
+)]
 pub struct UnknownSleepingTsc(String);
 
 impl FromStr for SleepingTsc {

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use vmm::{Config, Nic, NicBackend};
+use vmm::{Config, Nic, NicBackendConfig};
 
 /// Where the VM's KVM is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl fmt::Display for Network {
 }
 
 /// A network interface with vmd's defaults.
-pub(crate) fn nic(backend: NicBackend) -> Nic {
+pub(crate) fn nic(backend: NicBackendConfig) -> Nic {
     Nic { backend, mac: None, locked: false, local: false }
 }
 

@@ -79,13 +79,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vmm::{At, VcpuError};
+    use vmm::{GuestLocation, VcpuError};
 
     use super::*;
 
     #[test]
     fn statuses_are_as_documented() {
-        let at = At::default();
+        let at = GuestLocation::default();
         for (ended, code) in [
             (ExitReason::Reset, 0),
             (ExitReason::Stopped, 0),

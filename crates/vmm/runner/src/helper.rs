@@ -11,7 +11,7 @@ use std::{
 use devices::virtio::disk;
 use helper_vm::{Format, L1, Launch, Net};
 use parking_lot::Mutex;
-use vmm::{Boot, Config, Disk, DiskFormat, NicBackend};
+use vmm::{Boot, Config, Disk, DiskFormat, NicBackendConfig};
 use vmm_control::{Answer, Command, ExitReport, Vm, remote::RemoteVm};
 
 use crate::{
@@ -102,7 +102,7 @@ fn pack(config: RunConfig, info: StatusInfo) -> Result<(Launch, Job)> {
     config.tsc_hz = vmm::host_tsc_hz();
     pack_boot_files(&mut launch, &mut config)?;
     for disk in &mut config.disks {
-        let format = match disk::check(&disk.path, disk.format.map(Into::into), true)? {
+        let format = match disk::check(&disk.path, disk.format.map(Into::into), true).map_err(vmm::Error::Disk)? {
             disk::DiskFormat::Raw => Format::Raw,
             disk::DiskFormat::Qcow2 => Format::Qcow2,
         };
@@ -111,7 +111,7 @@ fn pack(config: RunConfig, info: StatusInfo) -> Result<(Launch, Job)> {
         *disk = Disk { path, format: Some(DiskFormat::Raw) };
     }
     if let Some(cdrom) = &mut config.cdrom {
-        disk::check(cdrom, Some(disk::DiskFormat::Raw), false)?;
+        disk::check(cdrom, Some(disk::DiskFormat::Raw), false).map_err(vmm::Error::Disk)?;
         *cdrom = launch.drive(&absolute(cdrom)?, Format::Raw, true);
     }
     if let Some(trace) = &mut config.trace {
@@ -119,13 +119,13 @@ fn pack(config: RunConfig, info: StatusInfo) -> Result<(Launch, Job)> {
     }
     for network in networks {
         let backend = match network {
-            Network::Local => NicBackend::Gateway,
-            Network::User => NicBackend::Stream(launch.net(Net::User)),
-            Network::Tap(name) => NicBackend::Stream(launch.net(Net::Tap(name))),
+            Network::Local => NicBackendConfig::Gateway,
+            Network::User => NicBackendConfig::Stream(launch.net(Net::User)),
+            Network::Tap(name) => NicBackendConfig::Stream(launch.net(Net::Tap(name))),
             Network::Socket(path) => {
                 let stream = UnixStream::connect(&path)
                     .map_err(|source| Error::NetworkSocket { path: path.clone(), source })?;
-                NicBackend::Stream(launch.stream(stream))
+                NicBackendConfig::Stream(launch.stream(stream))
             }
         };
         config.nics.push(nic(backend));

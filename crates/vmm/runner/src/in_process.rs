@@ -9,7 +9,7 @@ use std::{
 
 use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
-use vmm::{Config, Console, Handle, Machine, ShutdownOutcome};
+use vmm::{Config, Console, Handle, VirtualMachine, ShutdownOutcome};
 use vmm_control::{Answer, Command, ExitReport, Vm, VmState, VmStatus};
 
 use crate::exit_status::exit_report;
@@ -44,7 +44,7 @@ impl InProcessVm {
         info: StatusInfo,
         console_bytes: impl FnOnce() -> u64 + Send + 'static,
     ) -> Result<Arc<Self>, vmm::Error> {
-        let machine = Machine::new(config, console)?;
+        let machine = VirtualMachine::new(config, console)?;
         let handle = machine.handle();
         let vm = Arc::new(Self { handle, info, started: Instant::now(), report: OnceLock::new() });
         let running = Arc::clone(&vm);
@@ -65,11 +65,11 @@ impl InProcessVm {
     fn status(&self) -> VmStatus {
         let now = self.handle.status();
         let state = match now.state {
-            vmm::State::Running => VmState::Running,
-            vmm::State::Paused => VmState::Paused,
-            vmm::State::Stopping => VmState::Stopping,
-            vmm::State::Stopped if self.report.get().is_some() => VmState::Ended,
-            vmm::State::Stopped => VmState::Starting,
+            vmm::VmState::Running => VmState::Running,
+            vmm::VmState::Paused => VmState::Paused,
+            vmm::VmState::Stopping => VmState::Stopping,
+            vmm::VmState::Stopped if self.report.get().is_some() => VmState::Ended,
+            vmm::VmState::Stopped => VmState::Starting,
         };
         VmStatus {
             name: now.name,
@@ -103,7 +103,7 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> vmm::Error {
 
 impl Vm for InProcessVm {
     fn call(&self, command: Command) -> Result<Answer, String> {
-        let text = |refused: vmm::Refused| {
+        let text = |refused: vmm::ControlError| {
             refused.help().map_or_else(|| refused.to_string(), |help| format!("{refused}: {help}"))
         };
         match command {

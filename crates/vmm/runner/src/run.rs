@@ -13,7 +13,7 @@ use std::{
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vmm::{
-    NicBackend, Statistics, probe,
+    NicBackendConfig, Statistics, probe,
     report::{Table, svg},
 };
 use vmm_control::{Command, ExitReport, Server, Vm, console::Console, runtime_dir::NameLock};
@@ -161,10 +161,10 @@ impl Started {
         let RunConfig { vm: mut config, networks, .. } = config;
         for network in networks {
             let backend = match network {
-                Network::Local => NicBackend::Gateway,
-                Network::Tap(name) => NicBackend::Tap(name),
-                Network::Socket(path) => NicBackend::Stream(path),
-                Network::User => NicBackend::Stream(crate::passt::start(&config.name)?),
+                Network::Local => NicBackendConfig::Gateway,
+                Network::Tap(name) => NicBackendConfig::Tap(name),
+                Network::Socket(path) => NicBackendConfig::Stream(path),
+                Network::User => NicBackendConfig::Stream(crate::passt::start(&config.name)?),
             };
             config.nics.push(nic(backend));
         }

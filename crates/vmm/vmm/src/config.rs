@@ -1,4 +1,4 @@
-//! What a machine is made of.
+//! Configuration of a VM.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -10,22 +10,22 @@ use vmd_release::Generation;
 
 use crate::error::Error;
 
-/// A machine's configuration: what vm.conf(5) has for a VM, and what is ours.
+/// Configuration of a VM: the options of vm.conf(5) and this program's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The VM's name.
     pub name: String,
-    /// Which vmd it runs on.
+    /// The OpenBSD release whose vmd is emulated.
     #[serde(default = "default_generation")]
     pub generation: Generation,
-    /// Virtual CPUs: 1, and on 8.0 up to [`vmd_release::Capabilities::max_vcpus`].
+    /// Number of vCPUs: 1, in 8.0 up to [`vmd_release::Capabilities::max_vcpus`].
     #[serde(default = "default_cpus")]
     pub cpus: u8,
     /// Memory in bytes, whole MiB.
     #[serde(default = "default_memory")]
     pub memory: u64,
-    /// What it boots.
+    /// Boot method.
     pub boot: Boot,
     /// Disks, in the order of their slots.
     #[serde(default)]
@@ -33,53 +33,54 @@ pub struct Config {
     /// Network interfaces, in the order of their slots.
     #[serde(default)]
     pub nics: Vec<Nic>,
-    /// An ISO image in the CD-ROM drive; without one there is no drive.
+    /// ISO image in the CD-ROM drive; `None` for no drive.
     #[serde(default)]
     pub cdrom: Option<PathBuf>,
-    /// Rate of the host's clock interrupt in Hz, to which vmd's timers are rounded. Every amd64 OpenBSD has 100.
+    /// Rate of the host's clock interrupt in Hz, to whose ticks vmd's timers are rounded. 100 on
+    /// OpenBSD/amd64.
     #[serde(default = "default_host_hz")]
     pub host_hz: NonZeroU32,
-    /// Rate of the host's TSC in Hz, for hosts that do not tell it: the TSC counts as invariant then. See
-    /// [`crate::host_tsc_hz`].
+    /// Rate of the host's TSC in Hz, for hosts whose CPUID lacks it; it marks the TSC as invariant.
+    /// See [`crate::host_tsc_hz`].
     #[serde(default)]
     pub tsc_hz: Option<NonZeroU64>,
-    /// Whose processor the guest's CPUID and MSRs are of; the host's where it is not said. It is that in word only:
-    /// what executes the guest is the host's.
+    /// CPU vendor shown to the guest in CPUID and MSRs; `None` for the host's. The host's processor
+    /// executes the guest.
     #[serde(default)]
     pub vendor: Option<Vendor>,
-    /// As if the host's TSC were not invariant, so that OpenBSD does not know its rate.
+    /// Treats the host's TSC as not invariant, in which case OpenBSD knows no rate.
     #[serde(default)]
     pub variable_tsc: bool,
-    /// What a guest's reset does.
+    /// What follows a reset by the guest.
     #[serde(default)]
     pub on_reset: OnReset,
-    /// Text on the console that means that the guest is ready, for the statistics.
+    /// Text on the console that means "ready", for statistics.
     #[serde(default)]
     pub ready: Option<String>,
-    /// Whether a [`crate::MARK`] on the console notes in the statistics what was counted so far.
+    /// Whether a [`crate::MARK`] on the console adds a mark to the statistics.
     #[serde(default)]
     pub marks: bool,
-    /// Where to record every port access.
+    /// File for a trace of every port access.
     #[serde(default)]
     pub trace: Option<PathBuf>,
-    /// The kernel's System.map or vmlinux, for names in diagnoses.
+    /// The kernel's System.map or vmlinux, for symbols in diagnoses.
     #[serde(default)]
     pub symbols: Option<PathBuf>,
 }
 
-/// Where a machine boots from.
+/// Boot method.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Boot {
-    /// Through firmware, from a disk or CD, as on vmd.
+    /// Firmware, which boots from disk or CD, as on vmd.
     Firmware {
         /// A SeaBIOS image.
         image: PathBuf,
-        /// What it boots; `None` leaves the order to the firmware.
+        /// Boot device; `None` for the firmware's own order.
         #[serde(default)]
         device: Option<BootDevice>,
     },
-    /// A Linux kernel straight into memory, for speed. vmd has this for OpenBSD's kernels only.
+    /// Direct boot of a Linux kernel, which is faster. vmd boots only OpenBSD's kernels this way.
     Direct {
         /// A bzImage or vmlinux.
         kernel: PathBuf,
@@ -92,7 +93,7 @@ pub enum Boot {
     },
 }
 
-/// What the firmware boots from: vmctl's `-B`.
+/// Boot device of the firmware: vmctl's `-B`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BootDevice {
@@ -100,7 +101,7 @@ pub enum BootDevice {
     Disk,
     /// The CD-ROM.
     Cdrom,
-    /// The network: vmd's firmware cannot, and halts.
+    /// The network, from which vmd's firmware cannot boot: it halts.
     Net,
 }
 
@@ -118,9 +119,9 @@ impl From<BootDevice> for devices::legacy::fw_cfg::BootDevice {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Disk {
-    /// Its image.
+    /// Path of the image.
     pub path: PathBuf,
-    /// Its format; found out from the image where it is not named.
+    /// Format; `None` to detect it from the image.
     #[serde(default)]
     pub format: Option<DiskFormat>,
 }
@@ -148,34 +149,35 @@ impl From<DiskFormat> for devices::virtio::disk::DiskFormat {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nic {
-    /// What it is plugged into.
-    pub backend: NicBackend,
-    /// Its MAC address, as `fe:e1:bb:d1:02:03`; made up as vmd does where it is not given.
+    /// Backend.
+    pub backend: NicBackendConfig,
+    /// MAC address, as `fe:e1:bb:d1:02:03`; `None` for a random one as vmd's.
     #[serde(default)]
     pub mac: Option<String>,
-    /// Drop frames that are not from or for this address (`locked lladdr`).
+    /// Drop frames that are not from or to this address (`locked lladdr`).
     #[serde(default)]
     pub locked: bool,
-    /// vmd answers DHCP itself (`vmctl start -L`). A [`NicBackend::Gateway`] always has it.
+    /// Local interface: vmd answers DHCP (`vmctl start -L`). Implied by
+    /// [`NicBackendConfig::Gateway`].
     #[serde(default)]
     pub local: bool,
 }
 
-/// What a network interface is plugged into.
+/// Backend of a network interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum NicBackend {
+pub enum NicBackendConfig {
     /// A tap interface of the host, by name.
     Tap(String),
-    /// A user-space network that listens on this Unix stream socket: passt, or QEMU's `-netdev stream`.
+    /// A user-space network behind this Unix stream socket: passt, or QEMU's `-netdev stream`.
     Stream(PathBuf),
-    /// A gateway inside the machine that answers DHCP, ping and TCP echo, with nothing behind it.
+    /// A gateway inside the VMM that answers DHCP, ping and TCP echo, without a network behind it.
     Gateway,
-    /// Nothing.
+    /// None: the link is down.
     Unplugged,
 }
 
-/// Who made a processor.
+/// CPU vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Vendor {
@@ -185,16 +187,16 @@ pub enum Vendor {
     Intel,
 }
 
-/// What a guest's reset does.
+/// What follows a reset by the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnReset {
-    /// What vmd does: start it again, unless a boot device was named (`-B`), which ends it.
+    /// As vmd: restart the guest, or end it if a boot device was given (`-B`).
     #[default]
     Vmd,
-    /// Start it again.
+    /// Restart it.
     Restart,
-    /// End.
+    /// End it.
     End,
 }
 
@@ -206,7 +208,7 @@ fn default_cpus() -> u8 {
     1
 }
 
-/// 512 MiB, vmctl's own.
+/// 512 MiB, as vmctl.
 fn default_memory() -> u64 {
     512 << 20
 }
@@ -216,7 +218,7 @@ fn default_host_hz() -> NonZeroU32 {
 }
 
 impl Config {
-    /// A machine called `name` that boots `boot` and has what vmctl gives by default: 512 MiB, vmd 7.8, no disks.
+    /// A VM called `name` that boots by `boot`, with the defaults: 512 MiB, vmd of 7.8, no disks.
     pub fn new(name: impl Into<String>, boot: Boot) -> Self {
         Self {
             name: name.into(),
@@ -239,7 +241,8 @@ impl Config {
         }
     }
 
-    /// Whether such a machine can be had from its vmd at all. [`crate::Machine::new`] asks, too.
+    /// Checks that the emulated vmd supports this configuration. [`crate::VirtualMachine::new`]
+    /// calls it, too.
     pub fn check(&self) -> Result<(), Error> {
         let most = self.generation.capabilities().max_vcpus;
         if !(1..=most).contains(&self.cpus) {
@@ -276,12 +279,12 @@ mod tests {
     }
 
     #[test]
-    fn it_survives_a_round_trip_and_refuses_unknown_keys() {
+    fn a_configuration_survives_a_round_trip_and_refuses_unknown_keys() {
         let mut config =
             Config::new("x", Boot::Firmware { image: "b".into(), device: Some(BootDevice::Cdrom) });
         config.generation = Generation::V7_7;
         config.nics.push(Nic {
-            backend: NicBackend::Tap("tap0".into()),
+            backend: NicBackendConfig::Tap("tap0".into()),
             mac: Some("fe:e1:bb:d1:02:03".into()),
             locked: true,
             local: false,

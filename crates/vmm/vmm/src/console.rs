@@ -1,60 +1,64 @@
-//! The serial console's two ends outside the machine.
+//! The serial console's input and output, and the tee that observes the output for statistics.
 
 use std::{
     io::{self, Write},
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     kvm::tsc::rdtsc,
     stats::{Counters, MARK},
 };
 
-/// Where the serial console goes.
+/// Input and output of a VM's serial console.
 pub struct Console {
-    /// What is typed; `None` for nothing. It is read when something is there, by nobody else.
+    /// Input; `None` for none. Only the VM reads it, when it is readable.
     pub input: Option<OwnedFd>,
-    /// What the guest writes, as it is. A writer that blocks stops the guest.
+    /// Output, byte for byte. A writer that blocks stops the guest.
     pub output: Box<dyn Write + Send>,
 }
 
 impl Console {
-    /// A console that takes no input and loses its output.
+    /// A console without input whose output is discarded.
     pub fn none() -> Self {
         Self { input: None, output: Box::new(io::sink()) }
     }
 }
 
-/// The output, shared by the guest's restarts.
+/// The console's output, which outlives restarts of the guest.
 pub(crate) type SharedOutput = Arc<Mutex<Box<dyn Write + Send>>>;
 
-/// Passes the guest's output on, counts it, and notes its marks and when it says that it is ready.
-pub(crate) struct Tap {
+/// Passes console output on, and notes in the statistics its length, marks, and the text that means
+/// "ready".
+pub(crate) struct ConsoleTee {
     output: SharedOutput,
     counters: Arc<Mutex<Counters>>,
-    ready: Ready,
+    ready: TextFinder,
     marks: bool,
 }
 
-impl Tap {
+impl ConsoleTee {
+    /// A tee to `output`. `ready` is the text to look for; `marks` tells whether to note [`MARK`].
     pub(crate) fn new(
         output: SharedOutput,
         counters: Arc<Mutex<Counters>>,
         ready: Option<&str>,
         marks: bool,
     ) -> Self {
-        Self { output, counters, ready: Ready::new(ready.unwrap_or_default()), marks }
+        Self { output, counters, ready: TextFinder::new(ready.unwrap_or_default()), marks }
     }
 }
 
-impl Write for Tap {
+impl Write for ConsoleTee {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.output.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)?;
+        let written = self.output.lock().write(bytes)?;
         let tsc = rdtsc();
-        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counters = self.counters.lock();
         for &byte in &bytes[..written] {
-            counters.console_byte(tsc, self.ready.see(byte));
+            counters.console_byte(tsc, self.ready.push(byte));
             if self.marks && byte == MARK {
                 counters.mark(tsc);
             }
@@ -63,32 +67,33 @@ impl Write for Tap {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner).flush()
+        self.output.lock().flush()
     }
 }
 
-/// Looks for a text in a stream of bytes.
-struct Ready {
+/// Finds a text in a stream of bytes.
+struct TextFinder {
     text: Vec<u8>,
-    /// The last bytes seen, as many as `text` has.
-    seen: Vec<u8>,
+    /// The last bytes of the stream, as many as `text` has.
+    last: Vec<u8>,
 }
 
-impl Ready {
+impl TextFinder {
     fn new(text: &str) -> Self {
-        Self { text: text.as_bytes().to_vec(), seen: Vec::new() }
+        Self { text: text.as_bytes().to_vec(), last: Vec::new() }
     }
 
-    /// Whether the text ends with this byte. An empty text never does.
-    fn see(&mut self, byte: u8) -> bool {
+    /// Appends a byte to the stream. Returns whether the text ends with it; an empty text never
+    /// does.
+    fn push(&mut self, byte: u8) -> bool {
         if self.text.is_empty() {
             return false;
         }
-        if self.seen.len() == self.text.len() {
-            self.seen.remove(0);
+        if self.last.len() == self.text.len() {
+            self.last.remove(0);
         }
-        self.seen.push(byte);
-        self.seen == self.text
+        self.last.push(byte);
+        self.last == self.text
     }
 }
 
@@ -97,8 +102,8 @@ mod tests {
     use super::*;
 
     fn found_at(text: &str, stream: &str) -> Option<usize> {
-        let mut ready = Ready::new(text);
-        stream.bytes().position(|byte| ready.see(byte))
+        let mut ready = TextFinder::new(text);
+        stream.bytes().position(|byte| ready.push(byte))
     }
 
     #[test]
@@ -114,9 +119,9 @@ mod tests {
     fn output_is_passed_on_and_counted() {
         let counters = Arc::new(Mutex::new(Counters::new(0)));
         let output: SharedOutput = Arc::new(Mutex::new(Box::new(io::sink())));
-        let mut tap = Tap::new(output, Arc::clone(&counters), Some("# "), true);
-        tap.write_all(b"Welcome\n# \x1e").unwrap();
-        let statistics = counters.lock().unwrap().snapshot();
+        let mut tee = ConsoleTee::new(output, Arc::clone(&counters), Some("# "), true);
+        tee.write_all(b"Welcome\n# \x1e").unwrap();
+        let statistics = counters.lock().snapshot();
         assert_eq!((statistics.console_bytes, statistics.marks.len()), (11, 1));
         assert!(statistics.first_byte.is_some() && statistics.ready.is_some());
     }

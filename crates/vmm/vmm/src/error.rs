@@ -1,4 +1,4 @@
-//! What keeps a machine from starting or running.
+//! Errors of the VMM: a VM cannot be set up or run.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -7,33 +7,33 @@ use miette::Diagnostic;
 use thiserror::Error;
 use vmd_release::Generation;
 
-/// Why a machine could not be set up, or broke down. How a *guest* ends is [`crate::ExitReason`].
+/// Why a VM could not be set up or run. Why a *guest* exited is [`crate::ExitReason`].
 #[derive(Debug, Error, Diagnostic)]
 #[non_exhaustive]
 pub enum Error {
-    /// A memory size that vmd cannot give.
+    /// A memory size that vmd does not support.
     #[error(transparent)]
     #[diagnostic(help("vmd gives a VM between 1 MiB and 128 GiB; for Linux take 128M or more"))]
     BadMemorySize(#[from] devices::memory_map::BadMemorySize),
-    /// A memory size that vmd takes and that no guest can start with, or not on KVM.
+    /// A memory size that vmd supports but with which no guest can start, or not on KVM.
     #[error("a guest cannot start with {size} bytes of memory")]
     #[diagnostic(help("use whole MiB, 8 MiB at least; for Linux take 128M or more"))]
     MemorySize {
-        /// What was asked for, in bytes.
+        /// The requested size in bytes.
         size: u64,
     },
-    /// A number of processors that vmd does not give.
+    /// A number of vCPUs that vmd does not support.
     #[error("a VM of vmd {generation} cannot have {cpus} processors")]
     #[diagnostic(help("{}", cpus_help(*most)))]
     Cpus {
-        /// How many were asked for.
+        /// The requested number.
         cpus: u8,
-        /// Which vmd it is.
+        /// The OpenBSD release whose vmd is emulated.
         generation: Generation,
-        /// The most that it gives.
+        /// The most vCPUs that it supports.
         most: u8,
     },
-    /// The host has too little memory.
+    /// The host cannot provide the guest's memory.
     #[error("cannot allocate the guest's memory")]
     #[diagnostic(help("give the guest less memory (`-m`), or free some on the host"))]
     AllocateMemory {
@@ -42,9 +42,9 @@ pub enum Error {
     },
     /// A file could not be read.
     #[error("cannot read {what} from {}", path.display())]
-    #[diagnostic(help("check that the file is there and that you may read it"))]
+    #[diagnostic(help("check that the file exists and that you may read it"))]
     Read {
-        /// What the file holds.
+        /// The file's contents.
         what: &'static str,
         /// The file.
         path: PathBuf,
@@ -53,27 +53,27 @@ pub enum Error {
     },
     /// A file could not be written.
     #[error("cannot write {what} to {}", path.display())]
-    #[diagnostic(help("check the directory, your rights in it, and the room on the file system"))]
+    #[diagnostic(help("check the directory, its permissions, and free space on the file system"))]
     Write {
-        /// What the file is for.
+        /// The file's purpose.
         what: &'static str,
         /// The file.
         path: PathBuf,
         /// From the system.
         source: io::Error,
     },
-    /// A symbol file without symbols.
+    /// A symbol file that holds no kernel symbols.
     #[error("{} holds no kernel symbols", path.display())]
     #[diagnostic(help(
-        "name the System.map that belongs to the kernel, or its vmlinux with a symbol table; for Debian's kernels both \
-         are in the package linux-image-…-dbg only"
+        "give the System.map that belongs to the kernel, or its vmlinux with a symbol table; for Debian's kernels both \
+         are only in the package linux-image-…-dbg"
     ))]
     NoSymbols {
         /// The file.
         path: PathBuf,
     },
     /// A firmware image of a size that vmd refuses.
-    #[error("{} is {size} bytes long: not a firmware image that vmd would load", path.display())]
+    #[error("{} is not a firmware image that vmd loads: it is {size} bytes long", path.display())]
     #[diagnostic(help(
         "vmd loads flat images of 15 bytes to 4 MiB, such as bios-256k.bin of Debian's package seabios"
     ))]
@@ -92,7 +92,7 @@ pub enum Error {
     Kernel {
         /// The kernel.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// An initrd that does not fit.
@@ -104,72 +104,72 @@ pub enum Error {
         /// Its length in bytes.
         size: u64,
     },
-    /// A command line that is too long or has a NUL.
+    /// A command line that is too long or contains a NUL byte.
     #[error(
-        "the kernel's command line is {length} bytes long or holds a NUL byte; the kernel takes up to {limit} bytes"
+        "the kernel's command line is {length} bytes long or contains a NUL byte; the kernel takes up to {limit} bytes"
     )]
     #[diagnostic(help("shorten it, or build it into the kernel (CONFIG_CMDLINE)"))]
     CommandLine {
         /// Its length in bytes.
         length: usize,
-        /// The longest that the kernel takes.
+        /// The kernel's limit in bytes.
         limit: usize,
     },
-    /// A disk image could not be used.
+    /// A disk image cannot be used.
     #[error(transparent)]
     #[diagnostic(help("{}", disk_help(_0)))]
     Disk(#[from] DiskError),
-    /// There are more devices than interrupt lines.
+    /// The VM has more devices than interrupt lines.
     #[error(transparent)]
     #[diagnostic(help(
         "vmd has 10 lines and shares none: rng and vmmci take one each, the rest is for disks, NICs and a CD-ROM"
     ))]
     BusFull(#[from] devices::pci::BusFull),
-    /// A network interface could not be plugged in.
+    /// The backend of a network interface cannot be set up.
     #[error("cannot set up {device}")]
     #[diagnostic(help("{help}"))]
     Device {
-        /// Which one.
+        /// The interface.
         device: String,
-        /// What to do.
+        /// What to do about it.
         help: String,
-        /// Why.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// KVM is not there or cannot run guests.
+    /// /dev/kvm cannot be used.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Unusable(#[from] Unusable),
-    /// KVM refused something that it must do.
-    #[error("KVM refused: {what}")]
+    /// KVM refused an operation that the VMM needs.
+    #[error("KVM cannot {what}")]
     #[diagnostic(help(
-        "the host's KVM lacks something that the machine needs (Linux 5.10 or later is asked for); \
-         `--accel nested` needs no KVM on the host"
+        "the host's KVM lacks a required feature (Linux 5.10 or later has all of them); `--accel nested` needs no KVM on \
+         the host"
     ))]
     Kvm {
-        /// What was asked of it.
+        /// The operation, as an imperative.
         what: &'static str,
         /// From KVM.
         source: io::Error,
     },
-    /// The host refused something outside KVM.
+    /// The host refused an operation outside KVM.
     #[error("cannot {what}")]
     Host {
-        /// What was asked of it.
+        /// The operation, as an imperative.
         what: &'static str,
         /// From the system.
         source: io::Error,
     },
 }
 
-/// Time limit of the program in the probe's scratch VM. It takes about 10 ms where the virtualisation extensions are
-/// emulated.
+/// Time limit of the program in the probe's scratch VM. It takes about 10 ms where the
+/// virtualisation extensions are emulated.
 pub(crate) const PROBE_TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// Why the host's KVM cannot be used.
+/// Why /dev/kvm cannot be used.
 #[derive(Debug, Error, Diagnostic)]
 pub enum Unusable {
-    /// There is none, or it may not be opened.
+    /// It does not exist or may not be opened.
     #[error("cannot open /dev/kvm")]
     #[diagnostic(help(
         "load the module kvm-amd or kvm-intel, join the group kvm, or use `--accel nested`, which needs neither"
@@ -178,22 +178,22 @@ pub enum Unusable {
         /// From the system.
         source: std::io::Error,
     },
-    /// It refuses something that is needed.
-    #[error("/dev/kvm refused a scratch VM: {reason}")]
-    #[diagnostic(help("this KVM is too old or not a whole one: use `--accel nested`"))]
-    Refused {
-        /// What it refused.
+    /// The scratch VM cannot be set up.
+    #[error("cannot set up a scratch VM on /dev/kvm: {reason}")]
+    #[diagnostic(help("this KVM lacks required features: use `--accel nested`"))]
+    SetupFailed {
+        /// The refused operation.
         reason: String,
     },
-    /// The program in the scratch VM went wrong.
-    #[error("a guest on /dev/kvm does not do what it should: {what}")]
+    /// The program in the scratch VM took a wrong step.
+    #[error("a guest on /dev/kvm does not behave as on a processor: {what}")]
     #[diagnostic(help("this KVM cannot run ordinary kernels: use `--accel nested`"))]
-    Wrong {
-        /// What it did instead.
+    WrongResult {
+        /// The step and the expected one.
         what: String,
     },
-    /// The program in the scratch VM did not end.
-    #[error("a guest on /dev/kvm hangs: a program of a few instructions was not done after {} s", PROBE_TIME_LIMIT.as_secs())]
+    /// The program in the scratch VM did not finish.
+    #[error("a guest on /dev/kvm hangs: a program of a few instructions did not finish within {} s", PROBE_TIME_LIMIT.as_secs())]
     #[diagnostic(help("this KVM cannot run ordinary kernels: use `--accel nested`"))]
     Hangs,
 }
@@ -212,18 +212,19 @@ impl Error {
 
 fn cpus_help(most: u8) -> String {
     match most {
-        1 => "vmd gives a VM one processor up to 7.9: take `--host 8.0`, or one".to_owned(),
-        most => format!("give it 1 to {most}"),
+        1 => "vmd supports one vCPU up to 7.9: use `--host 8.0` or `--cpus 1`".to_owned(),
+        most => format!("use 1 to {most}"),
     }
 }
 
+/// Advice about a disk image that cannot be used.
 const fn disk_help(error: &DiskError) -> &'static str {
     match error {
         DiskError::Open { .. } => {
             "check the path and the permissions; vmd opens disks for reading and writing"
         }
         DiskError::Qcow2 { .. } => {
-            "`qemu-img check` tells whether the image is sound; its base image must be there, too"
+            "`qemu-img check` tells whether the image is sound; its base image must exist, too"
         }
         DiskError::Refused { .. } => {
             "convert it: `qemu-img convert -O qcow2 -o compat=1.1,refcount_bits=16,extended_l2=off OLD NEW`"

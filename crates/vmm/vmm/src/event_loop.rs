@@ -1,15 +1,16 @@
-//! A board with what drives it: the lock that its threads share, the timer for its deadlines, and the thread that
-//! waits for both and for console input.
+//! The event loop: the board behind its lock, the timer for its deadlines, and the thread that
+//! waits for timer, console input and network frames.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use devices::clock::{Clock, NANOS_PER_SEC};
+use parking_lot::Mutex;
 use rustix::{
     event::{EventfdFlags, epoll, eventfd},
     io::Errno,
@@ -23,34 +24,37 @@ use crate::{board::Board, clock::SystemClock, error::Error};
 
 struct Inner {
     board: Board,
-    /// What the timer is set to.
+    /// Deadline that the timer is set to, on the board's clock in nanoseconds.
     armed: Option<u64>,
     /// Console input waits until the guest has read some.
     input_blocked: bool,
-    /// Network interfaces whose frames wait until the guest has room, and when to look again.
+    /// Indices of the NICs whose frames wait until the guest has room.
     nics_blocked: Vec<usize>,
+    /// When to try [`Inner::nics_blocked`] again, on the board's clock in nanoseconds.
     retry_nics: Option<u64>,
 }
 
-/// See the module's text. Made anew for each start of the guest.
+/// The board and its event loop, for one run of the guest.
 pub(crate) struct EventLoop {
     inner: Mutex<Inner>,
     clock: Arc<SystemClock>,
     timer: OwnedFd,
     wake: OwnedFd,
-    closed: AtomicBool,
+    stopped: AtomicBool,
 }
 
-/// What the event thread waits for.
+/// What an epoll event is for. NIC `n` has `FIRST_NIC + n`.
 const TIMER: u64 = 0;
 const WAKE: u64 = 1;
 const INPUT: u64 = 2;
 const FIRST_NIC: u64 = 3;
 
-/// How long frames wait before another look whether the guest has room: a tick of a real host, in nanoseconds.
+/// Time until frames are tried again that the guest had no room for, in nanoseconds: 10 ms, a tick
+/// of OpenBSD.
 const NIC_RETRY: u64 = NANOS_PER_SEC / 100;
 
 impl EventLoop {
+    /// Takes `board` and arms the timer for its first deadline.
     pub(crate) fn new(board: Board, clock: Arc<SystemClock>) -> Result<Self, Error> {
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
             .map_err(Error::host("create a timer"))?;
@@ -59,24 +63,21 @@ impl EventLoop {
         let inner =
             Inner { board, armed: None, input_blocked: false, nics_blocked: Vec::new(), retry_nics: None };
         let event_loop =
-            Self { inner: Mutex::new(inner), clock, timer, wake, closed: AtomicBool::new(false) };
+            Self { inner: Mutex::new(inner), clock, timer, wake, stopped: AtomicBool::new(false) };
         event_loop.with(|_| ());
         Ok(event_loop)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Does something with the board, and sets the timer to what it wants afterwards.
+    /// Calls `f` with the board locked, then re-arms its timer if its deadline has changed.
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Board) -> T) -> T {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let result = f(&mut inner.board);
-        self.settle(&mut inner);
+        self.update(&mut inner);
         result
     }
 
-    fn settle(&self, inner: &mut Inner) {
+    /// Re-arms the timer and resumes console input, as far as the board's state has changed.
+    fn update(&self, inner: &mut Inner) {
         let deadline = [inner.board.deadline(), inner.retry_nics].into_iter().flatten().min();
         if deadline != inner.armed {
             inner.armed = deadline;
@@ -88,126 +89,72 @@ impl EventLoop {
         }
     }
 
+    /// Sets the timer to `deadline`, on the board's clock in nanoseconds.
     fn arm(&self, deadline: Option<u64>) {
-        let at = match deadline {
+        let delay = match deadline {
             None => 0,
-            // From now on, for the board's clock is not the timer's. 0 would disarm it.
+            // Relative, for the board's clock is not the timer's. 0 would disarm it.
             Some(deadline) => deadline.saturating_sub(self.clock.monotonic()).max(1),
         };
         let it_value = Timespec {
-            tv_sec: (at / NANOS_PER_SEC).cast_signed(),
-            tv_nsec: (at % NANOS_PER_SEC).cast_signed(),
+            tv_sec: (delay / NANOS_PER_SEC).cast_signed(),
+            tv_nsec: (delay % NANOS_PER_SEC).cast_signed(),
         };
         let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value })
             .expect("the descriptor is a timer and the time a valid one");
     }
 
-    /// The clock has jumped: sets the timer anew.
+    /// Re-arms the timer after the board's clock has jumped.
     pub(crate) fn clock_jumped(&self) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.armed = None;
-        self.settle(&mut inner);
+        self.update(&mut inner);
     }
 
-    /// Makes the event thread look around.
+    /// Makes the event thread check for console room and for the end.
     fn wake(&self) {
-        // It can only fail when 2^64 wakes are already waiting.
+        // Fails only while 2^64 − 1 wakes are pending.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    /// Ends the event thread.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+    /// Makes [`EventLoop::run`] return.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
         self.wake();
     }
 
-    /// The event thread: fires the board's deadlines and feeds it console input, until [`EventLoop::close`].
-    pub(crate) fn run_events(&self, input: Option<BorrowedFd<'_>>) -> Result<(), Error> {
-        let error = Error::host::<Errno>("wait for events");
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(&error)?;
-        let watch = |fd: BorrowedFd<'_>, data| {
-            epoll::add(&epoll, fd, epoll::EventData::new_u64(data), epoll::EventFlags::IN)
-        };
-        watch(self.timer.as_fd(), TIMER).map_err(&error)?;
-        watch(self.wake.as_fd(), WAKE).map_err(&error)?;
-        let mut input = input.filter(|&fd| match watch(fd, INPUT) {
-            Ok(()) => true,
-            Err(errno) => {
-                tracing::warn!(%errno, "the console's input cannot be waited for: the guest gets none");
-                false
-            }
-        });
-        let mut watching_input = input.is_some();
-        let nics = self.lock().board.nic_fds().map_err(Error::host("watch the network interfaces"))?;
-        let nic_fd = |index| nics.iter().find(|(n, _)| *n == index).map(|(_, fd)| fd.as_fd());
-        for (index, fd) in &nics {
-            watch(fd.as_fd(), FIRST_NIC + *index as u64).map_err(&error)?;
-        }
+    /// Runs the loop on the calling thread until [`EventLoop::stop`]: fires timers, passes on
+    /// console input and frames.
+    pub(crate) fn run(&self, input: Option<BorrowedFd<'_>>) -> Result<(), Error> {
+        let mut thread = EventThread::new(self, input)?;
         let mut events = Vec::with_capacity(8);
-        while !self.closed.load(Ordering::SeqCst) {
+        while !self.stopped.load(Ordering::SeqCst) {
             events.clear();
-            match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            match epoll::wait(&thread.epoll, rustix::buffer::spare_capacity(&mut events), None) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
-                Err(errno) => return Err(error(errno)),
+                Err(errno) => return Err(wait_error(errno)),
             }
             for event in &events {
-                match event.data.u64() {
-                    TIMER => {
-                        drain(self.timer.as_fd());
-                        let mut inner = self.lock();
-                        inner.armed = None;
-                        inner.board.expire();
-                        if inner.retry_nics.is_some_and(|at| at <= self.clock.monotonic()) {
-                            inner.retry_nics = None;
-                            for index in std::mem::take(&mut inner.nics_blocked) {
-                                if let Some(fd) = nic_fd(index) {
-                                    watch(fd, FIRST_NIC + index as u64).map_err(&error)?;
-                                }
-                            }
-                        }
-                        self.settle(&mut inner);
-                    }
+                let handled = match event.data.u64() {
+                    TIMER => thread.fire_timers(),
                     WAKE => {
-                        drain(self.wake.as_fd());
-                        if let Some(fd) = input
-                            && !watching_input
-                        {
-                            watching_input = watch(fd, INPUT).is_ok();
-                        }
+                        thread.resume_input();
+                        Ok(())
                     }
-                    nic if nic >= FIRST_NIC => {
-                        let index = (nic - FIRST_NIC) as usize;
-                        let mut inner = self.lock();
-                        if !inner.board.nic_input(index)
-                            && let Some(fd) = nic_fd(index)
-                        {
-                            epoll::delete(&epoll, fd).map_err(&error)?;
-                            inner.nics_blocked.push(index);
-                            inner.retry_nics = Some(self.clock.monotonic() + NIC_RETRY);
-                        }
-                        self.settle(&mut inner);
-                    }
-                    _ => {
-                        let Some(fd) = input else { continue };
-                        let state = self.take_input(fd);
-                        if state != InputState::Open {
-                            epoll::delete(&epoll, fd).map_err(&error)?;
-                            watching_input = false;
-                        }
-                        if state == InputState::Ended {
-                            input = None;
-                        }
-                    }
-                }
+                    INPUT => thread.read_input(),
+                    nic => thread.receive_frames((nic - FIRST_NIC) as usize),
+                };
+                handled.map_err(wait_error)?;
             }
         }
         Ok(())
     }
 
+    /// Passes console input from `fd` to the guest, as much as it has room for.
     fn take_input(&self, fd: BorrowedFd<'_>) -> InputState {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let room = inner.board.console_room();
         if room == 0 {
             inner.input_blocked = true;
@@ -227,20 +174,122 @@ impl EventLoop {
                 InputState::Ended
             }
         };
-        self.settle(&mut inner);
+        self.update(&mut inner);
         state
     }
 }
 
+fn wait_error(errno: Errno) -> Error {
+    Error::host("wait for events")(errno)
+}
+
+/// State of console input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum InputState {
     Open,
+    /// The UART has no room.
     Blocked,
     Ended,
 }
 
-/// Takes the count off a timer or event descriptor.
+/// What [`EventLoop::run`] waits for.
+struct EventThread<'a> {
+    event_loop: &'a EventLoop,
+    epoll: OwnedFd,
+    input: Option<BorrowedFd<'a>>,
+    /// Whether epoll watches `input`.
+    watching_input: bool,
+    nics: Vec<(usize, OwnedFd)>,
+}
+
+impl<'a> EventThread<'a> {
+    fn new(event_loop: &'a EventLoop, input: Option<BorrowedFd<'a>>) -> Result<Self, Error> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wait_error)?;
+        watch(&epoll, event_loop.timer.as_fd(), TIMER).map_err(wait_error)?;
+        watch(&epoll, event_loop.wake.as_fd(), WAKE).map_err(wait_error)?;
+        let input = input.filter(|&fd| match watch(&epoll, fd, INPUT) {
+            Ok(()) => true,
+            Err(errno) => {
+                tracing::warn!(%errno, "cannot wait for console input: the guest gets none");
+                false
+            }
+        });
+        let nics =
+            event_loop.inner.lock().board.nic_fds().map_err(Error::host("watch the network interfaces"))?;
+        for (index, fd) in &nics {
+            watch(&epoll, fd.as_fd(), FIRST_NIC + *index as u64).map_err(wait_error)?;
+        }
+        Ok(Self { event_loop, epoll, input, watching_input: input.is_some(), nics })
+    }
+
+    fn nic_fd(&self, index: usize) -> Option<BorrowedFd<'_>> {
+        self.nics.iter().find(|(n, _)| *n == index).map(|(_, fd)| fd.as_fd())
+    }
+
+    /// Fires the board's timers, and watches blocked NICs again if it is time to.
+    fn fire_timers(&mut self) -> Result<(), Errno> {
+        drain(self.event_loop.timer.as_fd());
+        let mut inner = self.event_loop.inner.lock();
+        inner.armed = None;
+        inner.board.expire();
+        if inner.retry_nics.is_some_and(|at| at <= self.event_loop.clock.monotonic()) {
+            inner.retry_nics = None;
+            for index in std::mem::take(&mut inner.nics_blocked) {
+                if let Some(fd) = self.nic_fd(index) {
+                    watch(&self.epoll, fd, FIRST_NIC + index as u64)?;
+                }
+            }
+        }
+        self.event_loop.update(&mut inner);
+        Ok(())
+    }
+
+    /// Watches console input again after the guest has made room.
+    fn resume_input(&mut self) {
+        drain(self.event_loop.wake.as_fd());
+        if let Some(fd) = self.input
+            && !self.watching_input
+        {
+            self.watching_input = watch(&self.epoll, fd, INPUT).is_ok();
+        }
+    }
+
+    /// Passes on frames for NIC `index`, or stops watching it for a while if the guest has no room.
+    fn receive_frames(&mut self, index: usize) -> Result<(), Errno> {
+        let mut inner = self.event_loop.inner.lock();
+        if !inner.board.nic_input(index)
+            && let Some(fd) = self.nic_fd(index)
+        {
+            epoll::delete(&self.epoll, fd)?;
+            inner.nics_blocked.push(index);
+            inner.retry_nics = Some(self.event_loop.clock.monotonic() + NIC_RETRY);
+        }
+        self.event_loop.update(&mut inner);
+        Ok(())
+    }
+
+    /// Passes on console input, and stops watching it when the guest has no room or the input ends.
+    fn read_input(&mut self) -> Result<(), Errno> {
+        let Some(fd) = self.input else { return Ok(()) };
+        let state = self.event_loop.take_input(fd);
+        if state != InputState::Open {
+            epoll::delete(&self.epoll, fd)?;
+            self.watching_input = false;
+        }
+        if state == InputState::Ended {
+            self.input = None;
+        }
+        Ok(())
+    }
+}
+
+/// Has `epoll` report `data` when `fd` is readable.
+fn watch(epoll: &OwnedFd, fd: BorrowedFd<'_>, data: u64) -> Result<(), Errno> {
+    epoll::add(epoll, fd, epoll::EventData::new_u64(data), epoll::EventFlags::IN)
+}
+
+/// Reads the counter of a timer or event descriptor, which makes it unreadable again.
 fn drain(fd: BorrowedFd<'_>) {
-    // Nothing to take is as good.
+    // The counter may be 0 already.
     let _ = rustix::io::read(fd, &mut [0; 8]);
 }

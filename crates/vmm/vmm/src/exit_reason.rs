@@ -1,4 +1,4 @@
-//! How a guest ends.
+//! Exit reasons: why a guest ended.
 
 use std::fmt;
 
@@ -6,45 +6,47 @@ use devices::vmmci;
 use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-use crate::diagnosis::{At, DeviceFault, OutsideRam, StringIo, VcpuError};
+use crate::diagnosis::{DeviceFault, GuestLocation, OutsideRam, StringIo, VcpuError};
 
-/// How a guest ended.
+/// Why a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExitReason {
-    /// It reset itself, by a triple fault, which is the only way that vmd has up to 7.9, or through one of the ports
-    /// that 8.0 has for it, and the machine was told not to start it again.
+    /// The guest reset itself and is not restarted. It resets by a triple fault, the only way up to
+    /// 7.9, or through a reset port of 8.0.
     Reset,
-    /// It was asked to go down (`vmctl stop`), acknowledged that, and has gone down.
+    /// The guest was asked to shut down (`vmctl stop`), acknowledged, and shut down.
     Stopped,
-    /// It executed HLT with interrupts disabled: what Linux' `poweroff` and `halt` come to without ACPI. vmd gets EIO
-    /// from vmm and ends the VM (vmm_machdep.c, `svm_handle_hlt`; golden/reboot).
-    HaltedWithInterruptsOff(At),
-    /// It powered itself off through ACPI (S5), which it can from 8.0 on.
+    /// The guest executed HLT with interrupts disabled, as Linux' `poweroff` and `halt` do without
+    /// ACPI. vmd gets EIO from vmm and ends the VM (vmm_machdep.c, `svm_handle_hlt`;
+    /// golden/reboot).
+    HaltedWithInterruptsOff(GuestLocation),
+    /// The guest powered itself off through ACPI (S5), from 8.0 on.
     PoweredOff,
-    /// It told vmd through vmmci that it was going down, and was ended after the time for that.
+    /// The guest announced its power-off through vmmci, and was ended after the timeout.
     GuestShutdown,
-    /// It was asked to go down or to reboot and did not acknowledge that within 3 s.
+    /// The guest did not acknowledge a shutdown or reboot request within 3 s.
     NotAcknowledged,
-    /// It acknowledged that it was asked to go down or to reboot, and had not done so after 120 s.
+    /// The guest acknowledged a shutdown or reboot request and did not complete it within 120 s.
     NotFinished,
-    /// It was to go down or to reboot and had no vmmci driver that was ready: vmd ends such a VM at once.
+    /// The guest was to be asked to shut down or reboot and had no vmmci driver ready: vmd ends
+    /// such a VM at once.
     NoDriver,
-    /// The control side ended it (`vmctl stop -f`).
+    /// The VM was killed (`vmctl stop -f`).
     Killed,
-    /// It made a request of a virtio device at which a process of vmd dies, and the VM with it.
+    /// The guest made a virtio request at which a process of vmd dies, and the VM with it.
     DeviceFault(DeviceFault),
-    /// It accessed an address where there is no memory.
+    /// The guest accessed an address without memory.
     OutsideRam(OutsideRam),
-    /// It executed a string or repeated port instruction, which vmd cannot emulate.
+    /// The guest executed a string or repeated port instruction, which vmd cannot emulate.
     StringIo(StringIo),
-    /// The processor could not go on in a way that KVM can explain no further.
+    /// A vCPU could not continue, for a reason that only KVM knows.
     VcpuError(VcpuError),
 }
 
 impl ExitReason {
-    /// A process's exit status for it: 0 when the guest went down in order, 1 when it was ended by force, 3 for what
-    /// kills a VM under vmd.
+    /// Exit status of a process: 0 if the guest shut down or reset, 1 if it was killed, 3 if vmd's
+    /// VM would have died.
     pub const fn exit_status(&self) -> u8 {
         match self {
             Self::Reset
@@ -71,13 +73,13 @@ impl fmt::Display for ExitReason {
                 f.write_str("the guest announced its shutdown through vmmci and was ended")
             }
             Self::NotAcknowledged => {
-                f.write_str("the guest did not acknowledge within 3 s that it was to go down, and was ended")
+                f.write_str("the guest did not acknowledge the shutdown request within 3 s, and was ended")
             }
-            Self::NotFinished => {
-                f.write_str("the guest had not gone down 120 s after it said it would, and was ended")
-            }
+            Self::NotFinished => f.write_str(
+                "the guest acknowledged the shutdown request but was not down after 120 s, and was ended",
+            ),
             Self::NoDriver => {
-                f.write_str("the guest had no vmmci driver that could be told to go down, and was ended")
+                f.write_str("the guest had no vmmci driver that could be asked to shut down, and was ended")
             }
             Self::DeviceFault(d) => d.fmt(f),
             Self::Killed => f.write_str("the guest was ended by force"),
@@ -99,7 +101,7 @@ impl From<vmmci::End> for ExitReason {
     }
 }
 
-/// A way of ending that would kill the VM under vmd, as an error with a diagnosis.
+/// An exit reason that would kill the VM under vmd, as an error with a diagnosis.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct FatalExit(pub ExitReason);
@@ -123,12 +125,15 @@ mod tests {
     use super::*;
 
     fn fch() -> OutsideRam {
-        let at = At { rip: 0xffff_ffff_8123_4567, symbol: Some("print_s5_reset_status_mmio+0x27".into()) };
+        let at = GuestLocation {
+            rip: 0xffff_ffff_8123_4567,
+            symbol: Some("print_s5_reset_status_mmio+0x27".into()),
+        };
         OutsideRam { address: 0xfed8_0300, write: false, width: 4, value: None, at }
     }
 
     #[test]
-    fn the_recorded_death_of_linux_7_3_is_explained() {
+    fn the_recorded_fatal_exit_of_linux_7_3_is_explained() {
         // golden/dmesg/k73.default.killed-by-s5_reset-mmio.txt
         let ended = ExitReason::OutsideRam(fch());
         let text = ended.to_string();
@@ -155,8 +160,14 @@ mod tests {
             ExitReason::Reset,
             ExitReason::PoweredOff,
             ExitReason::OutsideRam(fch()),
-            ExitReason::StringIo(StringIo::new(0x1f0, Width::Word, Direction::In, 256, At::default())),
-            ExitReason::VcpuError(VcpuError { reason: "x".into(), at: At::default() }),
+            ExitReason::StringIo(StringIo::new(
+                0x1f0,
+                Width::Word,
+                Direction::In,
+                256,
+                GuestLocation::default(),
+            )),
+            ExitReason::VcpuError(VcpuError { reason: "x".into(), at: GuestLocation::default() }),
         ] {
             let text = serde_json::to_string(&ended).unwrap();
             assert_eq!(serde_json::from_str::<ExitReason>(&text).unwrap(), ended);

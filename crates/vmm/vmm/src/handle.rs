@@ -1,11 +1,9 @@
-//! The control side of a running machine.
+//! Control of a running VM: stop, reboot, pause, suspend, status.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use devices::vmmci::Delivery;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use vmd_release::{Generation, SleepingTsc};
 
@@ -18,8 +16,8 @@ use crate::{
     stats::{Counters, Statistics},
 };
 
-/// What the machine's threads and its control side share.
-pub(crate) struct Shared {
+/// What a VM's threads and its [`Handle`]s share.
+pub(crate) struct SharedVm {
     pub(crate) name: String,
     pub(crate) generation: Generation,
     pub(crate) memory: u64,
@@ -27,49 +25,35 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<SystemClock>,
     pub(crate) run_control: Arc<VcpuRunControl>,
     pub(crate) counters: Arc<Mutex<Counters>>,
-    pub(crate) control: Mutex<Control>,
+    /// The board and its event loop while the guest runs.
+    pub(crate) event_loop: Mutex<Option<Arc<EventLoop>>>,
 }
 
-/// What there is to control: a guest while it runs.
-#[derive(Default)]
-pub(crate) struct Control {
-    event_loop: Option<Arc<EventLoop>>,
-}
-
-impl Shared {
-    fn control(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn set_works(&self, event_loop: Option<Arc<EventLoop>>) {
-        self.control().event_loop = event_loop;
-    }
-}
-
-/// A running machine's controls, for any thread. Words as in vmctl(8).
+/// Controls a VM from any thread. Its operations are vmctl(8)'s.
 #[derive(Clone)]
-pub struct Handle(pub(crate) Arc<Shared>);
+pub struct Handle(pub(crate) Arc<SharedVm>);
 
-/// An order that a machine does not take.
+/// Why a VM did not take an operation.
 #[derive(Debug, thiserror::Error, miette::Diagnostic, PartialEq, Eq)]
-pub enum Refused {
+pub enum ControlError {
     /// `stop` after `stop`.
-    #[error("the guest was already asked to go down")]
+    #[error("the guest was already asked to shut down")]
     #[diagnostic(help("wait until it is down (2 minutes at most), or end it with `stop -f`"))]
     AlreadyStopping,
     /// The guest is being started or has ended.
-    #[error("the machine is not running")]
+    #[error("the VM is not running")]
     #[diagnostic(help("try again in a moment, or look at `status`"))]
     NotRunning,
 }
 
-/// What became of an order to go down.
+/// Outcome of a request to shut down or reboot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ShutdownOutcome {
-    /// The guest was asked. It has 3 s to acknowledge that and 120 s from then to go down, or is ended.
+    /// The request was sent. The guest has 3 s to acknowledge it and 120 s from then to shut down,
+    /// or is killed.
     Guest,
-    /// The guest is asked already.
+    /// The same request is already pending.
     Again,
     /// The guest has no vmmci driver that is ready, and is ended at once.
     NoDriver,
@@ -85,54 +69,57 @@ impl From<Delivery> for ShutdownOutcome {
     }
 }
 
-/// What a machine is doing.
+/// Run state of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
-    /// It runs.
+pub enum VmState {
+    /// The guest runs.
     Running,
-    /// It is paused.
+    /// The vCPUs are paused.
     Paused,
-    /// The guest was told to go down.
+    /// The guest was asked to shut down.
     Stopping,
-    /// It has not started or has ended.
+    /// The guest has not started, restarts, or has ended.
     Stopped,
 }
 
-/// What `vmctl status` shows.
+/// Status of a VM, as `vmctl status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// The machine's name.
+pub struct VmStatus {
+    /// The VM's name.
     pub name: String,
-    /// What it is doing.
-    pub state: State,
-    /// Which vmd it is like.
+    /// Its run state.
+    pub state: VmState,
+    /// The OpenBSD release whose vmd it has.
     pub generation: Generation,
-    /// Its virtual CPUs.
+    /// Its vCPUs.
     pub cpus: u8,
     /// Its memory in bytes.
     pub memory: u64,
-    /// How often the guest was started.
+    /// Number of starts of the guest.
     pub starts: u64,
 }
 
 impl Handle {
-    /// Asks the guest to go down for good: `vmctl stop`. vmd really asks it to reboot, and does not start it again.
-    pub fn stop(&self) -> Result<ShutdownOutcome, Refused> {
-        let event_loop = self.event_loop().ok_or(Refused::NotRunning)?;
-        let delivery = event_loop.with(|board| board.vmmci().stop()).map_err(|_| Refused::AlreadyStopping)?;
+    /// Asks the guest to shut down: `vmctl stop`. vmd really asks it to reboot, and does not start
+    /// it again.
+    pub fn stop(&self) -> Result<ShutdownOutcome, ControlError> {
+        let event_loop = self.event_loop().ok_or(ControlError::NotRunning)?;
+        let delivery =
+            event_loop.with(|board| board.vmmci().stop()).map_err(|_| ControlError::AlreadyStopping)?;
         Ok(delivery.into())
     }
 
-    /// Asks the guest to reboot. vmctl has no word for this; vmd ends a guest that does not do it in time, or that
-    /// has no driver.
-    pub fn reboot(&self) -> Result<ShutdownOutcome, Refused> {
-        let event_loop = self.event_loop().ok_or(Refused::NotRunning)?;
+    /// Asks the guest to reboot, which vmctl has no command for. vmd ends a guest that does not do
+    /// so in time, or that has no driver.
+    pub fn reboot(&self) -> Result<ShutdownOutcome, ControlError> {
+        let event_loop = self.event_loop().ok_or(ControlError::NotRunning)?;
         Ok(event_loop.with(|board| board.vmmci().reboot()).into())
     }
 
-    /// Has the control device show a value in its command register and raise its line so many times: for tests of
-    /// drivers; see [`devices::vmmci::Vmmci::show`]. Does nothing if the machine does not run.
+    /// Has vmmci show `value` in its command register and raise its interrupt line `interrupts`
+    /// times, to test drivers; see [`devices::vmmci::Vmmci::show`]. Does nothing while the guest
+    /// does not run.
     pub fn show_command(&self, value: u32, interrupts: u8) {
         if let Some(event_loop) = self.event_loop() {
             event_loop.with(|board| board.vmmci().show(value, interrupts));
@@ -141,10 +128,11 @@ impl Handle {
 
     /// Ends the guest at once: `vmctl stop -f`.
     pub fn kill(&self) {
-        self.0.run_control.end(ExitReason::Killed);
+        self.0.run_control.request_exit(ExitReason::Killed);
     }
 
-    /// Stops the virtual CPUs and the timers: `vmctl pause`. Returns when both stand. Does nothing if they do already.
+    /// Pauses vCPUs and timers, and waits until both have stopped: `vmctl pause`. Does nothing if
+    /// they are paused.
     pub fn pause(&self) {
         if self.0.run_control.pause()
             && let Some(event_loop) = self.event_loop()
@@ -153,7 +141,7 @@ impl Handle {
         }
     }
 
-    /// Lets virtual CPUs and timers go on: `vmctl unpause`. Does nothing if they run.
+    /// Lets timers and vCPUs run again: `vmctl unpause`. Does nothing if they run.
     pub fn unpause(&self) {
         if !self.0.run_control.is_paused() {
             return;
@@ -164,12 +152,13 @@ impl Handle {
         self.0.run_control.unpause();
     }
 
-    /// Closes the lid of the host for `nap`: the virtual CPUs stop, and when they go on, at once, the host's clocks
-    /// are later by that much, and its TSC is what `tsc` says. vmd's own rules follow (timers that are overdue fire,
-    /// the RTC notices the jump and sends SYNCRTC). A paused guest stays paused.
-    pub fn suspend(&self, nap: Duration, tsc: SleepingTsc) {
+    /// Suspends and resumes the host: the vCPUs stop, the host's clocks jump forward by `length`,
+    /// its TSC does what `tsc` says, and the vCPUs run again, all at once. vmd's rules follow:
+    /// overdue timers fire, and the RTC notices the jump and sends SYNCRTC. A paused guest stays
+    /// paused.
+    pub fn suspend(&self, length: Duration, tsc: SleepingTsc) {
         let was_running = self.0.run_control.pause();
-        self.0.clock.nap(u64::try_from(nap.as_nanos()).unwrap_or(u64::MAX / 4), tsc);
+        self.0.clock.suspend(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX / 4), tsc);
         if let Some(event_loop) = self.event_loop() {
             event_loop.clock_jumped();
         }
@@ -178,15 +167,15 @@ impl Handle {
         }
     }
 
-    /// What the machine is doing.
-    pub fn status(&self) -> Status {
+    /// The VM's status.
+    pub fn status(&self) -> VmStatus {
         let state = match self.event_loop() {
-            None => State::Stopped,
-            Some(_) if self.0.run_control.is_paused() => State::Paused,
-            Some(event_loop) if event_loop.with(|board| board.vmmci().stopping()) => State::Stopping,
-            Some(_) => State::Running,
+            None => VmState::Stopped,
+            Some(_) if self.0.run_control.is_paused() => VmState::Paused,
+            Some(event_loop) if event_loop.with(|board| board.vmmci().stopping()) => VmState::Stopping,
+            Some(_) => VmState::Running,
         };
-        Status {
+        VmStatus {
             name: self.0.name.clone(),
             state,
             generation: self.0.generation,
@@ -196,12 +185,12 @@ impl Handle {
         }
     }
 
-    /// What was counted so far.
+    /// The statistics up to now.
     pub fn statistics(&self) -> Statistics {
-        self.0.counters.lock().unwrap_or_else(PoisonError::into_inner).snapshot()
+        self.0.counters.lock().snapshot()
     }
 
     fn event_loop(&self) -> Option<Arc<EventLoop>> {
-        self.0.control().event_loop.clone()
+        self.0.event_loop.lock().clone()
     }
 }

@@ -1,4 +1,4 @@
-//! The machine's interrupt controllers, which 8.0 has more of.
+//! The IRQ chip: two 8259s up to 7.9, with an IOAPIC and LAPICs in 8.0.
 
 use std::sync::Arc;
 
@@ -9,21 +9,25 @@ use devices::{
 };
 use vmd_release::Generation;
 
-/// See the module's text. Clones are the same controllers.
+/// The interrupt controllers of a VM. Clones share them.
+///
+/// They have a lock of their own inside: vCPU threads ask for interrupts on every entry, without
+/// the board's lock.
 #[derive(Clone)]
-pub(crate) enum Interrupts {
-    /// The two 8259s: all that there is up to 7.9, and wired to the only virtual CPU.
+pub(crate) enum IrqChip {
+    /// The two 8259s, wired to the only vCPU.
     Pic(Arc<SharedPic>),
-    /// These, the IOAPIC and the LAPICs.
+    /// The two 8259s, the IOAPIC and the LAPICs.
     ///
-    /// They are the devices' models and not KVM's, so that a guest's accesses are exits as on vmd and timers are as
-    /// late as there. KVM leaves x2APIC's MSRs and CR8 to user space then, too.
+    /// The models of `devices` and not KVM's, so that a guest's accesses are exits as on vmd and
+    /// timers are as late as there. Without its own APICs, KVM passes x2APIC's MSRs and CR8 on to
+    /// user space, too.
     Apic(Arc<SharedApic>),
 }
 
-impl Interrupts {
-    /// The controllers of a machine with `vcpus` virtual CPUs that was just switched on. `wake` is called when there
-    /// may be something to deliver to one of them.
+impl IrqChip {
+    /// The controllers of a VM with `vcpus` vCPUs at power-on. They call `wake` with the number of
+    /// a vCPU that may have an interrupt to take.
     pub(crate) fn new(
         generation: Generation,
         vcpus: u8,
@@ -37,7 +41,7 @@ impl Interrupts {
         Self::Apic(Arc::new(SharedApic::new(vcpus, clock, ticks, Box::new(wake))))
     }
 
-    /// What devices' lines lead to.
+    /// The end of all devices' interrupt lines.
     pub(crate) fn controller(&self) -> Arc<dyn InterruptController> {
         match self {
             Self::Pic(pic) => Arc::clone(pic) as _,
@@ -45,7 +49,7 @@ impl Interrupts {
         }
     }
 
-    /// The controllers of 8.0.
+    /// IOAPIC and LAPICs, if the VM has them.
     pub(crate) fn apic(&self) -> Option<&SharedApic> {
         match self {
             Self::Pic(_) => None,
@@ -53,12 +57,12 @@ impl Interrupts {
         }
     }
 
-    /// The controllers of 8.0, if it is one of their MSRs.
+    /// IOAPIC and LAPICs, if the VM has them and `msr` is one of their MSRs.
     pub(crate) fn apic_with_msr(&self, msr: u32) -> Option<&SharedApic> {
         self.apic().filter(|_| msr == lapic::MSR_APICBASE || lapic::X2APIC_MSRS.contains(&msr))
     }
 
-    /// Whether there is an interrupt to deliver to `vcpu`.
+    /// Whether `vcpu` has an interrupt to take.
     pub(crate) fn pending(&self, vcpu: u8) -> bool {
         match self {
             Self::Pic(pic) => pic.pending(),
@@ -66,7 +70,7 @@ impl Interrupts {
         }
     }
 
-    /// Takes the most urgent interrupt for `vcpu` and gives its vector.
+    /// Acknowledges the most urgent interrupt for `vcpu` and returns its vector.
     pub(crate) fn acknowledge(&self, vcpu: u8) -> Option<u8> {
         match self {
             Self::Pic(pic) => pic.acknowledge(),

@@ -1,60 +1,55 @@
-//! What INIT and STARTUP do to the virtual CPUs of 8.0 (`vcpu_runstate` in vm.c): the first runs from the beginning, all
-//! others wait until one that runs sends them a STARTUP.
+//! SIPI states of the vCPUs of 8.0 (`vcpu_runstate` in vm.c): vCPU 0 runs from power-on, all others
+//! wait for a STARTUP IPI (SIPI) that a running vCPU sends them.
 //!
-//! KVM has this state only together with its own APICs.
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
+//! KVM keeps this state only together with its own APICs, which are not used.
 
 use devices::irqchip::lapic::StartupIpi;
+use parking_lot::Mutex;
 
-/// What a virtual CPU has been told to do.
+/// What INIT and SIPI have a vCPU do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SipiState {
-    /// Nothing new: go on.
-    GoOn,
-    /// Wait for a STARTUP. An INIT has stopped it, or it has never run.
+    /// Go on running.
+    Run,
+    /// Wait for a SIPI, after an INIT or since power-on.
     Wait,
-    /// Begin in real mode at `vector << 12`.
-    Begin(u8),
+    /// Start in real mode at `vector << 12`.
+    Start(u8),
 }
 
-/// See the module's text. Whoever changes something kicks the virtual CPU that it is for.
+/// The SIPI states of all vCPUs. After a change, the caller kicks the vCPU.
 #[derive(Debug)]
-pub(crate) struct Startups(Mutex<Vec<SipiState>>);
+pub(crate) struct SipiStates(Mutex<Vec<SipiState>>);
 
-impl Startups {
-    /// Those of `vcpus` virtual CPUs at power-on.
+impl SipiStates {
+    /// The states of `vcpus` vCPUs at power-on.
     pub(crate) fn new(vcpus: u8) -> Self {
-        Self(Mutex::new((0..vcpus).map(|n| if n == 0 { SipiState::GoOn } else { SipiState::Wait }).collect()))
+        Self(Mutex::new((0..vcpus).map(|n| if n == 0 { SipiState::Run } else { SipiState::Wait }).collect()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<SipiState>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells `vcpu` what another, or itself, has sent it. INIT stops it whatever it does, and takes back a STARTUP that it
-    /// has not seen; of several STARTUPs the first counts, and one that runs heeds none.
-    pub(crate) fn tell(&self, vcpu: u8, what: StartupIpi) {
-        let told = &mut self.lock()[usize::from(vcpu)];
-        match (what, *told) {
-            (StartupIpi::Init, _) => *told = SipiState::Wait,
-            (StartupIpi::Sipi(vector), SipiState::Wait) => *told = SipiState::Begin(vector),
-            (StartupIpi::Sipi(_), SipiState::GoOn | SipiState::Begin(_)) => {}
+    /// Delivers `ipi` to `vcpu`. INIT stops it in any state and discards a SIPI that it has not
+    /// taken. Of several SIPIs the first counts; a running vCPU ignores them.
+    pub(crate) fn deliver(&self, vcpu: u8, ipi: StartupIpi) {
+        let state = &mut self.0.lock()[usize::from(vcpu)];
+        match (ipi, *state) {
+            (StartupIpi::Init, _) => *state = SipiState::Wait,
+            (StartupIpi::Sipi(vector), SipiState::Wait) => *state = SipiState::Start(vector),
+            (StartupIpi::Sipi(_), SipiState::Run | SipiState::Start(_)) => {}
         }
     }
 
-    /// What `vcpu` has been told. One that begins goes on from then.
+    /// The state of `vcpu`. [`SipiState::Start`] is returned once and becomes [`SipiState::Run`].
     pub(crate) fn take(&self, vcpu: u8) -> SipiState {
-        let told = &mut self.lock()[usize::from(vcpu)];
-        match *told {
-            SipiState::Begin(_) => std::mem::replace(told, SipiState::GoOn),
+        let state = &mut self.0.lock()[usize::from(vcpu)];
+        match *state {
+            SipiState::Start(_) => std::mem::replace(state, SipiState::Run),
             other => other,
         }
     }
 
-    /// Whether `vcpu` was told to stop what it does.
-    pub(crate) fn interrupts(&self, vcpu: u8) -> bool {
-        self.lock()[usize::from(vcpu)] != SipiState::GoOn
+    /// Whether an INIT or SIPI waits for `vcpu`, which makes its current exit void.
+    pub(crate) fn overrides_exit(&self, vcpu: u8) -> bool {
+        self.0.lock()[usize::from(vcpu)] != SipiState::Run
     }
 }
 
@@ -64,31 +59,31 @@ mod tests {
 
     #[test]
     fn only_the_first_runs_at_power_on() {
-        let startups = Startups::new(3);
-        assert_eq!([0, 1, 2].map(|n| startups.take(n)), [SipiState::GoOn, SipiState::Wait, SipiState::Wait]);
+        let states = SipiStates::new(3);
+        assert_eq!([0, 1, 2].map(|n| states.take(n)), [SipiState::Run, SipiState::Wait, SipiState::Wait]);
     }
 
     #[test]
-    fn the_first_startup_counts_and_is_heeded_once() {
-        let startups = Startups::new(2);
-        startups.tell(1, StartupIpi::Init);
-        startups.tell(1, StartupIpi::Sipi(0x9a));
-        startups.tell(1, StartupIpi::Sipi(0x10));
-        assert!(startups.interrupts(1));
-        assert_eq!([startups.take(1), startups.take(1)], [SipiState::Begin(0x9a), SipiState::GoOn]);
-        startups.tell(1, StartupIpi::Sipi(0x10));
-        assert_eq!(startups.take(1), SipiState::GoOn, "one that runs heeds no STARTUP");
+    fn the_first_sipi_counts_and_is_taken_once() {
+        let states = SipiStates::new(2);
+        states.deliver(1, StartupIpi::Init);
+        states.deliver(1, StartupIpi::Sipi(0x9a));
+        states.deliver(1, StartupIpi::Sipi(0x10));
+        assert!(states.overrides_exit(1));
+        assert_eq!([states.take(1), states.take(1)], [SipiState::Start(0x9a), SipiState::Run]);
+        states.deliver(1, StartupIpi::Sipi(0x10));
+        assert_eq!(states.take(1), SipiState::Run, "a running vCPU ignores a SIPI");
     }
 
     #[test]
-    fn init_stops_whoever_runs_and_takes_back_a_startup() {
-        let startups = Startups::new(2);
+    fn init_stops_a_running_vcpu_and_discards_a_sipi() {
+        let states = SipiStates::new(2);
         for vcpu in [0, 1] {
-            startups.tell(vcpu, StartupIpi::Init);
-            startups.tell(vcpu, StartupIpi::Sipi(1));
-            startups.tell(vcpu, StartupIpi::Init);
-            assert!(startups.interrupts(vcpu));
-            assert_eq!([startups.take(vcpu), startups.take(vcpu)], [SipiState::Wait, SipiState::Wait]);
+            states.deliver(vcpu, StartupIpi::Init);
+            states.deliver(vcpu, StartupIpi::Sipi(1));
+            states.deliver(vcpu, StartupIpi::Init);
+            assert!(states.overrides_exit(vcpu));
+            assert_eq!([states.take(vcpu), states.take(vcpu)], [SipiState::Wait, SipiState::Wait]);
         }
     }
 }

@@ -1,354 +1,372 @@
-//! A virtual CPU at work: entering the guest, and what its exits come to. Each runs on a thread of its own.
-
-use std::sync::{Mutex, PoisonError};
+//! vCPU threads: enter the guest and handle its exits. Each vCPU has a thread of its own.
 
 use devices::{
     bus::{
-        Direction, PortAccess,
+        Direction, PortAccess, Width,
         mmio::{self, MmioAccess},
-        reset,
     },
     irqchip::lapic::StartupIpis,
     pvclock::HostTime,
 };
-use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuFd;
+use parking_lot::Mutex;
 use vm_memory::GuestMemoryMmap;
 
 use crate::{
-    board::Board,
+    board::{Board, PortOutcome, stock_firmware},
     boot,
     config::Config,
-    diagnosis::{DeviceFault, OutsideRam, StringIo, VcpuError, symbols::Symbols},
+    diagnosis::{DeviceFault, GuestLocation, OutsideRam, StringIo, VcpuError, symbols::Symbols},
     error::Error,
     event_loop::EventLoop,
     exit_reason::ExitReason,
-    handle::Shared,
-    irqchip::Interrupts,
+    handle::SharedVm,
+    irqchip::IrqChip,
     kvm::{
-        cpuid::Cpu,
+        cpuid::HostCpu,
         msr::{self, Msrs},
         pvclock::PvClock,
         tsc::rdtsc,
         vcpu::{Exit, Vcpu},
     },
     run_control::VcpuRunControl,
-    sipi::{SipiState, Startups},
+    sipi::{SipiState, SipiStates},
     stats::{Counters, Phase, trace},
 };
 
-/// The number of the processor that runs from the beginning.
-const BOOT: u8 = 0;
+/// Number of the vCPU that runs from power-on.
+const BOOT_VCPU: u8 = 0;
 
-/// What the processors have in common in one life of the guest.
+/// One run of the guest, from a start to an exit, as its vCPU threads share it.
 pub(crate) struct VmInstance<'a> {
     pub(crate) config: &'a Config,
-    pub(crate) cpu: &'a Cpu,
-    pub(crate) shared: &'a Shared,
+    pub(crate) cpu: &'a HostCpu,
+    pub(crate) shared: &'a SharedVm,
     pub(crate) event_loop: &'a EventLoop,
-    pub(crate) interrupts: &'a Interrupts,
-    pub(crate) startups: Startups,
+    pub(crate) irqchip: &'a IrqChip,
+    pub(crate) sipi: SipiStates,
     pub(crate) ram: &'a GuestMemoryMmap,
     pub(crate) now: &'a (dyn Fn() -> HostTime + Sync),
     pub(crate) symbols: &'a Symbols,
     pub(crate) trace: Option<&'a Mutex<trace::Writer>>,
-    /// The TSC when it began.
+    /// TSC at the start.
     pub(crate) started: u64,
 }
 
-/// Where the processor that runs from the beginning begins.
-pub(crate) struct Entry<'a> {
-    pub(crate) regs: &'a kvm_regs,
-    pub(crate) sregs: &'a kvm_sregs,
-    pub(crate) firmware: bool,
-}
-
 impl VmInstance<'_> {
-    /// Runs the first processor, from `entry` on, until the guest ends.
-    pub(crate) fn run_boot_processor(&self, fd: VcpuFd, entry: &Entry<'_>) -> Result<(), Error> {
-        let _leaving = StopAllOnDrop(self.run_control());
-        let mut processor = Processor::new(BOOT, fd, self)?;
-        processor.vcpu.set_registers(entry.regs, entry.sregs)?;
-        if entry.firmware {
-            processor.phase = Phase::Firmware;
-            processor.in_firmware = true;
+    /// Runs vCPU 0, which starts in the state of `guest`, until the guest exits.
+    pub(crate) fn run_boot_processor(&self, fd: VcpuFd, guest: &boot::LoadedGuest) -> Result<(), Error> {
+        let _stop_all = StopAllOnDrop(self.run_control());
+        let mut thread = VcpuThread::new(BOOT_VCPU, fd, self)?;
+        thread.vcpu.set_registers(&guest.regs, &guest.sregs)?;
+        if guest.firmware.is_some() {
+            thread.in_firmware = true;
+            thread.phase = Phase::Firmware;
         }
-        processor.run()
+        thread.run()
     }
 
-    /// Runs another one, which waits until it is started, until the guest ends.
+    /// Runs vCPU `number`, which waits for a SIPI first, until the guest exits.
     pub(crate) fn run_application_processor(&self, number: u8, fd: VcpuFd) -> Result<(), Error> {
-        let _leaving = StopAllOnDrop(self.run_control());
-        Processor::new(number, fd, self)?.run()
+        let _stop_all = StopAllOnDrop(self.run_control());
+        VcpuThread::new(number, fd, self)?.run()
     }
 
     fn run_control(&self) -> &VcpuRunControl {
         &self.shared.run_control
     }
 
-    /// Tells processors what one of them has sent.
-    fn tell(&self, orders: StartupIpis) {
-        for (number, what) in orders {
-            self.startups.tell(number, what);
+    /// Delivers INITs and SIPIs that a vCPU has sent.
+    fn deliver(&self, ipis: StartupIpis) {
+        for (number, ipi) in ipis {
+            self.sipi.deliver(number, ipi);
             self.run_control().kick(number);
         }
     }
 
-    fn counters<T>(&self, f: impl FnOnce(&mut Counters) -> T) -> T {
-        f(&mut self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner))
+    fn count(&self, f: impl FnOnce(&mut Counters)) {
+        f(&mut self.shared.counters.lock());
     }
 }
 
-/// A processor's thread that leaves for whatever reason, which may be an error or a panic, takes all others along.
+/// When a vCPU thread exits, even by error or panic, all others are stopped.
 struct StopAllOnDrop<'a>(&'a VcpuRunControl);
 
 impl Drop for StopAllOnDrop<'_> {
     fn drop(&mut self) {
-        // It counts only if nobody has said how the guest ends.
+        // Ignored if an exit reason is already set.
         self.0.finish(ExitReason::Killed);
     }
 }
 
-/// What a processor does that nobody has stopped.
+/// State of a vCPU that is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum VcpuState {
     Running,
-    /// It waits for an interrupt.
+    /// HLT with interrupts enabled: waits for an interrupt.
     Halted,
-    /// It has halted with interrupts off, and waits for an INIT (`vcpu_halt` in vm.c of 8.0).
+    /// HLT with interrupts disabled, on another vCPU than the first: waits for an INIT (`vcpu_halt`
+    /// in vm.c of 8.0).
     Stopped,
 }
 
-/// See the module's text.
-struct Processor<'a> {
+/// A vCPU with what its thread keeps for it.
+struct VcpuThread<'a> {
     number: u8,
     vcpu: Vcpu,
     msrs: Msrs,
     pvclock: PvClock<'a>,
-    life: &'a VmInstance<'a>,
-    doing: VcpuState,
-    /// How far its TSC is ahead of this host's.
-    tsc_ahead: u64,
-    phase: Phase,
+    instance: &'a VmInstance<'a>,
+    state: VcpuState,
+    /// The vCPU's TSC offset: guest TSC − host TSC, modulo 2^64.
+    tsc_offset: u64,
+    /// Only the firmware has run so far.
     in_firmware: bool,
+    /// Phase of the last exit, for statistics only.
+    phase: Phase,
 }
 
-impl<'a> Processor<'a> {
-    fn new(number: u8, fd: VcpuFd, life: &'a VmInstance<'a>) -> Result<Self, Error> {
-        let VmInstance { config, cpu, shared, ram, .. } = life;
+impl<'a> VcpuThread<'a> {
+    fn new(number: u8, fd: VcpuFd, instance: &'a VmInstance<'a>) -> Result<Self, Error> {
+        let VmInstance { config, cpu, shared, ram, .. } = instance;
         let vcpu = Vcpu::new(fd, ram);
         let cpuid = cpu.guest_cpuid(config.generation, number, config.cpus)?;
-        vcpu.fd().set_cpuid2(&cpuid).map_err(Error::kvm("what CPUID says (KVM_SET_CPUID2)"))?;
-        let tsc_ahead = shared.clock.tsc_ahead();
-        if !vcpu.set_tsc_offset(tsc_ahead)? && number == BOOT {
-            tracing::warn!(
-                "this KVM cannot give the guest the host's TSC without an offset (Linux 5.16 can)"
-            );
+        vcpu.fd().set_cpuid2(&cpuid).map_err(Error::kvm("set the guest's CPUID (KVM_SET_CPUID2)"))?;
+        let tsc_offset = shared.clock.tsc_offset();
+        if !vcpu.set_tsc_offset(tsc_offset)? && number == BOOT_VCPU {
+            tracing::warn!("this KVM cannot set the TSC offset that vmm's guests see (Linux 5.16 can)");
         }
         Ok(Self {
             number,
             vcpu,
             msrs: Msrs::new(cpu.extensions, msr::HostMsrs::open()),
-            pvclock: PvClock::new(config.generation, cpu.tsc_hz, life.now, (*ram).clone()),
-            life,
-            doing: VcpuState::Running,
-            tsc_ahead,
-            phase: Phase::Loader,
+            pvclock: PvClock::new(config.generation, cpu.tsc_hz, instance.now, (*ram).clone()),
+            instance,
+            state: VcpuState::Running,
+            tsc_offset,
             in_firmware: false,
+            phase: Phase::Loader,
         })
     }
 
+    /// The vCPU run loop.
     fn run(mut self) -> Result<(), Error> {
-        self.vcpu.be_kicked_by(&self.life.shared.run_control, self.number);
-        while self.life.run_control().wait_until_runnable(self.number) {
-            match self.life.startups.take(self.number) {
-                SipiState::GoOn if self.has_to_run() => self.run_guest()?,
-                SipiState::GoOn | SipiState::Wait => self.life.run_control().sleep(self.number),
-                SipiState::Begin(vector) => self.begin(vector)?,
+        self.vcpu.register(&self.instance.shared.run_control, self.number);
+        while self.instance.run_control().wait_until_runnable(self.number) {
+            match self.instance.sipi.take(self.number) {
+                SipiState::Run if self.is_runnable() => self.run_guest()?,
+                SipiState::Run | SipiState::Wait => self.instance.run_control().wait_for_kick(self.number),
+                SipiState::Start(vector) => self.start(vector)?,
             }
         }
         Ok(())
     }
 
-    /// Whether it does not wait for something that has not come.
-    fn has_to_run(&mut self) -> bool {
-        // As vmd, which lets a halted guest go on when a line goes up and something is pending (`vcpu_assert_irq`).
-        if self.doing == VcpuState::Halted && self.interrupt_pending() {
-            self.doing = VcpuState::Running;
+    /// Whether the vCPU runs, after waking it for a pending interrupt. As vmd, which wakes a halted
+    /// vCPU when a line is raised and an interrupt is pending (`vcpu_assert_irq`).
+    fn is_runnable(&mut self) -> bool {
+        if self.state == VcpuState::Halted && self.interrupt_pending() {
+            self.state = VcpuState::Running;
         }
-        self.doing == VcpuState::Running
+        self.state == VcpuState::Running
     }
 
-    /// Another processor has started this one.
-    fn begin(&mut self, vector: u8) -> Result<(), Error> {
-        self.life.run_control().kick(self.number);
-        let (regs, sregs) = boot::startup_state(vector);
-        self.vcpu.start_anew(&regs, &sregs)?;
-        if let Some(apic) = self.life.interrupts.apic() {
-            // INIT has reset the LAPIC, but this processor may have come back from the guest with its old CR8 since.
+    /// Starts the vCPU in real mode at `vector << 12`, after INIT and SIPI.
+    fn start(&mut self, vector: u8) -> Result<(), Error> {
+        self.instance.run_control().kick(self.number);
+        let (regs, sregs) = boot::sipi_state(vector);
+        self.vcpu.reset(&regs, &sregs)?;
+        if let Some(apic) = self.instance.irqchip.apic() {
+            // INIT has reset the LAPIC, but the vCPU may have left the guest with its old CR8
+            // since.
             apic.set_cr8(self.number, 0);
         }
-        self.doing = VcpuState::Running;
+        self.state = VcpuState::Running;
         self.phase = Phase::Loader;
         Ok(())
     }
 
-    /// Runs the guest until it has something, and does that.
+    /// Enters the guest once and handles its exit.
     fn run_guest(&mut self) -> Result<(), Error> {
         self.offer_interrupt()?;
-        self.follow_the_tsc()?;
+        self.update_tsc_offset()?;
         self.pvclock.before_entry();
         let exit = self.enter()?;
-        if self.life.startups.interrupts(self.number) {
-            // INIT comes before whatever it was about to do (`vcpu_run_loop` in vm.c of 8.0).
+        if self.instance.sipi.overrides_exit(self.number) {
+            // INIT takes effect before the exit is handled (`vcpu_run_loop` in vm.c of 8.0).
             return Ok(());
         }
         let (rip, tsc) = (self.vcpu.linear_rip(), rdtsc());
         self.phase = self.phase.next(&exit, rip);
-        self.life.counters(|counters| counters.exit(&exit, self.phase, tsc));
-        if self.in_firmware && self.phase != Phase::Firmware {
+        self.instance.count(|counters| counters.exit(&exit, self.phase, tsc));
+        if self.in_firmware && stock_firmware::has_left_firmware(rip) {
             self.in_firmware = false;
-            self.life.event_loop.with(Board::firmware_is_done);
+            self.instance.event_loop.with(Board::end_firmware_concessions);
         }
-        if let Some(ended) = self.handle(exit, rip, tsc) {
-            self.life.run_control().finish(ended);
+        if let Some(reason) = self.handle(exit, rip, tsc) {
+            self.instance.run_control().finish(reason);
         }
         Ok(())
     }
 
     fn interrupt_pending(&self) -> bool {
-        self.life.interrupts.pending(self.number)
+        self.instance.irqchip.pending(self.number)
     }
 
-    /// A sleep of the host may have moved its TSC.
-    fn follow_the_tsc(&mut self) -> Result<(), Error> {
-        let ahead = self.life.shared.clock.tsc_ahead();
-        if ahead != self.tsc_ahead {
-            self.tsc_ahead = ahead;
-            self.vcpu.set_tsc_offset(ahead)?;
+    /// Updates the vCPU's TSC offset if a suspend of the host has changed it.
+    fn update_tsc_offset(&mut self) -> Result<(), Error> {
+        let offset = self.instance.shared.clock.tsc_offset();
+        if offset != self.tsc_offset {
+            self.tsc_offset = offset;
+            self.vcpu.set_tsc_offset(offset)?;
         }
         Ok(())
     }
 
-    /// Runs the guest until it has something. CR8 is the LAPIC's task priority, and KVM keeps it while the guest runs.
+    /// Runs the guest until it exits. CR8 is the LAPIC's task priority, which KVM keeps while the
+    /// guest runs.
     fn enter(&mut self) -> Result<Exit, Error> {
-        let apic = self.life.interrupts.apic();
+        let apic = self.instance.irqchip.apic();
         if let Some(apic) = apic {
             self.vcpu.set_cr8(apic.cr8(self.number));
         }
-        let exit = self.life.run_control().guest(self.number, || self.vcpu.run())?;
+        let exit = self.instance.run_control().run_guest(self.number, || self.vcpu.run())?;
         if let Some(apic) = apic {
             apic.set_cr8(self.number, self.vcpu.cr8());
         }
         Ok(exit)
     }
 
-    /// Injects the most urgent interrupt if the guest takes one now, and asks to be told when it takes the next.
+    /// Injects the most urgent interrupt if the guest can take one now, and requests an exit when
+    /// it can take the next.
     fn offer_interrupt(&mut self) -> Result<(), Error> {
         if self.interrupt_pending()
             && self.vcpu.ready_for_interrupt()
-            && let Some(vector) = self.life.interrupts.acknowledge(self.number)
+            && let Some(vector) = self.instance.irqchip.acknowledge(self.number)
         {
             self.vcpu.inject(vector)?;
-            self.life.counters(|counters| counters.interrupt(vector));
+            self.instance.count(|counters| counters.interrupt(vector));
         }
         self.vcpu.want_interrupt_window(self.interrupt_pending());
         Ok(())
     }
 
+    /// The instruction of the last exit.
+    fn location(&mut self) -> GuestLocation {
+        let rip = self.vcpu.linear_rip();
+        GuestLocation { rip, symbol: self.instance.symbols.name(rip) }
+    }
+
+    /// Handles an exit at linear address `rip` and TSC `tsc`. Returns the exit reason if it ends
+    /// the guest.
     fn handle(&mut self, exit: Exit, rip: u64, tsc: u64) -> Option<ExitReason> {
         match exit {
             Exit::Io { port, width, direction, count: 1 } => {
                 let mut access = PortAccess { port, width, direction, eax: self.vcpu.eax() };
-                if self.life.interrupts.apic().is_some() && reset::asks_for_reset(&access) {
-                    return Some(ExitReason::Reset);
-                }
-                let fault = self.access(&mut access, rip, tsc);
+                let reason = self.port_access(&mut access, rip, tsc);
                 if direction == Direction::In {
                     self.vcpu.finish_in(width, access.eax);
                 }
-                return fault;
+                reason
             }
             Exit::Io { port, width, direction, count } => {
-                if !self.life.event_loop.with(|board| board.allows_string_io(port, direction, rip)) {
-                    let at = self.vcpu.at(self.life.symbols);
-                    return Some(ExitReason::StringIo(StringIo::new(port, width, direction, count, at)));
+                if self.instance.event_loop.with(|board| board.allows_string_io(port, direction, rip)) {
+                    return self.string_in(port, width, count, rip, tsc);
                 }
-                let mut bytes = Vec::new();
-                for _ in 0..count {
-                    let mut access = PortAccess::input(port, width, u32::MAX);
-                    if let Some(fault) = self.access(&mut access, rip, tsc) {
-                        return Some(fault);
-                    }
-                    bytes.extend_from_slice(&access.eax.to_le_bytes()[..width.bytes()]);
-                }
-                self.vcpu.finish_string_in(&bytes);
+                Some(ExitReason::StringIo(StringIo::new(port, width, direction, count, self.location())))
             }
-            Exit::Hlt if self.vcpu.interrupts_enabled() => self.doing = VcpuState::Halted,
-            Exit::Hlt if self.number == BOOT => {
-                return Some(ExitReason::HaltedWithInterruptsOff(self.vcpu.at(self.life.symbols)));
-            }
-            Exit::Hlt => self.doing = VcpuState::Stopped,
-            Exit::Window | Exit::Interrupted => {}
-            Exit::TripleFault => return Some(ExitReason::Reset),
+            Exit::Hlt => self.halt(),
+            Exit::Window | Exit::Interrupted => None,
+            Exit::TripleFault => Some(ExitReason::Reset),
             Exit::Mmio { address, width, value }
-                if self.life.interrupts.apic().is_some()
+                if self.instance.irqchip.apic().is_some()
                     && (mmio::WINDOW_BASE..=mmio::WINDOW_END).contains(&address) =>
             {
                 self.mmio(address, width, value);
+                None
             }
             Exit::Mmio { address, width, value } => {
-                let (write, at) = (value.is_some(), self.vcpu.at(self.life.symbols));
-                return Some(ExitReason::OutsideRam(OutsideRam { address, write, width, value, at }));
+                let (write, at) = (value.is_some(), self.location());
+                Some(ExitReason::OutsideRam(OutsideRam { address, write, width, value, at }))
             }
-            Exit::ReadMsr { index } => self.read_msr(index),
-            Exit::WriteMsr { index, value } => self.write_msr(index, value),
-            Exit::Broken(reason) => {
-                return Some(ExitReason::VcpuError(VcpuError {
-                    reason,
-                    at: self.vcpu.at(self.life.symbols),
-                }));
+            Exit::ReadMsr { index } => {
+                self.read_msr(index);
+                None
             }
+            Exit::WriteMsr { index, value } => {
+                self.write_msr(index, value);
+                None
+            }
+            Exit::Broken(reason) => Some(ExitReason::VcpuError(VcpuError { reason, at: self.location() })),
+        }
+    }
+
+    /// Handles HLT: with interrupts disabled it ends the guest on vCPU 0 and stops any other vCPU.
+    fn halt(&mut self) -> Option<ExitReason> {
+        if self.vcpu.interrupts_enabled() {
+            self.state = VcpuState::Halted;
+        } else if self.number == BOOT_VCPU {
+            return Some(ExitReason::HaltedWithInterruptsOff(self.location()));
+        } else {
+            self.state = VcpuState::Stopped;
         }
         None
     }
 
-    /// Lets the board handle an access, counts and records it. A request that is deadly under vmd ends the guest.
-    fn access(&mut self, access: &mut PortAccess, rip: u64, tsc: u64) -> Option<ExitReason> {
-        let (device, fault) = self.life.event_loop.with(|board| {
-            let device = board.access(access, rip);
-            (device, board.fault().cloned())
-        });
-        self.life.counters(|counters| counters.port(access.port, access.direction, device));
-        if let Some(trace) = &self.life.trace {
-            let ticks = tsc.wrapping_sub(self.life.started);
+    /// Has the board handle `access`, counts and records it. Returns the exit reason if it ends the
+    /// guest.
+    fn port_access(&mut self, access: &mut PortAccess, rip: u64, tsc: u64) -> Option<ExitReason> {
+        let outcome = self.instance.event_loop.with(|board| board.port_access(access, rip));
+        let (device, fault) = match outcome {
+            PortOutcome::Answered(device) => (device, None),
+            PortOutcome::Fault(device, fault) => (device, Some(fault)),
+            PortOutcome::Reset => return Some(ExitReason::Reset),
+        };
+        self.instance.count(|counters| counters.port(access.port, access.direction, device));
+        if let Some(trace) = &self.instance.trace {
+            let ticks = tsc.wrapping_sub(self.instance.started);
             let record = trace::Record::Access { ticks, vcpu: self.number, access: *access };
-            trace.lock().unwrap_or_else(PoisonError::into_inner).add(record);
+            trace.lock().add(record);
         }
-        fault.map(|fault| ExitReason::DeviceFault(DeviceFault::new(&fault, self.vcpu.at(self.life.symbols))))
+        fault.map(|fault| ExitReason::DeviceFault(DeviceFault::new(&fault, self.location())))
     }
 
-    /// An access in the memory window of 8.0.
+    /// Emulates a string IN of `count` items. Returns the exit reason if it ends the guest.
+    fn string_in(&mut self, port: u16, width: Width, count: u32, rip: u64, tsc: u64) -> Option<ExitReason> {
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            let mut access = PortAccess::input(port, width, u32::MAX);
+            if let Some(reason) = self.port_access(&mut access, rip, tsc) {
+                return Some(reason);
+            }
+            bytes.extend_from_slice(&access.eax.to_le_bytes()[..width.bytes()]);
+        }
+        self.vcpu.finish_string_in(&bytes);
+        None
+    }
+
+    /// Handles an access in the memory window of 8.0.
     ///
-    /// vmd decodes the instruction and knows only the common ones: others, and all that a device refuses but MOV, end
-    /// the VM there. KVM decodes them here and does not tell which it was, so that they work.
+    /// vmd decodes the instruction. It knows only the common ones, and ends the VM at all others
+    /// and at all but MOV where the device refuses the access. KVM decodes the instruction here and
+    /// does not tell which it was: all of them work.
     fn mmio(&mut self, address: u64, width: usize, value: Option<u64>) {
         let size = width as u8;
         let mut access =
             value.map_or_else(|| MmioAccess::read(address, size), |v| MmioAccess::write(address, size, v));
-        let (device, result) = self.life.event_loop.with(|board| board.mmio(self.number, &mut access));
+        let (device, result) = self.instance.event_loop.with(|board| board.mmio(self.number, &mut access));
         match result {
-            Ok(orders) => self.life.tell(orders),
-            Err(refused) => tracing::debug!(%refused, "at {}", self.vcpu.at(self.life.symbols)),
+            Ok(ipis) => self.instance.deliver(ipis),
+            Err(refused) => tracing::debug!(%refused, "at {}", self.location()),
         }
         if access.direction == Direction::In {
             self.vcpu.finish_mmio_read(access.value());
         }
-        self.life.counters(|counters| counters.device(access.direction, device));
+        self.instance.count(|counters| counters.device(access.direction, device));
     }
 
     fn read_msr(&mut self, index: u32) {
-        if let Some(apic) = self.life.interrupts.apic_with_msr(index) {
+        if let Some(apic) = self.instance.irqchip.apic_with_msr(index) {
             let value = apic.read_msr(self.number, index).ok();
             self.vcpu.finish_read_msr(value);
             return;
@@ -362,11 +380,11 @@ impl<'a> Processor<'a> {
     }
 
     fn write_msr(&mut self, index: u32, value: u64) {
-        if let Some(apic) = self.life.interrupts.apic_with_msr(index) {
-            // With the board, whose timer may have to be set anew.
-            let result = self.life.event_loop.with(|_| apic.write_msr(self.number, index, value));
+        if let Some(apic) = self.instance.irqchip.apic_with_msr(index) {
+            // Holds the board lock and re-arms its timer if needed.
+            let result = self.instance.event_loop.with(|_| apic.write_msr(self.number, index, value));
             self.vcpu.finish_write_msr(result.is_ok());
-            self.life.tell(result.unwrap_or_default());
+            self.instance.deliver(result.unwrap_or_default());
             return;
         }
         let accepted = match self.msrs.write(index, value) {

@@ -1,4 +1,4 @@
-//! The board: vmd's device models, and which of them answers which port.
+//! The board: vmd's device models and the ports and addresses at which they answer.
 
 pub(crate) mod nic;
 mod smbios;
@@ -16,6 +16,7 @@ use devices::{
     bus::{
         Direction, PortAccess, PortDevice,
         mmio::{MmioAccess, MmioRefused},
+        reset,
     },
     clock::{Clock, HostTicks, Timed},
     irqchip::{
@@ -39,33 +40,37 @@ use devices::{
 };
 use vmd_release::Generation;
 
-use self::{nic::Wire, stock_firmware::StockFirmware};
+use self::{nic::NicBackend, stock_firmware::StockFirmware};
 use crate::{
     config::{Boot, Config},
+    device_id::DeviceId,
     error::Error,
-    irqchip::Interrupts,
+    irqchip::IrqChip,
 };
 
-/// What a board is made from.
+/// Parts of a board.
 pub(crate) struct BoardConfig<'a> {
     pub(crate) config: &'a Config,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) interrupts: Interrupts,
+    pub(crate) irqchip: IrqChip,
     pub(crate) ram: GuestRam,
     pub(crate) map: MemoryMap,
+    /// Output of the serial console.
     pub(crate) console: Box<dyn io::Write + Send>,
-    pub(crate) wires: &'a [Wire],
+    pub(crate) nics: &'a [NicBackend],
     /// Called when vmd ends the VM.
     pub(crate) on_end: OnEnd,
     /// Called when the guest powers itself off through ACPI.
     pub(crate) on_power_off: Box<dyn FnMut() + Send>,
-    /// Concessions to firmware that does not know vmd.
-    pub(crate) stock_firmware: Option<StockFirmware>,
+    /// Whether the firmware is stock SeaBIOS, which needs concessions.
+    pub(crate) stock_firmware: bool,
 }
 
-/// All devices of a machine.
+/// All devices of a VM. [`crate::event_loop::EventLoop`] holds it behind one lock.
 pub(crate) struct Board {
-    interrupts: Interrupts,
+    irqchip: IrqChip,
+    /// Whether writes to the reset ports reset the VM (8.0).
+    has_reset_ports: bool,
     pit: Pit,
     rtc: Rtc,
     uart: Uart,
@@ -79,60 +84,40 @@ pub(crate) struct Board {
     stock_firmware: Option<StockFirmware>,
 }
 
-/// Name of the ports that no device answers.
-const NOBODY: &str = "nobody";
+/// Result of a port access.
+pub(crate) enum PortOutcome {
+    /// The device answered.
+    Answered(DeviceId),
+    /// The device answered, and a malformed virtio request ends the VM as it would end vmd's
+    /// process.
+    Fault(DeviceId, Fault),
+    /// The access resets the VM before any device sees it.
+    Reset,
+}
 
-/// A device is left whole by every access, so a panic while it was locked does no harm.
-fn lock<T: ?Sized>(device: &Mutex<T>) -> MutexGuard<'_, T> {
-    device.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks a PCI function. A panic during an access leaves a function whole, so its lock is never
+/// poisoned for good.
+fn lock<T: ?Sized>(function: &Mutex<T>) -> MutexGuard<'_, T> {
+    function.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Board {
-    /// A board that was just switched on.
+    /// A board at power-on.
     pub(crate) fn new(parts: BoardConfig<'_>) -> Result<Self, Error> {
-        let BoardConfig {
-            config,
-            clock,
-            interrupts,
-            ram,
-            map,
-            console,
-            wires,
-            on_end,
-            on_power_off,
-            stock_firmware,
-        } = parts;
+        let BoardConfig { config, clock, irqchip, ram, map, console, .. } = parts;
         let generation = config.generation;
         let ticks = HostTicks::new(config.host_hz);
-        let line = |irq| IrqLine::new(interrupts.controller(), irq);
-        let faults = FaultSlot::default();
-        let mut slots = Slots {
-            pci: PciBus::new(generation, interrupts.controller()),
+        let line = |irq| IrqLine::new(irqchip.controller(), irq);
+        let mut slots = PciSlots {
+            pci: PciBus::new(generation, irqchip.controller()),
             generation,
             ram: ram.clone(),
-            faults: faults.clone(),
+            faults: FaultSlot::default(),
         };
-        // vmd's order (`virtio_init` in virtio.c).
-        slots.add(Rng::new())?;
-        let mut nics = Vec::new();
-        for wire in wires {
-            nics.push(slots.add(wire.device(generation))?);
-        }
-        for image in &config.disks {
-            let disk = disk::open(&image.path, image.format.map(Into::into), true)?;
-            slots.add(Blk::new(disk, generation))?;
-        }
-        let cdrom = match &config.cdrom {
-            Some(path) => {
-                let mut drive = Scsi::new(disk::open(path, Some(disk::DiskFormat::Raw), false)?);
-                drive.keep_within_descriptors(stock_firmware.is_some());
-                Some(slots.add(drive)?)
-            }
-            None => None,
-        };
-        let mut pci = slots.pci;
-        let vmmci = pci.add(|line| Vmmci::new(generation, Arc::clone(&clock), ticks, line, on_end))?;
-        let boot = match config.boot {
+        let (nics, cdrom) = slots.add_virtio(config, parts.nics, parts.stock_firmware)?;
+        let PciSlots { mut pci, faults, .. } = slots;
+        let vmmci = pci.add(|line| Vmmci::new(generation, Arc::clone(&clock), ticks, line, parts.on_end))?;
+        let boot_device = match config.boot {
             Boot::Firmware { device, .. } => device.map(Into::into),
             Boot::Direct { .. } => None,
         };
@@ -143,79 +128,91 @@ impl Board {
             }
         });
         let rtc = Rtc::new(generation, Arc::clone(&clock), ticks, line(8), map.cmos(), on_clock_jump);
-        // Last, for it describes the PCI functions.
-        let mut fw_cfg = FwCfg::new(ram, &map, &pci, boot);
+        // After all PCI functions, which it describes.
+        let mut fw_cfg = FwCfg::new(ram, &map, &pci, boot_device);
         let has_acpi = generation.capabilities().acpi;
         if has_acpi {
             fw_cfg = fw_cfg.with_rsdp();
         }
-        if stock_firmware.is_some() {
-            StockFirmware::inform(&mut fw_cfg, config.memory, config.cpus, has_acpi);
-        }
+        let stock_firmware = parts
+            .stock_firmware
+            .then(|| StockFirmware::new(&mut fw_cfg, config.memory, config.cpus, has_acpi));
         Ok(Self {
+            has_reset_ports: irqchip.apic().is_some(),
             pit: Pit::new(generation, Arc::clone(&clock), ticks, line(0)),
             rtc,
             uart: Uart::new(generation, Arc::clone(&clock), ticks, line(ns8250::IRQ), console),
             fw_cfg,
-            pm: has_acpi.then(|| Pm::new(clock, on_power_off)),
+            pm: has_acpi.then(|| Pm::new(clock, parts.on_power_off)),
             pci,
             nics,
             cdrom,
             vmmci,
             faults,
-            interrupts,
+            irqchip,
             stock_firmware,
         })
     }
 
-    /// Handles an access by an instruction at linear address `rip`. Returns the name of the device that did.
-    pub(crate) fn access(&mut self, access: &mut PortAccess, rip: u64) -> &'static str {
+    /// Handles a port access by the instruction at linear address `rip`.
+    pub(crate) fn port_access(&mut self, access: &mut PortAccess, rip: u64) -> PortOutcome {
+        if self.has_reset_ports && reset::asks_for_reset(access) {
+            return PortOutcome::Reset;
+        }
+        let device = self.answer(access, rip);
+        match self.faults.get() {
+            None => PortOutcome::Answered(device),
+            Some(fault) => PortOutcome::Fault(device, fault.clone()),
+        }
+    }
+
+    fn answer(&mut self, access: &mut PortAccess, rip: u64) -> DeviceId {
         if let Some(firmware) = &mut self.stock_firmware
             && firmware.access(access, rip)
         {
-            return "concession to stock firmware";
+            return DeviceId::StockFirmware;
         }
         if let Some(pm) = &mut self.pm
             && pm::PORTS.iter().any(|ports| ports.contains(&access.port))
         {
             pm.access(access);
-            return "pm";
+            return DeviceId::Pm;
         }
-        // What vmd puts into its port map (`init_emulated_hw` in x86_vm.c).
+        // vmd's port map (`init_emulated_hw` in x86_vm.c).
         match access.port {
             0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => {
-                self.interrupts.access(access);
-                "pic"
+                self.irqchip.access(access);
+                DeviceId::Pic
             }
             0x40..=0x43 | 0x61 => {
                 self.pit.access(access);
-                "pit"
+                DeviceId::Pit
             }
             0x70 | 0x71 => {
                 self.rtc.access(access);
-                "rtc"
+                DeviceId::Rtc
             }
             0x3f8..=0x3ff => {
                 self.uart.access(access);
-                "uart"
+                DeviceId::Uart
             }
             0x510 | 0x511 | 0x514 | 0x518 => {
                 self.fw_cfg.access(access);
-                "fw_cfg"
+                DeviceId::FwCfg
             }
             0xcf8 | 0xcfc..=0xcff => {
                 self.pci.access(access);
-                "pci"
+                DeviceId::Pci
             }
             0x1000..=0xffff => {
                 self.pci.access(access);
-                "virtio"
+                DeviceId::Virtio
             }
             _ => {
                 if access.direction == Direction::In {
                     access.answer(u32::MAX);
                 }
-                NOBODY
+                DeviceId::Nobody
             }
         }
     }
@@ -225,66 +222,63 @@ impl Board {
         self.stock_firmware.is_some() && StockFirmware::allows_string_io(port, direction, rip)
     }
 
-    /// Something else than the firmware runs now: it is not to see what the firmware was told.
-    pub(crate) fn firmware_is_done(&mut self) {
+    /// Ends the concessions to the firmware: other code runs now and must see what vmd shows.
+    pub(crate) fn end_firmware_concessions(&mut self) {
         self.fw_cfg.forget_additions();
         if let Some(firmware) = &mut self.stock_firmware {
-            firmware.is_done();
+            firmware.end();
         }
         if let Some(drive) = &self.cdrom {
             lock(drive).model_mut().keep_within_descriptors(false);
         }
     }
 
-    /// Handles an access of `vcpu`'s in the memory window of 8.0. Returns the name of the device that did, and whether it
-    /// took it: if so, what virtual CPUs are to be told.
+    /// Handles an access of `vcpu` in the memory window of 8.0. Returns the device, and the IPIs
+    /// that the access sends or the device's refusal.
     pub(crate) fn mmio(
         &mut self,
         vcpu: u8,
         access: &mut MmioAccess,
-    ) -> (&'static str, Result<StartupIpis, MmioRefused>) {
-        match self.interrupts.apic().and_then(|apic| apic.mmio(vcpu, access)) {
-            Some(result) if access.address < lapic::BASE => ("ioapic", result),
-            Some(result) => ("lapic", result),
-            None => ("pci memory", self.pci.mmio(access).map(|()| StartupIpis::new())),
+    ) -> (DeviceId, Result<StartupIpis, MmioRefused>) {
+        match self.irqchip.apic().and_then(|apic| apic.mmio(vcpu, access)) {
+            Some(result) if access.address < lapic::BASE => (DeviceId::IoApic, result),
+            Some(result) => (DeviceId::Lapic, result),
+            None => (DeviceId::PciMemory, self.pci.mmio(access).map(|()| StartupIpis::new())),
         }
     }
 
-    /// When [`Board::expire`] wants to be called, on the board's clock.
+    /// Time of the next [`Board::expire`] on the board's clock, in nanoseconds; `None` while no
+    /// timer runs.
     pub(crate) fn deadline(&self) -> Option<u64> {
         let vmmci = lock(&self.vmmci).deadline();
-        let apic = self.interrupts.apic().and_then(SharedApic::deadline);
+        let apic = self.irqchip.apic().and_then(SharedApic::deadline);
         let deadlines = [self.pit.deadline(), self.rtc.deadline(), self.uart.deadline(), vmmci, apic];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Does what is due.
+    /// Fires all timers that are due.
     pub(crate) fn expire(&mut self) {
         self.pit.expire();
         self.rtc.expire();
         self.uart.expire();
         lock(&self.vmmci).expire();
-        if let Some(apic) = self.interrupts.apic() {
+        if let Some(apic) = self.irqchip.apic() {
             apic.expire();
         }
     }
 
-    /// The malformed request at which a process of vmd would have died, and the VM with it.
-    pub(crate) fn fault(&self) -> Option<&Fault> {
-        self.faults.get()
+    /// Passes console input to the UART. Takes up to [`Board::console_room`] bytes.
+    pub(crate) fn console_input(&mut self, bytes: &[u8]) {
+        self.uart.push_input(bytes.iter().map(|&byte| Input::Char(byte)));
     }
 
-    /// Takes console input; gives how many bytes, which may be fewer than offered.
-    pub(crate) fn console_input(&mut self, bytes: &[u8]) -> usize {
-        self.uart.push_input(bytes.iter().map(|&byte| Input::Char(byte)))
-    }
-
-    /// How many bytes of console input there is room for.
+    /// Bytes of console input that the UART has room for.
     pub(crate) fn console_room(&self) -> usize {
         self.uart.input_room()
     }
 
-    /// Duplicates of what is to be watched for frames, with the number of the interface.
+    /// Duplicates of the file descriptors that are readable when frames have come, with the indices
+    /// of their NICs.
     pub(crate) fn nic_fds(&self) -> io::Result<Vec<(usize, OwnedFd)>> {
         let mut fds = Vec::new();
         for (index, nic) in self.nics.iter().enumerate() {
@@ -295,8 +289,8 @@ impl Board {
         Ok(fds)
     }
 
-    /// Gives the guest what has come for interface `index`. Returns false if it has no room: the caller should stop
-    /// to watch for frames and try again a little later.
+    /// Passes waiting frames to NIC `index`. Returns whether the guest had room; if not, the frames
+    /// keep waiting and the caller tries again later.
     pub(crate) fn nic_input(&mut self, index: usize) -> bool {
         let mut nic = lock(&self.nics[index]);
         let ready = nic.can_receive();
@@ -307,18 +301,18 @@ impl Board {
     }
 
     /// vmd's control device.
-    pub(crate) fn vmmci(&self) -> MutexGuard<'_, Vmmci> {
+    pub(crate) fn vmmci(&mut self) -> MutexGuard<'_, Vmmci> {
         lock(&self.vmmci)
     }
 
-    /// Stops the timers (`pause_vm_md` in x86_vm.c).
+    /// Stops the timers of PIT, RTC and UART (`pause_vm_md` in x86_vm.c).
     pub(crate) fn pause(&mut self) {
         self.pit.pause();
         self.rtc.pause();
         self.uart.pause();
     }
 
-    /// Lets the timers go on (`unpause_vm_md`).
+    /// Restarts them (`unpause_vm_md`).
     pub(crate) fn unpause(&mut self) {
         self.pit.unpause();
         self.rtc.unpause();
@@ -327,20 +321,45 @@ impl Board {
 }
 
 /// The PCI slots while they are filled.
-struct Slots {
+struct PciSlots {
     pci: PciBus,
     generation: Generation,
     ram: GuestRam,
     faults: FaultSlot,
 }
 
-impl Slots {
-    fn add<M: VirtioDevice + 'static>(&mut self, model: M) -> Result<Arc<Mutex<VirtioPci<M>>>, Error> {
+type Nics = Vec<Arc<Mutex<VirtioPci<Net>>>>;
+type Cdrom = Option<Arc<Mutex<VirtioPci<Scsi>>>>;
+
+impl PciSlots {
+    /// Adds the virtio devices in vmd's order (`virtio_init` in virtio.c).
+    fn add_virtio(
+        &mut self,
+        config: &Config,
+        nic_backends: &[NicBackend],
+        stock_firmware: bool,
+    ) -> Result<(Nics, Cdrom), Error> {
+        self.add(Rng::new())?;
+        let mut nics = Vec::new();
+        for backend in nic_backends {
+            nics.push(self.add(backend.device(self.generation))?);
+        }
+        for image in &config.disks {
+            let disk = disk::open(&image.path, image.format.map(Into::into), true)?;
+            self.add(Blk::new(disk, self.generation))?;
+        }
+        let Some(path) = &config.cdrom else { return Ok((nics, None)) };
+        let mut drive = Scsi::new(disk::open(path, Some(disk::DiskFormat::Raw), false)?);
+        drive.keep_within_descriptors(stock_firmware);
+        Ok((nics, Some(self.add(drive)?)))
+    }
+
+    fn add<D: VirtioDevice + 'static>(&mut self, device: D) -> Result<Arc<Mutex<VirtioPci<D>>>, Error> {
         let Self { pci, generation, ram, faults } = self;
         Ok(pci.add(|irq| {
-            let attachment =
+            let resources =
                 VirtioResources { generation: *generation, ram: ram.clone(), irq, faults: faults.clone() };
-            VirtioPci::new(model, attachment)
+            VirtioPci::new(device, resources)
         })?)
     }
 }

@@ -1,11 +1,11 @@
-//! The SMBIOS tables that OpenBSD's firmware gives the guests of vmd(8), by the System Management BIOS Reference
-//! Specification 2.4. What a guest shows of them was recorded (`golden/dump`); the rest is what a machine with one
-//! processor and one piece of memory says.
+//! SMBIOS tables as OpenBSD's firmware gives them to guests of vmd(8), by the System Management
+//! BIOS Reference Specification 2.4. The recorded fields are from `golden/dump`; the others
+//! describe a PC with one processor and one memory module.
 
 /// BIOS version of OpenBSD 7.8's firmware.
 const BIOS_VERSION: &str = "1.16.3p1-OpenBSD-vmm";
 
-/// The structures, one after the other.
+/// The structures in their order.
 pub(crate) struct Tables {
     bytes: Vec<u8>,
     count: u16,
@@ -16,12 +16,12 @@ pub(crate) struct Tables {
 const MEMORY_ARRAY: u16 = 0x1000;
 const MEMORY_DEVICE: u16 = 0x1100;
 const ARRAY_ADDRESS: u16 = 0x1300;
-/// A reference to nothing.
+/// A reference to no structure.
 const NONE: u16 = 0xffff;
-/// "No error information" of memory structures.
+/// Memory structures: no error information.
 const NO_ERRORS: u16 = 0xfffe;
 
-/// The fixed part of a structure while it is filled.
+/// Builds the fixed part of a structure.
 #[derive(Default)]
 struct Fields(Vec<u8>);
 
@@ -48,32 +48,36 @@ impl Fields {
 }
 
 impl Tables {
-    /// The tables of a machine with `memory` bytes, whole MiB.
+    /// The tables of a VM with `memory` bytes, whole MiB.
     pub(crate) fn new(memory: u64) -> Self {
         let mut tables = Self { bytes: Vec::new(), count: 0, longest: 0 };
         let kib = u32::try_from(memory >> 10).unwrap_or(u32::MAX);
-        // Sizes of 32 GiB and more do not fit: 0x7fff MiB is the most that 2.4 can say.
+        // 2.4 has no value above 0x7fff MiB.
         let mib = u16::try_from(memory >> 20).unwrap_or(0x7fff).min(0x7fff);
 
-        // BIOS: vendor, version, segment, date, ROM size in 64 KiB less one, characteristics "not supported",
-        // extended: enables targeted content distribution; release 1.0, no embedded controller.
+        // BIOS: vendor, version, segment, date, ROM size in 64 KiB less one, characteristics "not
+        // supported", extended: enables targeted content distribution; release 1.0, no embedded
+        // controller.
         let bios = Fields::default().byte(1).byte(2).word(0xe800).byte(3).byte(0).dword(1 << 3).dword(0);
         let bios = bios.byte(0).byte(1 << 2).byte(1).byte(0).byte(0xff).byte(0xff);
         tables.add(0, 0, bios, &["SeaBIOS", BIOS_VERSION, "01/01/2011"]);
-        // System: maker, product, no version and serial number, no UUID, woken by the power switch, no SKU and family.
+        // System: maker, product, no version and serial number, no UUID, woken by the power switch,
+        // no SKU and family.
         let system = Fields::default().byte(1).byte(2).byte(0).byte(0).zeroes(16).byte(6).byte(0).byte(0);
         tables.add(1, 0x100, system, &["OpenBSD", "VMM"]);
-        // Chassis: maker, kind "other", nothing more; boot-up, power supply, thermal: safe; security: unknown.
+        // Chassis: maker, kind "other", no other texts; boot-up, power supply, thermal: safe;
+        // security: unknown.
         let chassis = Fields::default().byte(1).byte(1).byte(0).byte(0).byte(0);
         let chassis = chassis.byte(3).byte(3).byte(3).byte(2).dword(0).byte(0).byte(0).byte(0).byte(0);
         tables.add(3, 0x300, chassis, &["OpenBSD"]);
-        // Processor: socket, CPU, family "other", maker, no ID, version, voltage, clocks; populated and enabled, upgrade
-        // "other", no caches, serial and part numbers.
+        // Processor: socket, CPU, family "other", maker, no ID, version, voltage, clocks; populated
+        // and enabled, upgrade "other", no caches, serial and part numbers.
         let processor = Fields::default().byte(1).byte(3).byte(1).byte(2).zeroes(8).byte(0).byte(0);
         let processor = processor.word(0).word(0).word(0).byte(0x41).byte(1);
         let processor = processor.word(NONE).word(NONE).word(NONE).byte(0).byte(0).byte(0);
         tables.add(4, 0x401, processor, &["CPU 1", "OpenBSD"]);
-        // Memory array: other location, system memory, no error correction, as large as it is, one slot.
+        // Memory array: other location, system memory, no error correction, as large as it is, one
+        // slot.
         let array = Fields::default().byte(1).byte(3).byte(3).dword(kib).word(NO_ERRORS).word(1);
         tables.add(16, MEMORY_ARRAY, array, &[]);
         // Its one device: 64 bits wide, a DIMM of RAM, no speed, no texts but the locator.

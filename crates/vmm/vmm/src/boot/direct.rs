@@ -1,4 +1,5 @@
-//! Linux straight into memory, by its 64-bit boot protocol (Documentation/arch/x86/boot.rst of the kernel).
+//! Direct boot of Linux by its 64-bit boot protocol (Documentation/arch/x86/boot.rst of the
+//! kernel).
 
 use std::{
     fs::File,
@@ -14,36 +15,37 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::error::Error;
 
-/// Where the GDT is.
+/// Address of the GDT.
 pub(super) const GDT: u64 = 0x500;
 /// Limit of the GDT.
 pub(super) const GDT_LIMIT: u16 = 4 * 8 - 1;
-/// The boot protocol's code segment.
+/// Selector of the boot protocol's code segment.
 pub(crate) const CODE_SELECTOR: u16 = 0x10;
-/// The boot protocol's data segment.
+/// Selector of the boot protocol's data segment.
 pub(super) const DATA_SELECTOR: u16 = 0x18;
-/// Where the zero page (`struct boot_params`) is.
+/// Address of the zero page (`struct boot_params`).
 pub(super) const ZERO_PAGE: u64 = 0x7000;
-/// Where a small stack ends, for entry code that uses one before it sets up its own.
+/// End of a small stack, for entry code that uses one before it sets up its own.
 pub(super) const STACK_TOP: u64 = 0x6ff0;
-/// Where the page tables are: one page each for levels 4 and 3, four for level 2.
+/// Address of the page tables: one page each for levels 4 and 3, four for level 2.
 pub(super) const PAGE_TABLES: u64 = 0x9000;
-/// Where the command line is.
+/// Address of the command line.
 const COMMAND_LINE: u64 = 0x2_0000;
-/// What the kernel takes if it does not say (the boot protocol's value for old kernels, and a vmlinux's own limit).
+/// Limit of the command line in bytes if the kernel states none (the boot protocol's for old
+/// kernels, and a vmlinux's).
 const COMMAND_LINE_MAX: usize = 2047;
-/// Kernels are loaded at or above this.
+/// Lowest load address of a kernel.
 const HIGH_MEMORY: u64 = 0x10_0000;
-/// Where a bzImage's 64-bit entry is, from where it is loaded.
+/// Offset of a bzImage's 64-bit entry from its load address.
 const ENTRY_64: u64 = 0x200;
-/// `xloadflags`: has the 64-bit entry.
+/// `xloadflags`: the kernel has the 64-bit entry.
 const XLF_KERNEL_64: u16 = 1 << 0;
-/// `type_of_loader`: none of the assigned ones.
+/// `type_of_loader`: not an assigned one.
 const LOADER_OTHER: u8 = 0xff;
-/// Pages of the initrd.
+/// Page size in bytes.
 const PAGE: u64 = 0x1000;
 
-/// Loads `kernel` with everything that goes with it and returns its entry point.
+/// Loads `kernel`, initrd, command line and boot parameters. Returns the entry point's address.
 pub(super) fn load(
     memory: &GuestMemoryMmap,
     e820: &[u8],
@@ -56,12 +58,12 @@ pub(super) fn load(
     let (loaded, header) = load_image(memory, &mut file).map_err(refuse)?;
     let (entry, mut header) = match header {
         Some(header) if header.xloadflags & XLF_KERNEL_64 == 0 => {
-            return Err(refuse("it has no 64-bit entry point: it is a 32-bit kernel".into()));
+            return Err(refuse("it is a 32-bit kernel, without a 64-bit entry point".into()));
         }
         Some(header) => (loaded.kernel_load.0 + ENTRY_64, header),
         None => (loaded.kernel_load.0, vmlinux_header()),
     };
-    // What the kernel needs to unpack itself into; the initrd must not lie there.
+    // End of the memory that the kernel unpacks itself into; the initrd must lie above.
     let kernel_end = match header.init_size {
         0 => loaded.kernel_end,
         size => (header.pref_address.max(loaded.kernel_load.0) + u64::from(size)).max(loaded.kernel_end),
@@ -103,7 +105,7 @@ fn open(path: &Path, what: &'static str) -> Result<File, Error> {
     File::open(path).map_err(|source| Error::Read { what, path: path.to_owned(), source })
 }
 
-/// Loads a bzImage or, failing that, an ELF kernel. The setup header is a bzImage's.
+/// Loads a bzImage or, failing that, an ELF kernel. Returns the setup header of a bzImage.
 fn load_image(
     memory: &GuestMemoryMmap,
     file: &mut File,
@@ -117,7 +119,7 @@ fn load_image(
     }
 }
 
-/// The part of a setup header that a vmlinux, which has none, looks at.
+/// Setup header for a vmlinux, which has none, with the fields that the kernel reads.
 fn vmlinux_header() -> setup_header {
     setup_header {
         boot_flag: 0xaa55,
@@ -139,7 +141,7 @@ fn write_command_line(memory: &GuestMemoryMmap, command_line: &str, limit: usize
     memory.write_slice(&bytes, GuestAddress(COMMAND_LINE)).map_err(|_| error())
 }
 
-/// Loads the initrd as high below `top` as it fits, above `bottom`. Returns where it is and its size.
+/// Loads the initrd as high as possible between `bottom` and `top`. Returns its address and size.
 fn load_initrd(memory: &GuestMemoryMmap, path: &Path, bottom: u64, top: u64) -> Result<(u64, u64), Error> {
     const WHAT: &str = "the initrd";
     let read_error = |source| Error::Read { what: WHAT, path: PathBuf::from(path), source };
@@ -156,7 +158,7 @@ fn load_initrd(memory: &GuestMemoryMmap, path: &Path, bottom: u64, top: u64) -> 
     Ok((start, size))
 }
 
-/// The entries of an e820 map as the firmware gets it: 20 bytes each.
+/// The entries of an e820 map in the firmware's format: 20 bytes each.
 fn e820_entries(e820: &[u8]) -> impl Iterator<Item = boot_e820_entry> {
     e820.chunks_exact(20).map(|entry| boot_e820_entry {
         addr: u64::from_le_bytes(entry[..8].try_into().unwrap()),
@@ -165,7 +167,7 @@ fn e820_entries(e820: &[u8]) -> impl Iterator<Item = boot_e820_entry> {
     })
 }
 
-/// The GDT, and page tables that map the lowest 4 GiB one to one in pages of 2 MiB.
+/// Writes the GDT, and page tables that map the lowest 4 GiB one to one in pages of 2 MiB.
 pub(crate) fn write_tables(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemoryError> {
     const PRESENT_WRITABLE: u64 = 0b11;
     const LARGE: u64 = 1 << 7;
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_booted_is_refused_with_the_reason() {
+    fn files_that_cannot_be_booted_are_refused_with_the_reason() {
         let memory = memory(64 * MIB);
         let try_load = |kernel: &[u8], e820: &[u8], line: &str| {
             load(&memory, e820, file(kernel).path(), None, line).unwrap_err().to_string()

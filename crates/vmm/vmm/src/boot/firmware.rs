@@ -1,4 +1,4 @@
-//! Firmware: where vmd puts it, and what an image that does not know vmd needs.
+//! Firmware: loads an image as vmd does, and detects whether it is OpenBSD's.
 
 use std::{fs, path::Path};
 
@@ -6,27 +6,27 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::error::Error;
 
-/// What firmware ends at.
+/// End of the firmware: 4 GiB.
 const TOP: u64 = 1 << 32;
-/// The most of its tail that fits below 1 MiB: what lies above 640 KiB.
+/// Most bytes of its tail that fit below 1 MiB, above 640 KiB.
 const LOW_COPY_MAX: u64 = 384 << 10;
-/// Where the copy below 1 MiB ends.
+/// End of the copy below 1 MiB.
 const LOW_TOP: u64 = 1 << 20;
-/// The shortest image that reaches from the reset vector to the end (`loadfile_bios` in x86_vm.c).
+/// Shortest image in bytes: from the reset vector to the end (`loadfile_bios` in x86_vm.c).
 const IMAGE_MIN: u64 = 15;
-/// The longest image.
+/// Longest image in bytes.
 const IMAGE_MAX: u64 = 4 << 20;
 
 /// A firmware image in the guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Firmware {
-    /// Whether it is OpenBSD's build of SeaBIOS (package vmm-firmware), which knows vmd. Others are taken for stock
-    /// SeaBIOS, which knows QEMU.
+    /// Whether it is OpenBSD's build of SeaBIOS (package vmm-firmware), which knows vmd. Any other
+    /// image is treated as stock SeaBIOS, which knows QEMU.
     pub(crate) knows_vmd: bool,
 }
 
-/// Puts the image at `path` where vmd puts it: whole, to end at 4 GiB, and its tail to end at 1 MiB. Both copies are
-/// ordinary memory that the guest may write (`loadfile_bios` in x86_vm.c).
+/// Loads the image at `path` as vmd does: all of it so that it ends at 4 GiB, and its tail so that
+/// it ends at 1 MiB. The guest may write both copies (`loadfile_bios` in x86_vm.c).
 pub(super) fn load(path: &Path, memory: &GuestMemoryMmap) -> Result<Firmware, Error> {
     let image = fs::read(path).map_err(|source| Error::Read {
         what: "the firmware",
@@ -47,7 +47,8 @@ pub(super) fn load(path: &Path, memory: &GuestMemoryMmap) -> Result<Firmware, Er
     Ok(Firmware { knows_vmd: knows_vmd(&image) })
 }
 
-/// OpenBSD's build says so in its version string and tables (`golden/dump`: BIOS version 1.16.3p1-OpenBSD-vmm).
+/// Whether the image is OpenBSD's build, whose version string and tables contain "OpenBSD"
+/// (`golden/dump`: BIOS version 1.16.3p1-OpenBSD-vmm).
 fn knows_vmd(image: &[u8]) -> bool {
     const MARK: &[u8] = b"OpenBSD";
     image.windows(MARK.len()).any(|window| window == MARK)

@@ -1,4 +1,4 @@
-//! Getting a guest to its first instruction.
+//! Boot: loads firmware or a kernel and sets vCPU 0 to its first instruction.
 
 mod direct;
 mod firmware;
@@ -14,7 +14,7 @@ pub(crate) use firmware::Firmware;
 
 /// CR0: protection enable.
 const CR0_PE: u64 = 1 << 0;
-/// CR0: extension type, which is always 1.
+/// CR0: extension type, always 1.
 const CR0_ET: u64 = 1 << 4;
 /// CR0: not write-through.
 const CR0_NW: u64 = 1 << 29;
@@ -28,42 +28,43 @@ const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 /// EFER: long mode active.
 const EFER_LMA: u64 = 1 << 10;
-/// The local APIC's base without its enable bit: KVM shows the APIC in CPUID leaf 1 as long as that is set, whatever
-/// CPUID was told to say.
+/// APIC base without the enable bit. If the bit is set, KVM shows the APIC in CPUID leaf 1 even if
+/// the CPUID that was set does not.
 const NO_APIC: u64 = 0xfee0_0000;
-/// The local APIC's base as 8.0 has it: enabled. KVM needs it only to show the APIC: the guest's accesses go to the model.
+/// APIC base of 8.0: enabled. KVM uses it only to show the APIC; the guest's accesses go to the
+/// device model.
 const APIC: u64 = 0xfee0_0800;
-/// The processor is the one that boots.
+/// APIC base: this is the boot processor.
 const APIC_BSP: u64 = 1 << 8;
-/// RFLAGS' bit that is always set.
+/// RFLAGS: the bit that is always set.
 const RFLAGS_ONE: u64 = 1 << 1;
 
-/// A guest in memory, and where its processor starts.
-pub(crate) struct Loaded {
+/// A guest loaded into memory, and the initial state of vCPU 0.
+pub(crate) struct LoadedGuest {
     pub(crate) regs: kvm_regs,
     pub(crate) sregs: kvm_sregs,
-    /// What there is to know about the firmware, if it boots through one.
+    /// The firmware, if it boots through one.
     pub(crate) firmware: Option<Firmware>,
 }
 
-/// Loads what `config` says is booted. `sregs` are the first processor's after KVM has created it, `e820` is the
-/// guest's memory map in entries of 20 bytes.
+/// Loads firmware or kernel as `config` says. `sregs` are vCPU 0's as KVM created them, `e820` is
+/// the memory map in entries of 20 bytes.
 pub(crate) fn load(
     config: &Config,
     memory: &GuestMemoryMmap,
     e820: &[u8],
     sregs: &kvm_sregs,
-) -> Result<Loaded, Error> {
+) -> Result<LoadedGuest, Error> {
     let mut loaded = match &config.boot {
         Boot::Firmware { image, .. } => {
             let firmware = firmware::load(image, memory)?;
             let (regs, sregs) = reset_state(sregs);
-            Loaded { regs, sregs, firmware: Some(firmware) }
+            LoadedGuest { regs, sregs, firmware: Some(firmware) }
         }
         Boot::Direct { kernel, initrd, command_line } => {
             let entry = direct::load(memory, e820, kernel, initrd.as_deref(), command_line)?;
             let (regs, sregs) = long_mode_state(entry, sregs);
-            Loaded { regs, sregs, firmware: None }
+            LoadedGuest { regs, sregs, firmware: None }
         }
     };
     if config.generation.capabilities().acpi {
@@ -73,7 +74,7 @@ pub(crate) fn load(
     Ok(loaded)
 }
 
-/// vmd puts the ACPI tables into memory itself, and a guest that is booted directly finds them there.
+/// Writes the ACPI tables into memory, as vmd does; a directly booted guest finds them there.
 fn write_acpi_tables(cpus: u8, memory: &GuestMemoryMmap) -> Result<(), Error> {
     for blob in tables::tables(cpus) {
         memory
@@ -83,7 +84,7 @@ fn write_acpi_tables(cpus: u8, memory: &GuestMemoryMmap) -> Result<(), Error> {
     Ok(())
 }
 
-/// A segment whose descriptor has `kind` as its type.
+/// A segment of descriptor type `kind`.
 const fn segment(selector: u16, base: u64, limit: u32, kind: u8) -> kvm_segment {
     kvm_segment {
         base,
@@ -111,8 +112,9 @@ const BUSY_TSS: u8 = 0xb;
 /// Type of an LDT.
 const LDT: u8 = 0x2;
 
-/// The processor as vmd starts it at a firmware (`vcpu_init_flat16` in x86_vm.c): real mode at f000:fff0 with the
-/// segment's base at 0xf0000, not at the top of the address space as a real one. All general registers are 0, RDX too.
+/// State in which vmd starts firmware (`vcpu_init_flat16` in x86_vm.c): real mode at f000:fff0,
+/// with the code segment at 0xf0000 and not at the top of 4 GiB as after a processor's reset. All
+/// general registers are 0, RDX too.
 fn reset_state(created: &kvm_sregs) -> (kvm_regs, kvm_sregs) {
     let mut sregs = *created;
     let regs = kvm_regs { rip: 0xfff0, rflags: RFLAGS_ONE, ..Default::default() };
@@ -131,17 +133,17 @@ fn reset_state(created: &kvm_sregs) -> (kvm_regs, kvm_sregs) {
     (regs, sregs)
 }
 
-/// A processor of 8.0 that a STARTUP with `vector` has reached: real mode at the page of that number, otherwise as after
-/// a reset.
-pub(crate) fn startup_state(vector: u8) -> (kvm_regs, kvm_sregs) {
+/// State of a vCPU of 8.0 after a SIPI with `vector`: real mode at `vector << 12`, otherwise as
+/// after a reset.
+pub(crate) fn sipi_state(vector: u8) -> (kvm_regs, kvm_sregs) {
     let (regs, mut sregs) = reset_state(&kvm_sregs::default());
     sregs.cs = segment(u16::from(vector) << 8, u64::from(vector) << 12, 0xffff, CODE);
     sregs.apic_base = APIC;
     (kvm_regs { rip: 0, ..regs }, sregs)
 }
 
-/// The processor as Linux' 64-bit boot protocol wants it: long mode, flat segments, interrupts off, the lowest 4 GiB
-/// mapped one to one, RSI at the zero page.
+/// State required by Linux' 64-bit boot protocol: long mode, flat segments, interrupts disabled,
+/// the lowest 4 GiB mapped one to one, RSI pointing to the zero page.
 pub(crate) fn long_mode_state(entry: u64, created: &kvm_sregs) -> (kvm_regs, kvm_sregs) {
     let mut sregs = *created;
     let regs = kvm_regs {
@@ -178,8 +180,8 @@ mod tests {
     }
 
     #[test]
-    fn a_startup_begins_at_its_page() {
-        let (regs, sregs) = startup_state(0x9a);
+    fn a_sipi_starts_at_the_page_of_its_vector() {
+        let (regs, sregs) = sipi_state(0x9a);
         assert_eq!((sregs.cs.selector, sregs.cs.base, regs.rip), (0x9a00, 0x9_a000, 0));
         assert_eq!((sregs.cr0 & (CR0_PE | CR0_PG), sregs.efer, sregs.cr4), (0, 0, 0));
         assert_eq!(regs.rflags, 2);

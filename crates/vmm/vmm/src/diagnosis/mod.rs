@@ -11,23 +11,23 @@ use devices::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Where the guest's processor was.
+/// Location of the guest's code at an exit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct At {
+pub struct GuestLocation {
     /// Linear address of the instruction (RIP with the code segment's base).
     pub rip: u64,
-    /// The kernel's symbol there, if symbols were given and cover it.
+    /// The kernel's symbol and offset there, if known.
     pub symbol: Option<String>,
 }
 
-impl fmt::Display for At {
+impl fmt::Display for GuestLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.rip)?;
         self.symbol.as_ref().map_or(Ok(()), |symbol| write!(f, " ({symbol})"))
     }
 }
 
-/// An access to an address where there is no memory. On vmd up to 7.9 that ends the VM without a word.
+/// An access to an address without memory. vmd up to 7.9 ends the VM without a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutsideRam {
     /// The guest-physical address.
@@ -36,27 +36,29 @@ pub struct OutsideRam {
     pub write: bool,
     /// Width in bytes, 1 to 8.
     pub width: usize,
-    /// What is written.
+    /// Value of a write.
     pub value: Option<u64>,
     /// The instruction.
-    pub at: At,
+    pub at: GuestLocation,
 }
 
 impl OutsideRam {
-    /// What lives at the address on PCs, if it is a known place.
-    pub fn place(&self) -> Option<&'static memory_map::Place> {
+    /// The device that PCs have at the address, if known.
+    pub fn pc_range(&self) -> Option<&'static memory_map::PcRange> {
         memory_map::find(self.address)
     }
 
     /// What to do about it.
     pub fn help(&self) -> String {
-        let advice = self.place().map_or(
-            "a vmd VM has no memory-mapped devices up to 7.9: the guest must not touch anything outside its e820 map",
-            |place| place.advice,
+        let advice = self.pc_range().map_or(
+            "a vmd VM has no memory-mapped devices up to 7.9: the guest must not access addresses outside its e820 map",
+            |range| range.advice,
         );
         match self.at.symbol {
             Some(_) => advice.to_owned(),
-            None => format!("{advice}; with the kernel's System.map and `nokaslr` the function can be named"),
+            None => {
+                format!("{advice}; give the kernel's System.map and boot with `nokaslr` to see the function")
+            }
         }
     }
 }
@@ -72,36 +74,43 @@ impl fmt::Display for OutsideRam {
         if let Some(value) = self.value {
             write!(f, " (value {value:#x})")?;
         }
-        self.place().map_or(Ok(()), |place| write!(f, "; on PCs that is the {}", place.name))
+        self.pc_range().map_or(Ok(()), |range| write!(f, "; on PCs that is the {}", range.name))
     }
 }
 
-/// A string or repeated port instruction (INS, OUTS), for which vmd gives up (x86_vm.c, `vcpu_exit_inout`).
+/// A string or repeated port instruction (INS, OUTS), at which vmd ends the VM (x86_vm.c,
+/// `vcpu_exit_inout`).
 ///
-/// KVM tells such instructions from IN and OUT only when they move more than one item at once: an INS or OUTS that
-/// moves one item passes here and would not on vmd.
+/// KVM reports an INS or OUTS of one item as IN or OUT: such an instruction works here and would
+/// not on vmd.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StringIo {
     /// The port.
     pub port: u16,
-    /// Whether the guest writes.
+    /// Whether it is OUTS.
     pub write: bool,
-    /// Bytes per item.
+    /// Width of an item in bytes.
     pub width: usize,
-    /// Items.
+    /// Number of items.
     pub count: u32,
     /// The instruction.
-    pub at: At,
+    pub at: GuestLocation,
 }
 
 impl StringIo {
-    pub(crate) const fn new(port: u16, width: Width, direction: Direction, count: u32, at: At) -> Self {
+    pub(crate) const fn new(
+        port: u16,
+        width: Width,
+        direction: Direction,
+        count: u32,
+        at: GuestLocation,
+    ) -> Self {
         Self { port, write: matches!(direction, Direction::Out), width: width.bytes(), count, at }
     }
 
     /// What to do about it.
     pub const fn help(&self) -> &'static str {
-        "vmd emulates IN and OUT only: use a driver that moves one register's width at a time"
+        "vmd emulates IN and OUT only: use a driver that does not use string instructions"
     }
 }
 
@@ -116,19 +125,19 @@ impl fmt::Display for StringIo {
     }
 }
 
-/// A request of a virtio device at which a process of vmd dies.
+/// A virtio request at which a process of vmd dies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceFault {
-    /// Which device and what was wrong.
+    /// The device and the error in the request.
     pub reason: String,
     /// What to do about it.
     pub help: Option<String>,
-    /// The instruction that made the request, or after which it was noticed.
-    pub at: At,
+    /// The instruction that made the request, or the next port access.
+    pub at: GuestLocation,
 }
 
 impl DeviceFault {
-    pub(crate) fn new(fault: &Fault, at: At) -> Self {
+    pub(crate) fn new(fault: &Fault, at: GuestLocation) -> Self {
         Self { reason: fault.to_string(), help: Some(fault_help(fault).into()), at }
     }
 }
@@ -155,24 +164,24 @@ impl fmt::Display for DeviceFault {
     }
 }
 
-/// The processor could not go on.
+/// A vCPU could not continue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuError {
-    /// What KVM said.
+    /// KVM's reason.
     pub reason: String,
     /// The instruction.
-    pub at: At,
+    pub at: GuestLocation,
 }
 
 impl VcpuError {
     /// What to do about it.
     pub const fn help(&self) -> &'static str {
-        "most often the guest jumped to, or put its page tables or stack, where it has no memory"
+        "usually the guest's code, page tables or stack lie at an address without memory"
     }
 }
 
 impl fmt::Display for VcpuError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the guest's processor cannot go on at {}: {}", self.at, self.reason)
+        write!(f, "the vCPU cannot continue at {}: {}", self.at, self.reason)
     }
 }

@@ -1,4 +1,4 @@
-//! Names for addresses in the guest's kernel, from a System.map or a vmlinux's symbol table.
+//! Symbols of the guest's kernel, from a System.map or a vmlinux's symbol table.
 
 use std::{fs, path::Path};
 
@@ -28,19 +28,19 @@ impl Symbols {
     }
 
     fn new(mut table: Vec<(u64, String)>) -> Self {
-        // Absolute per-CPU offsets come before the kernel's text and name nothing that RIP can be at. The last address
-        // is all that the System.map in Debian's kernel packages has: it says where the real one is.
+        // Below are per-CPU offsets, where RIP never is. The highest address is the only one in the
+        // placeholder System.map of Debian's kernel packages.
         table.retain(|(address, _)| (0xffff_0000_0000_0000..u64::MAX).contains(address));
         table.sort();
         Self { table }
     }
 
-    /// The symbol that covers `address` and the offset in it, as `name+0x10`. A kernel that was moved (KASLR) gives
-    /// wrong names or none: boot it with `nokaslr`.
+    /// Symbol and offset of `address`, as `name+0x10`. Needs a kernel booted with `nokaslr`: KASLR
+    /// moves it away from these addresses.
     pub(crate) fn name(&self, address: u64) -> Option<String> {
         let after = self.table.partition_point(|(start, _)| *start <= address);
         let (start, name) = self.table.get(after.checked_sub(1)?)?;
-        // Past the last symbol by more than any function is long: not in the kernel.
+        // No function is 1 MiB long: the address is not in the kernel.
         (address - start < 1 << 20).then(|| format!("{name}+{:#x}", address - start))
     }
 }

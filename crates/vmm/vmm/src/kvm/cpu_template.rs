@@ -1,7 +1,8 @@
-//! The CPUID of a processor that this host does not have, for guests whose host has it.
+//! CPU templates: the CPUID of a vendor that the host is not from.
 //!
-//! What a kernel does on a PC depends on the vendor, the model and the leaves that it finds. All of that is CPUID, and
-//! on vmd also which of vmm's two halves answers its MSRs. The processor that executes the guest stays what it is.
+//! A kernel's behaviour depends on the vendor, model and leaves in CPUID, and under vmm on which of
+//! its two halves (SVM or VMX) answers MSRs. A template changes these. The host's processor still
+//! executes the guest.
 
 use std::num::NonZeroU64;
 
@@ -9,23 +10,24 @@ use devices::cpuid::Leaf;
 
 use crate::{config::Vendor, kvm::msr::Extensions};
 
-/// Family 6, model 0x5e, stepping 3: Skylake, whose leaf 0x15 has the ratio of TSC and crystal but not the crystal's
-/// rate. OpenBSD knows that to be 24 MHz (tsc.c, `tsc_freq_cpuid`); its guests are not told.
+/// Family 6, model 0x5e, stepping 3: Skylake. Its leaf 0x15 has the ratio of TSC and crystal but
+/// not the crystal's rate. OpenBSD takes 24 MHz (tsc.c, `tsc_freq_cpuid`) and does not pass that on
+/// to guests.
 const SKYLAKE: u32 = 0x0005_06e3;
 const SKYLAKE_LEVEL: u32 = 0x16;
 const SKYLAKE_EXTENDED_LEVEL: u32 = 0x8000_0008;
 const SKYLAKE_CRYSTAL_HZ: u64 = 24_000_000;
-/// Family 0x17, model 1, stepping 2: the EPYC of the recordings.
+/// Family 0x17, model 1, stepping 2: the EPYC on which the golden files were recorded.
 const EPYC: u32 = 0x0080_0f12;
 const EPYC_LEVEL: u32 = 0xd;
 
-/// LAHF, LZCNT, PREFETCHW: what Intel's leaf 0x80000001 has of ECX.
+/// LAHF, LZCNT, PREFETCHW: ECX of leaf 0x80000001 that Intel has.
 const INTEL_ECX8_1: u32 = 1 << 0 | 1 << 5 | 1 << 8;
-/// SYSCALL, NX, 1 GiB pages, RDTSCP, long mode: what it has of EDX.
+/// SYSCALL, NX, 1 GiB pages, RDTSCP, long mode: EDX of leaf 0x80000001 that Intel has.
 const INTEL_EDX8_1: u32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
 
 impl Vendor {
-    /// Which of vmm's halves runs on it.
+    /// The virtualisation extensions of this vendor, and with them the half of vmm that runs on it.
     pub(crate) const fn extensions(self) -> Extensions {
         match self {
             Self::Amd => Extensions::Svm,
@@ -40,8 +42,8 @@ impl Vendor {
         }
     }
 
-    /// What a processor of this vendor's says where this host's says `host`.
-    pub(crate) fn disguise(self, leaf: u32, subleaf: u32, host: Leaf, tsc_hz: Option<NonZeroU64>) -> Leaf {
+    /// CPUID leaf of this vendor's processor where the host's is `host`.
+    pub(crate) fn template(self, leaf: u32, subleaf: u32, host: Leaf, tsc_hz: Option<NonZeroU64>) -> Leaf {
         let level = match self {
             Self::Amd => EPYC_LEVEL,
             Self::Intel => SKYLAKE_LEVEL,
@@ -58,7 +60,7 @@ impl Vendor {
             }
             (Self::Amd, 1) => Leaf { eax: EPYC, ..host },
             (Self::Intel, 1) => Leaf { eax: SKYLAKE, ..host },
-            // Caches are in leaf 4.
+            // Only refers to leaf 4 for caches.
             (Self::Intel, 2) => Leaf { eax: 0x00ff_0001, ..Leaf::ZERO },
             (Self::Intel, 4) => cache(subleaf),
             (Self::Intel, 0x15) => {
@@ -81,11 +83,11 @@ impl Vendor {
     }
 }
 
-/// Skylake's caches: 32 KiB of data, 32 KiB of instructions, 256 KiB, 8 MiB.
+/// Leaf 4 of Skylake: caches of 32 KiB (data), 32 KiB (instructions), 256 KiB and 8 MiB.
 fn cache(subleaf: u32) -> Leaf {
     const SELF_INITIALIZING: u32 = 1 << 8;
     const LINE: u32 = 64;
-    // Type and level, ways, sets.
+    // Cache type and level, ways, sets.
     let (kind, ways, sets) = match subleaf {
         0 => (0x21, 8, 64),
         1 => (0x22, 8, 64),
@@ -103,12 +105,12 @@ mod tests {
     const ALL: Leaf = Leaf { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
 
     fn intel(leaf: u32, subleaf: u32) -> Leaf {
-        Vendor::Intel.disguise(leaf, subleaf, ALL, NonZeroU64::new(2_592_000_100))
+        Vendor::Intel.template(leaf, subleaf, ALL, NonZeroU64::new(2_592_000_100))
     }
 
     #[test]
-    fn vendors_say_their_names() {
-        let amd = Vendor::Amd.disguise(0, 0, ALL, None);
+    fn templates_have_the_vendors_name() {
+        let amd = Vendor::Amd.template(0, 0, ALL, None);
         assert_eq!((amd.ebx, amd.edx, amd.ecx), (0x6874_7541, 0x6974_6e65, 0x444d_4163));
         let intel = intel(0, 0);
         assert_eq!((intel.ebx, intel.edx, intel.ecx), (0x756e_6547, 0x4965_6e69, 0x6c65_746e));
@@ -116,13 +118,13 @@ mod tests {
     }
 
     #[test]
-    fn a_skylake_tells_the_ratio_of_its_tsc_but_not_its_rate() {
+    fn a_skylake_has_the_ratio_of_its_tsc_but_not_its_rate() {
         assert_eq!(intel(0x15, 0), Leaf { eax: 2, ebx: 216, ecx: 0, edx: 0 });
         assert_eq!(intel(0x16, 0).eax, 2592);
     }
 
     #[test]
-    fn a_skylake_has_four_caches_and_no_leaves_of_amds() {
+    fn a_skylake_has_four_caches_and_none_of_amds_leaves() {
         let size = |n| {
             let cache = intel(4, n);
             ((cache.ebx >> 22) + 1) * 64 * (cache.ecx + 1)

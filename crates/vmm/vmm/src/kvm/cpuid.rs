@@ -1,4 +1,4 @@
-//! The host's processor, and what of it the guest sees.
+//! The guest's CPUID: what vmm would show of the host's processor, limited to what KVM supports.
 
 use std::{
     arch::x86_64::{__cpuid, __cpuid_count},
@@ -16,30 +16,32 @@ use crate::{
     kvm::{msr::Extensions, tsc::host_tsc_hz},
 };
 
-/// CPUID leaf of SGX, which no guest of vmm's has.
+/// CPUID leaf of SGX, which vmm gives to no guest.
 const SGX: u32 = 0x12;
 
-/// CPUID of the processor that this program runs on, which is what vmm reads, too.
+/// CPUID of the host's processor, read with the instruction as vmm does.
 fn host_cpuid(leaf: u32, subleaf: u32) -> Leaf {
     let registers = __cpuid_count(leaf, subleaf);
     Leaf { eax: registers.eax, ebx: registers.ebx, ecx: registers.ecx, edx: registers.edx }
 }
 
 /// The host's processor.
-pub(crate) struct Cpu {
+pub(crate) struct HostCpu {
     pub(crate) extensions: Extensions,
-    /// How fast the TSC runs; `None` if it is not invariant, as OpenBSD knows no rate then.
+    /// Rate of the TSC in Hz; `None` if it is not invariant, in which case OpenBSD knows no rate.
     pub(crate) tsc_hz: Option<NonZeroU64>,
-    vendor: Option<Vendor>,
+    /// CPU template to apply.
+    template: Option<Vendor>,
+    /// CPUID that KVM supports.
     supported: CpuId,
 }
 
-impl Cpu {
-    /// `config` overrides what the host says of its TSC and its maker.
-    pub(crate) fn of_host(kvm: &Kvm, config: &Config) -> Result<Self, Error> {
+impl HostCpu {
+    /// The host's processor, with the TSC rate and vendor that `config` may override.
+    pub(crate) fn new(kvm: &Kvm, config: &Config) -> Result<Self, Error> {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(Error::kvm("to list what CPUID may say (KVM_GET_SUPPORTED_CPUID)"))?;
+            .map_err(Error::kvm("list the supported CPUID (KVM_GET_SUPPORTED_CPUID)"))?;
         let leaf_0 = __cpuid(0);
         let mut vendor = [0; 12];
         for (bytes, register) in vendor.chunks_exact_mut(4).zip([leaf_0.ebx, leaf_0.edx, leaf_0.ecx]) {
@@ -48,28 +50,27 @@ impl Cpu {
         let tsc_hz = if config.variable_tsc { None } else { config.tsc_hz.or_else(host_tsc_hz) };
         if tsc_hz.is_none() {
             tracing::warn!(
-                "the host's TSC is not invariant: its rate is unknown to guests and their clock's multiplier is 0, as \
-                 under vmm"
+                "the host's TSC is not invariant: guests see no TSC rate and a pvclock multiplier of 0, as under vmm"
             );
         }
-        // A vendor that the host has anyway needs no disguise.
         let own = Extensions::of_vendor(&vendor);
-        let vendor = config.vendor.filter(|vendor| vendor.extensions() != own);
-        Ok(Self { extensions: vendor.map_or(own, Vendor::extensions), tsc_hz, vendor, supported })
+        let template = config.vendor.filter(|vendor| vendor.extensions() != own);
+        Ok(Self { extensions: template.map_or(own, Vendor::extensions), tsc_hz, template, supported })
     }
 
-    /// What CPUID tells a guest of `generation` on the `vcpu`th of `vcpus` virtual CPUs: what vmm would tell on this
-    /// processor, but never a feature that KVM cannot give.
+    /// CPUID of vCPU `vcpu` (from 0) of `vcpus` under vmm of `generation`, without features that
+    /// KVM does not support.
     pub(crate) fn guest_cpuid(&self, generation: Generation, vcpu: u8, vcpus: u8) -> Result<CpuId, Error> {
         let profile = Profile { generation, tsc_hz: self.tsc_hz, vcpu, vcpus };
         let host = |leaf, subleaf| {
             let own = host_cpuid(leaf, subleaf);
-            self.vendor.map_or(own, |vendor| vendor.disguise(leaf, subleaf, own, self.tsc_hz))
+            self.template.map_or(own, |vendor| vendor.template(leaf, subleaf, own, self.tsc_hz))
         };
         let entries: Vec<_> = GuestCpuid::new(&host, profile)
             .table()
             .into_iter()
-            // KVM adds to a listed leaf of SGX what the guest may have saved; not listed, it reads as zeroes.
+            // If the leaf of SGX is listed, KVM adds state components to it. Unlisted, it reads as
+            // zeroes.
             .filter(|entry| entry.leaf != SGX)
             .map(|entry| {
                 let index = entry.subleaf.unwrap_or(0);
@@ -93,14 +94,14 @@ impl Cpu {
             })
             .collect();
         CpuId::from_entries(&entries).map_err(|_| Error::Kvm {
-            what: "as many CPUID leaves as the guest has",
+            what: "take all CPUID leaves of the guest",
             source: std::io::ErrorKind::OutOfMemory.into(),
         })
     }
 }
 
-/// Takes feature bits away that KVM does not have. Bits that follow the guest's state (OSXSAVE) or are there for no
-/// processor (the hypervisor bit) stay.
+/// Clears feature bits that KVM does not support. Keeps OSXSAVE, which follows the guest's state,
+/// and the hypervisor bit, which no processor has.
 fn limit(leaf: u32, subleaf: u32, registers: &mut Leaf, supported: Leaf) {
     const ECX1_NOT_FEATURES: u32 = 1 << 27 | 1 << 31;
     match (leaf, subleaf) {
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_feature_that_kvm_does_not_have_is_not_shown() {
+    fn features_that_kvm_does_not_support_are_cleared() {
         let all = Leaf { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
         let mut leaf_7 = all;
         limit(7, 0, &mut leaf_7, Leaf { ebx: 1 << 8, ..Leaf::ZERO });

@@ -1,4 +1,4 @@
-//! The memory that stands behind vmd's memory map.
+//! Guest memory for vmd's memory map.
 
 use devices::memory_map::MemoryMap;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -6,13 +6,13 @@ use vmd_release::Generation;
 
 use crate::error::Error;
 
-/// Memory is mapped in these.
+/// Page size in bytes.
 const PAGE: u64 = 4096;
 
-/// The memory map of a guest with `size` bytes.
+/// The memory map of a VM with `size` bytes.
 ///
-/// A guest of so few MiB that vmd misplaces its firmware by a byte is refused: KVM maps whole pages, and there is no
-/// guest that could start there.
+/// Refuses the few MiB at which vmd misplaces the firmware by a byte: KVM maps whole pages, and no
+/// guest could start.
 pub(crate) fn map(generation: Generation, size: u64) -> Result<MemoryMap, Error> {
     let map = MemoryMap::new(generation, size)?;
     let whole_pages =
@@ -20,7 +20,8 @@ pub(crate) fn map(generation: Generation, size: u64) -> Result<MemoryMap, Error>
     if whole_pages { Ok(map) } else { Err(Error::MemorySize { size }) }
 }
 
-/// Zeroed memory for everything in `map` that is not a hole. Adjacent ranges share one mapping.
+/// Allocates zeroed memory for all ranges of `map` that are backed. Adjacent ranges share one
+/// mapping.
 pub(crate) fn allocate(map: &MemoryMap) -> Result<GuestMemoryMmap, Error> {
     let mut blocks: Vec<(GuestAddress, usize)> = Vec::new();
     let mut end = 0;

@@ -1,4 +1,5 @@
-//! KVM as the VMM uses it: vCPUs with vmm's CPUID, MSRs, TSC and paravirtual clock, and guest memory.
+//! KVM: VMs and vCPUs with vmm's CPUID, MSRs, TSC and paravirtual clock, guest memory, and the
+//! probe of /dev/kvm.
 
 pub(crate) mod cpu_template;
 pub(crate) mod cpuid;

@@ -1,8 +1,9 @@
-//! Which MSRs a guest of vmm(4) has, and what they answer.
+//! MSRs of a guest of vmm(4).
 //!
-//! KVM is told to pass on only those that vmm gives the guest directly and that KVM switches with the guest; every
-//! other RDMSR and WRMSR comes here. vmm answers an unknown RDMSR with #GP and drops an unknown WRMSR
-//! (vmm_machdep.c, `svm_handle_msr`, `vmx_handle_rdmsr`, `vmx_handle_wrmsr`; `golden/msr`).
+//! The guest accesses directly the MSRs that vmm passes through and KVM switches. All other RDMSRs
+//! and WRMSRs exit and are answered here. vmm answers an unknown RDMSR with #GP and drops an
+//! unknown WRMSR (vmm_machdep.c, `svm_handle_msr`, `vmx_handle_rdmsr`, `vmx_handle_wrmsr`;
+//! `golden/msr`).
 
 use std::{fs::File, os::unix::fs::FileExt};
 
@@ -29,15 +30,16 @@ const PSTATE_0: u32 = 0xc001_0064;
 const SEV_STATUS: u32 = 0xc001_0131;
 const DE_CFG: u32 = 0xc001_1029;
 
-/// EFER's bit that enables SVM. It is always set for guests on AMD, who see it too (`golden/msr`: EFER reads 0x1d01).
+/// EFER: SVM enable. Always set for guests on AMD, and visible to them (`golden/msr`: EFER reads
+/// 0x1d01).
 pub(crate) const EFER_SVME: u64 = 1 << 12;
-/// DE_CFG's bit that makes LFENCE serialising: all that a guest sees of the register.
+/// DE_CFG: LFENCE is serialising. The only bit of the register that a guest sees.
 const DE_CFG_LFENCE: u64 = 1 << 1;
 /// The PAT that OpenBSD programs and that guests start with: WB, WC, UC-, UC, twice.
 const OPENBSD_PAT: u64 = 0x0007_0106_0007_0106;
 
-/// MISC_ENABLE without what vmm hides (thermal control circuit, performance monitoring, SpeedStep, MONITOR, xTPR) and
-/// with what it adds (no BTS, no PEBS).
+/// MISC_ENABLE as vmm shows it: hides thermal control circuit, performance monitoring, SpeedStep,
+/// MONITOR and xTPR, adds "BTS unavailable" and "PEBS unavailable".
 const fn guest_misc_enable(host: u64) -> u64 {
     const HIDDEN: u64 = 1 << 3 | 1 << 7 | 1 << 16 | 1 << 18 | 1 << 23;
     const ADDED: u64 = 1 << 11 | 1 << 12;
@@ -47,7 +49,7 @@ const fn guest_misc_enable(host: u64) -> u64 {
 /// The bits of MISC_ENABLE that a guest cannot set: thermal control circuit, SpeedStep, xTPR.
 const MISC_ENABLE_UNWRITABLE: u64 = 1 << 3 | 1 << 16 | 1 << 23;
 
-/// Whose virtualisation extensions the host has: vmm's two halves treat MSRs differently.
+/// The host's virtualisation extensions. vmm's two halves treat MSRs differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extensions {
     /// AMD's SVM.
@@ -57,7 +59,8 @@ pub(crate) enum Extensions {
 }
 
 impl Extensions {
-    /// By the vendor string of CPUID leaf 0 (EBX, EDX, ECX): Intel, Zhaoxin and Centaur have VMX, all others SVM.
+    /// By the vendor string of CPUID leaf 0 (EBX, EDX, ECX): Intel, Zhaoxin and Centaur have VMX,
+    /// all others SVM.
     pub(crate) fn of_vendor(vendor: &[u8; 12]) -> Self {
         match vendor {
             b"GenuineIntel" | b"  Shanghai  " | b"CentaurHauls" => Self::Vmx,
@@ -66,33 +69,33 @@ impl Extensions {
     }
 }
 
-/// What an RDMSR comes to.
+/// Result of an RDMSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
-    /// It answers this.
+    /// The value.
     Value(u64),
-    /// It answers the guest's EFER, with SVME.
+    /// The guest's EFER with SVME set.
     Efer,
-    /// It faults.
+    /// #GP.
     GeneralProtection,
 }
 
-/// What a WRMSR comes to.
+/// Result of a WRMSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Write {
-    /// Nothing more to do.
+    /// Accepted; the caller has nothing to do.
     Done,
-    /// The guest's EFER is to be this, without SVME.
+    /// The caller sets EFER to this value, which lacks SVME.
     Efer(u64),
-    /// Register the pvclock page.
+    /// The caller registers the pvclock page.
     SystemTime(u64),
-    /// Write the pvclock wall clock.
+    /// The caller writes the pvclock wall clock.
     WallClock(u64),
-    /// It faults.
+    /// #GP.
     GeneralProtection,
 }
 
-/// The MSRs that are kept here.
+/// The MSRs of a vCPU that are emulated here.
 #[derive(Debug)]
 pub(crate) struct Msrs {
     extensions: Extensions,
@@ -102,7 +105,7 @@ pub(crate) struct Msrs {
 }
 
 impl Msrs {
-    /// MSRs of a guest that was just started on a host with `extensions`.
+    /// The MSRs at power-on on a host with `extensions`.
     pub(crate) fn new(extensions: Extensions, host: HostMsrs) -> Self {
         Self {
             extensions,
@@ -122,7 +125,7 @@ impl Msrs {
             INTERRUPT_PENDING if svm => Read::Value(0),
             DE_CFG if svm => Read::Value(DE_CFG_LFENCE),
             MISC_ENABLE if !svm => Read::Value(self.misc_enable),
-            // Read from the processor itself under vmm.
+            // vmm reads these from the processor.
             FEATURE_CONTROL => self.host.read(index).map_or(Read::GeneralProtection, Read::Value),
             HWCR | PSTATE_0 | SEV_STATUS if svm => {
                 self.host.read(index).map_or(Read::GeneralProtection, Read::Value)
@@ -153,18 +156,18 @@ fn pat_is_valid(pat: u64) -> bool {
     pat.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
 }
 
-/// The host's own MSRs, for those that vmm lets a guest read from the processor.
+/// The host's MSRs, for those that vmm reads from the processor.
 #[derive(Debug)]
 pub(crate) struct HostMsrs(Option<File>);
 
 impl HostMsrs {
-    /// Through `/dev/cpu/0/msr` (module msr, root). Where that cannot be opened they read as 0, which is what a guest
-    /// on the recorded emulated EPYC sees.
+    /// Opens `/dev/cpu/0/msr` (module msr, root). Where that fails the MSRs read as 0, as on the
+    /// emulated EPYC of the golden files.
     pub(crate) fn open() -> Self {
         Self(File::open("/dev/cpu/0/msr").ok())
     }
 
-    /// `None` where the processor has no such MSR.
+    /// Value of MSR `index`; `None` if the processor does not have it.
     fn read(&self, index: u32) -> Option<u64> {
         let Some(file) = &self.0 else { return Some(0) };
         let mut value = [0; 8];
@@ -172,15 +175,15 @@ impl HostMsrs {
     }
 }
 
-/// A run of MSRs that the guest accesses without an exit to the machine.
+/// Consecutive MSRs that the guest accesses without an exit to user space.
 struct Direct {
     base: u32,
     count: u32,
     flags: MsrFilterRangeFlags,
 }
 
-/// What vmm gives the guest directly (`vcpu_reset_regs_svm`, `vcpu_reset_regs_vmx`) and KVM can: the system call
-/// registers, the segment bases, the TSC for reading, and on Intel EFER.
+/// The MSRs that vmm passes through (`vcpu_reset_regs_svm`, `vcpu_reset_regs_vmx`) and KVM can
+/// switch: system call registers, segment bases, the TSC for reading, and on Intel EFER.
 fn direct(extensions: Extensions) -> Vec<Direct> {
     let read_write = MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE;
     let mut direct = vec![
@@ -195,9 +198,9 @@ fn direct(extensions: Extensions) -> Vec<Direct> {
     direct
 }
 
-/// Makes KVM hand every access but the direct ones to the machine.
+/// Has every access except to the direct MSRs exit to user space.
 pub(crate) fn set_filter(vm: &VmFd, extensions: Extensions) -> Result<(), Error> {
-    // KVM copies whole longs of the bitmap.
+    // KVM copies the bitmap in units of 8 bytes.
     let bitmap = [0xff; 8];
     let direct = direct(extensions);
     let ranges: Vec<_> = direct
@@ -205,7 +208,7 @@ pub(crate) fn set_filter(vm: &VmFd, extensions: Extensions) -> Result<(), Error>
         .map(|d| MsrFilterRange { flags: d.flags, base: d.base, msr_count: d.count, bitmap: &bitmap })
         .collect();
     vm.set_msr_filter(MsrFilterDefaultAction::DENY, &ranges)
-        .map_err(Error::kvm("to filter MSRs (KVM_X86_SET_MSR_FILTER)"))
+        .map_err(Error::kvm("filter MSRs (KVM_X86_SET_MSR_FILTER)"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Finding out whether /dev/kvm can run guests at all.
+//! Probe of /dev/kvm: runs a small program in a scratch VM.
 //!
-//! Some hosts offer a /dev/kvm that answers its ioctls but cannot run an ordinary kernel (partial emulations in
-//! sandboxes and clouds). So a small program is run in a scratch VM, with a time limit, and must do what guests do.
+//! Some hosts (sandboxes, clouds) have a partial emulation of /dev/kvm that answers ioctls but
+//! cannot run a kernel. The program does what kernels do, under a time limit.
 
 use std::{
     arch::x86_64::{__cpuid, __cpuid_count},
@@ -23,30 +23,31 @@ use crate::{
     kvm::vcpu::{self, Exit, Vcpu},
 };
 
-/// What the host's KVM can do beyond running guests.
+/// Optional features of the host's KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvmAbilities {
-    /// The guest's TSC can be the host's, without an offset, as under vmm.
+    /// The guest's TSC can be the host's, with offset 0, as under vmm.
     pub tsc_without_offset: bool,
     /// The processor, and guests, have BMI2.
     pub bmi2: bool,
 }
 
-/// Runs a small program in a scratch VM: CPUID answers what it was told to, code runs in long mode, BMI2 works where
-/// the processor has it, HLT stops, an injected interrupt wakes. Takes at most five seconds.
+/// Runs the program in a scratch VM. It checks that CPUID answers what was set, that code runs in
+/// long mode, that BMI2 works if the processor has it, that HLT exits, and that an injected
+/// interrupt wakes. Takes at most 5 s.
 pub fn probe() -> Result<KvmAbilities, Unusable> {
     let (send, receive) = mpsc::channel();
-    // A KVM_RUN that never returns keeps its thread; nothing waits for it.
+    // If KVM_RUN never returns, the thread stays behind.
     thread::Builder::new()
         .name("kvm-probe".into())
         .spawn(move || send.send(run()))
-        .map_err(|error| Unusable::Refused { reason: error.to_string() })?;
+        .map_err(|error| Unusable::SetupFailed { reason: error.to_string() })?;
     receive.recv_timeout(PROBE_TIME_LIMIT).unwrap_or(Err(Unusable::Hangs))
 }
 
-/// What CPUID leaf 0x40000000 answers in EBX.
+/// EBX of CPUID leaf 0x40000000 in the scratch VM.
 const SIGNATURE: u32 = u32::from_le_bytes(*b"vmml");
-/// Ports and what the program writes to them.
+/// Ports of the program, and the values that it writes to them.
 const CPUID_PORT: u16 = 0x10;
 const BMI2_PORT: u16 = 0x11;
 const BMI2_RESULT: u32 = 0x00a0_00b0;
@@ -54,7 +55,7 @@ const HANDLER_PORT: u16 = 0x12;
 const WOKEN_PORT: u16 = 0x13;
 const HANDLER_RESULT: u32 = 0x1417;
 const WOKEN_RESULT: u32 = 0x600d;
-/// The interrupt that wakes it.
+/// Vector of the interrupt that wakes the program from HLT.
 const VECTOR: u8 = 0x20;
 
 const CODE: u64 = 0x1000;
@@ -74,30 +75,30 @@ const HANDLER: &[u8] = &[0xb8, 0x17, 0x14, 0, 0, 0xe7, HANDLER_PORT as u8, 0x48,
 fn run() -> Result<KvmAbilities, Unusable> {
     let kvm = Kvm::new()
         .map_err(|errno| Unusable::NoKvm { source: std::io::Error::from_raw_os_error(errno.errno()) })?;
-    let refused = |error: Error| Unusable::Refused {
+    let setup_failed = |error: Error| Unusable::SetupFailed {
         reason: match std::error::Error::source(&error) {
             Some(source) => format!("{error} ({source})"),
             None => error.to_string(),
         },
     };
-    let cpuid = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(|errno| Unusable::Refused { reason: format!("to list what CPUID may say: {errno}") })?;
-    // The processor's own word, not KVM's: a KVM that hides it runs guests on something else than the processor.
+    let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(|errno| Unusable::SetupFailed {
+        reason: format!("cannot list the supported CPUID: {errno}"),
+    })?;
+    // From the processor, not from KVM: a KVM that hides BMI2 does not run guests on the processor.
     let bmi2 = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ebx & 1 << 8 != 0;
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])
-        .map_err(|error| Unusable::Refused { reason: error.to_string() })?;
-    write_program(&memory, bmi2).map_err(|error| Unusable::Refused { reason: error.to_string() })?;
-    let vm = vcpu::create_vm(&kvm, &memory).map_err(refused)?;
-    let mut vcpu = Vcpu::new(vcpu::create(&vm, 0).map_err(refused)?, &memory);
-    vcpu.fd()
-        .set_cpuid2(&with_signature(&cpuid))
-        .map_err(|errno| Unusable::Refused { reason: format!("to set what CPUID says: {errno}") })?;
-    let (regs, mut sregs) = boot::long_mode_state(CODE, &vcpu.sregs().map_err(refused)?);
+        .map_err(|error| Unusable::SetupFailed { reason: error.to_string() })?;
+    write_program(&memory, bmi2).map_err(|error| Unusable::SetupFailed { reason: error.to_string() })?;
+    let vm = vcpu::create_vm(&kvm, &memory).map_err(setup_failed)?;
+    let mut vcpu = Vcpu::new(vcpu::create(&vm, 0).map_err(setup_failed)?, &memory);
+    vcpu.fd().set_cpuid2(&with_signature(&cpuid)).map_err(|errno| Unusable::SetupFailed {
+        reason: format!("cannot set the guest's CPUID: {errno}"),
+    })?;
+    let (regs, mut sregs) = boot::long_mode_state(CODE, &vcpu.sregs().map_err(setup_failed)?);
     sregs.idt.base = IDT;
     sregs.idt.limit = 0xfff;
-    vcpu.set_registers(&regs, &sregs).map_err(refused)?;
-    let tsc_without_offset = vcpu.set_tsc_offset(0).map_err(refused)?;
+    vcpu.set_registers(&regs, &sregs).map_err(setup_failed)?;
+    let tsc_without_offset = vcpu.set_tsc_offset(0).map_err(setup_failed)?;
     watch(&mut vcpu, bmi2)?;
     Ok(KvmAbilities { tsc_without_offset, bmi2 })
 }
@@ -124,7 +125,7 @@ fn with_signature(supported: &CpuId) -> CpuId {
     CpuId::from_entries(&entries).expect("no more entries than KVM offers itself")
 }
 
-/// Runs the program and compares what it does with what it should.
+/// Runs the program and compares its steps with the expected ones.
 fn watch(vcpu: &mut Vcpu, bmi2: bool) -> Result<(), Unusable> {
     let mut expected = vec![Step::Out(CPUID_PORT, SIGNATURE)];
     if bmi2 {
@@ -142,20 +143,20 @@ fn watch(vcpu: &mut Vcpu, bmi2: bool) -> Result<(), Unusable> {
             match vcpu.run() {
                 Ok(Exit::Interrupted) if start.elapsed() < PROBE_TIME_LIMIT => {}
                 Ok(exit) => break Step::of(exit, vcpu.eax()),
-                Err(error) => return Err(Unusable::Wrong { what: format!("it cannot be run: {error}") }),
+                Err(error) => return Err(Unusable::WrongResult { what: format!("KVM_RUN failed: {error}") }),
             }
         };
         if step != expected {
-            return Err(Unusable::Wrong { what: format!("{step} instead of {expected}") });
+            return Err(Unusable::WrongResult { what: format!("{step} instead of {expected}") });
         }
         if step == Step::Halt && vcpu.interrupts_enabled() {
-            vcpu.inject(VECTOR).map_err(|error| Unusable::Refused { reason: error.to_string() })?;
+            vcpu.inject(VECTOR).map_err(|error| Unusable::SetupFailed { reason: error.to_string() })?;
         }
     }
     Ok(())
 }
 
-/// What the program does, step by step.
+/// A step of the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     Out(u16, u32),

@@ -1,8 +1,8 @@
-//! The paravirtual clock: where the guest wants it, and writing it there.
+//! The paravirtual clock: the page that the guest registers, updated before entries.
 //!
-//! vmm writes the time before each entry that it makes into the guest; here that is each entry that this program
-//! makes. KVM enters the guest again by itself after exits that it handles alone (CPUID, faults in its page tables,
-//! the host's own interrupts), without the time being new.
+//! vmm writes the time before each of its entries into the guest. Here it is written before each
+//! KVM_RUN. KVM re-enters the guest without an update after exits that it handles itself (CPUID,
+//! page faults of its own tables, host interrupts).
 
 use std::num::NonZeroU64;
 
@@ -10,16 +10,19 @@ use devices::pvclock::{HostTime, TimeInfo, WallClock, system_time_address, wall_
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmd_release::Generation;
 
+/// The paravirtual clock of a vCPU.
 pub(crate) struct PvClock<'a> {
     generation: Generation,
     tsc_hz: Option<NonZeroU64>,
     now: &'a (dyn Fn() -> HostTime + Sync),
     memory: GuestMemoryMmap,
+    /// Where the guest wants the time.
     address: Option<GuestAddress>,
     entries: u32,
 }
 
 impl<'a> PvClock<'a> {
+    /// A clock that the guest has not enabled. `now` reads the host's clocks.
     pub(crate) fn new(
         generation: Generation,
         tsc_hz: Option<NonZeroU64>,
@@ -33,7 +36,8 @@ impl<'a> PvClock<'a> {
         self.memory.check_range(GuestAddress(address), size as usize)
     }
 
-    /// The guest wrote the MSR that says where the time goes. False: it faults.
+    /// Handles a write of the system-time MSR, which sets or removes the address. Returns `false`
+    /// for #GP.
     pub(crate) fn set_system_time(&mut self, value: u64) -> bool {
         match system_time_address(value, |address, size| self.is_ram(address, size)) {
             Some((address, enabled)) => {
@@ -44,7 +48,8 @@ impl<'a> PvClock<'a> {
         }
     }
 
-    /// The guest wrote the MSR that asks for the wall clock, which vmm has from 7.8 on. False: it faults.
+    /// Handles a write of the wall-clock MSR, which vmm has from 7.8 on: writes the wall clock.
+    /// Returns `false` for #GP.
     pub(crate) fn set_wall_clock(&self, value: u64) -> bool {
         if !self.generation.capabilities().pvclock_wall_clock {
             return true;
@@ -57,12 +62,12 @@ impl<'a> PvClock<'a> {
         self.memory.write_slice(&WallClock::new(version, (self.now)()).to_bytes(), address).is_ok()
     }
 
-    /// Writes the time, if the guest wants it, before an entry.
+    /// Writes the time if the guest has set an address. Called before each entry.
     pub(crate) fn before_entry(&mut self) {
         let Some(address) = self.address else { return };
         self.entries = self.entries.wrapping_add(1);
         let info = TimeInfo::new(self.generation, self.entries, (self.now)(), self.tsc_hz);
-        // The address was checked when it was set, and memory does not go away.
+        // Cannot fail: the address was checked when it was set.
         let _ = self.memory.write_slice(&info.to_bytes(), address);
     }
 }
@@ -82,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_written_at_each_entry_once_it_is_wanted() {
+    fn the_time_is_written_at_each_entry_while_it_is_enabled() {
         let clock = ManualClock::new(5 * NANOS_PER_SEC, 1_700_000_000 * NANOS_PER_SEC);
         let memory = memory();
         let now = || time(&clock);
@@ -104,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn places_outside_memory_fault() {
+    fn addresses_outside_memory_fault() {
         let clock = ManualClock::default();
         let now = || time(&clock);
         let mut pvclock = PvClock::new(Generation::V7_8, None, &now, memory());

@@ -11,19 +11,19 @@ use std::{
 use devices::clock::NANOS_PER_SEC;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// The processor's time stamp counter.
+/// The host's TSC.
 pub(crate) fn rdtsc() -> u64 {
-    // SAFETY: every processor with KVM has a TSC, and user space may read it on Linux unless a process forbids it to
-    // itself (PR_SET_TSC), which this one does not.
+    // SAFETY: every processor with KVM has a TSC, and Linux lets a process read it that has not set
+    // PR_TSC_SIGSEGV.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// The rate of this host's TSC in Hz if that is invariant: from CPUID leaf 0x15, which is exact and where OpenBSD has
-/// it from, else measured against CLOCK_MONOTONIC_RAW for 50 ms, which finds what the kernel takes it for to within a
-/// few ppm.
+/// Rate of the host's TSC in Hz, or `None` if the TSC is not invariant. It is read from CPUID leaf
+/// 0x15, which is exact and OpenBSD's source, or else measured against CLOCK_MONOTONIC_RAW for 50
+/// ms, which finds the kernel's value to within a few ppm.
 ///
-/// A machine inside a virtual machine on this host whose TSC is this host's, but whose CPUID does not say that it is
-/// invariant (as QEMU's without KVM), is to be given this as [`crate::Config::tsc_hz`].
+/// A VM on this host whose TSC is this host's, but whose CPUID does not show it as invariant (as
+/// QEMU's without KVM), needs this value as [`crate::Config::tsc_hz`].
 pub fn host_tsc_hz() -> Option<NonZeroU64> {
     const EXTENDED: u32 = 0x8000_0000;
     const POWER: u32 = 0x8000_0007;
@@ -40,19 +40,21 @@ pub fn host_tsc_hz() -> Option<NonZeroU64> {
     let start = TscReading::now_both();
     std::thread::sleep(Duration::from_millis(50));
     let hz = TscReading::now_both().rate_since(&start);
-    // The guest is told this rate and the machine's clocks count with it, so that they agree whatever it is.
-    tracing::debug!(hz, "CPUID does not tell the TSC's rate: it was measured, to within a few ppm");
+    // The guest is told this rate and SystemClock counts with it: the two agree even if it is a
+    // little off.
+    tracing::debug!(hz, "CPUID lacks the TSC's rate: measured it, to within a few ppm");
     NonZeroU64::new(hz)
 }
 
-/// TSC and clock at the same time.
+/// TSC and CLOCK_MONOTONIC_RAW, in nanoseconds, at one moment.
 struct TscReading {
     tsc: u64,
     nanos: u64,
 }
 
 impl TscReading {
-    /// The best of some readings: the one in which the least time passed between TSC, clock and TSC.
+    /// The best of 16 readings: the one with the least time between the TSC before and the TSC
+    /// after the clock.
     fn now_both() -> Self {
         let readings = (0..16).map(|_| {
             let before = rdtsc();
@@ -61,16 +63,17 @@ impl TscReading {
             let nanos = tv_sec.cast_unsigned() * NANOS_PER_SEC + tv_nsec.cast_unsigned();
             (width, Self { tsc: before + width / 2, nanos })
         });
-        readings.min_by_key(|(width, _)| *width).map(|(_, moment)| moment).expect("there are 16")
+        readings.min_by_key(|(width, _)| *width).map(|(_, reading)| reading).expect("there are 16")
     }
 
+    /// TSC ticks per second since `start`.
     fn rate_since(&self, start: &Self) -> u64 {
         let nanos = u128::from(self.nanos.saturating_sub(start.nanos).max(1));
         (u128::from(self.tsc.wrapping_sub(start.tsc)) * u128::from(NANOS_PER_SEC) / nanos) as u64
     }
 }
 
-/// The TSC's rate: the crystal's (ECX) times EBX / EAX.
+/// Rate of the TSC in Hz by CPUID leaf 0x15: the crystal's (ECX) times EBX / EAX.
 fn leaf_15_hz(leaf: CpuidResult) -> Option<NonZeroU64> {
     let product = u64::from(leaf.ecx) * u64::from(leaf.ebx);
     NonZeroU64::new(product.checked_div(u64::from(leaf.eax))?)

@@ -1,4 +1,4 @@
-//! The virtual CPU: KVM's, narrowed to what the machine needs.
+//! VMs and vCPUs of KVM, narrowed to what the VMM needs.
 
 #![allow(unsafe_code)]
 
@@ -19,7 +19,6 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion}
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use crate::{
-    diagnosis::{At, symbols::Symbols},
     error::Error,
     run_control::{Registration, VcpuRunControl},
 };
@@ -28,25 +27,25 @@ vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 vmm_sys_util::ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 vmm_sys_util::ioctl_iow_nr!(KVM_HAS_DEVICE_ATTR, KVMIO, 0xe3, kvm_device_attr);
 
-/// EFER's number.
+/// Number of the MSR EFER.
 const EFER: u32 = 0xc000_0080;
 
-/// DR6 and DR7 after INIT: no breakpoint, and none was hit.
+/// DR6 and DR7 after INIT: no breakpoint is set, and none was hit.
 const DR6_INIT: u64 = 0xffff_0ff0;
 const DR7_INIT: u64 = 0x400;
 
-/// Address of the three pages that KVM needs for itself on Intel processors without unrestricted guest mode. They lie
-/// in the hole, where no guest of vmd has anything.
+/// Address of the three pages that KVM needs for itself on Intel processors without unrestricted
+/// guest mode. They lie in the PCI hole, which no guest of vmd uses.
 const TSS_ADDRESS: usize = 0xfbff_d000;
 
-/// Asks KVM for a VM that has the abilities that the machine relies on, with `memory` in it.
+/// Creates a VM with `memory` and enables the features that the VMM relies on.
 pub(crate) fn create_vm(kvm: &Kvm, memory: &GuestMemoryMmap) -> Result<VmFd, Error> {
-    let vm = kvm.create_vm().map_err(Error::kvm("a virtual machine (KVM_CREATE_VM)"))?;
+    let vm = kvm.create_vm().map_err(Error::kvm("create a VM (KVM_CREATE_VM)"))?;
     for (cap, what) in [
-        (Cap::SyncRegs, "registers in the shared page (KVM_CAP_SYNC_REGS)"),
-        (Cap::ImmediateExit, "immediate exits (KVM_CAP_IMMEDIATE_EXIT)"),
-        (Cap::X86UserSpaceMsr, "MSR exits (KVM_CAP_X86_USER_SPACE_MSR)"),
-        (Cap::X86MsrFilter, "MSR filters (KVM_CAP_X86_MSR_FILTER)"),
+        (Cap::SyncRegs, "share registers (KVM_CAP_SYNC_REGS)"),
+        (Cap::ImmediateExit, "exit immediately (KVM_CAP_IMMEDIATE_EXIT)"),
+        (Cap::X86UserSpaceMsr, "exit for MSRs (KVM_CAP_X86_USER_SPACE_MSR)"),
+        (Cap::X86MsrFilter, "filter MSRs (KVM_CAP_X86_MSR_FILTER)"),
     ] {
         if !vm.check_extension(cap) {
             return Err(Error::Kvm { what, source: io::ErrorKind::Unsupported.into() });
@@ -59,17 +58,18 @@ pub(crate) fn create_vm(kvm: &Kvm, memory: &GuestMemoryMmap) -> Result<VmFd, Err
     };
     let reasons = KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN;
     enable(KVM_CAP_X86_USER_SPACE_MSR, reasons)
-        .map_err(Error::kvm("MSR exits (KVM_CAP_X86_USER_SPACE_MSR)"))?;
-    // VMCALL on AMD and VMMCALL on Intel fault as under vmm instead of being patched into the other. KVM answers the
-    // host vendor's own instruction itself (with -ENOSYS where vmm has #UD); that cannot be switched off.
+        .map_err(Error::kvm("exit for MSRs (KVM_CAP_X86_USER_SPACE_MSR)"))?;
+    // VMCALL on AMD and VMMCALL on Intel fault as under vmm instead of being patched into the
+    // other. KVM answers the host vendor's own instruction itself, with -ENOSYS where vmm injects
+    // #UD, and cannot be told not to.
     let quirks = vm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into());
     let hypercall_quirk = kvm_bindings::KVM_X86_QUIRK_FIX_HYPERCALL_INSN;
     if u32::try_from(quirks).is_ok_and(|quirks| quirks & hypercall_quirk != 0) {
         enable(KVM_CAP_DISABLE_QUIRKS2, hypercall_quirk)
-            .map_err(Error::kvm("hypercalls not to be patched"))?;
+            .map_err(Error::kvm("leave hypercalls unpatched (KVM_CAP_DISABLE_QUIRKS2)"))?;
     }
-    // Does nothing where it is not needed: on AMD, and on Intel with unrestricted guest mode.
-    vm.set_tss_address(TSS_ADDRESS).map_err(Error::kvm("room for its own pages (KVM_SET_TSS_ADDR)"))?;
+    // Has no effect on AMD and on Intel with unrestricted guest mode.
+    vm.set_tss_address(TSS_ADDRESS).map_err(Error::kvm("place its own pages (KVM_SET_TSS_ADDR)"))?;
     for (slot, region) in memory.iter().enumerate() {
         let slot = kvm_userspace_memory_region {
             slot: u32::try_from(slot).unwrap(),
@@ -78,64 +78,67 @@ pub(crate) fn create_vm(kvm: &Kvm, memory: &GuestMemoryMmap) -> Result<VmFd, Err
             userspace_addr: region.as_ptr() as u64,
             flags: 0,
         };
-        // SAFETY: the region is mapped for its whole length, and `Vcpu`, without which no guest runs, keeps the
-        // mapping alive.
-        unsafe { vm.set_user_memory_region(slot) }.map_err(Error::kvm("the guest's memory"))?;
+        // SAFETY: the region is mapped for its whole length, and `Vcpu`, without which no guest
+        // runs, keeps the mapping alive.
+        unsafe { vm.set_user_memory_region(slot) }
+            .map_err(Error::kvm("map the guest's memory (KVM_SET_USER_MEMORY_REGION)"))?;
     }
     Ok(vm)
 }
 
-/// Asks KVM for virtual CPU `number` of `vm`, which any thread may run.
+/// Creates vCPU `number` of `vm`. Any thread may run it.
 pub(crate) fn create(vm: &VmFd, number: u8) -> Result<VcpuFd, Error> {
-    vm.create_vcpu(number.into()).map_err(Error::kvm("a virtual CPU (KVM_CREATE_VCPU)"))
+    vm.create_vcpu(number.into()).map_err(Error::kvm("create a vCPU (KVM_CREATE_VCPU)"))
 }
 
-/// Why the guest stopped running.
+/// Why KVM_RUN returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// IN or OUT.
     Io { port: u16, width: Width, direction: Direction, count: u32 },
-    /// An access where there is no memory.
+    /// An access to an address without memory; `value` is what it writes.
     Mmio { address: u64, width: usize, value: Option<u64> },
     /// HLT.
     Hlt,
-    /// It takes interrupts now.
+    /// The guest can take an interrupt now.
     Window,
     /// Triple fault.
     TripleFault,
-    /// A kick.
+    /// A kick, or a change of CR8.
     Interrupted,
     /// RDMSR.
     ReadMsr { index: u32 },
     /// WRMSR.
     WriteMsr { index: u32, value: u64 },
-    /// KVM cannot go on.
+    /// KVM cannot continue.
     Broken(String),
 }
 
-/// A virtual CPU and the memory that it runs in.
+/// A vCPU and the memory that it runs in.
 pub(crate) struct Vcpu {
     registration: Option<Registration>,
     fd: VcpuFd,
-    /// The guest may still run code whose segments have bases: the system registers are looked at on every exit.
+    /// The guest may still run code whose segments have bases: KVM shares the system registers at
+    /// every exit.
     segmented: bool,
     _memory: GuestMemoryMmap,
 }
 
 impl Vcpu {
-    /// The virtual CPU that `fd` is, of a VM with `memory`.
+    /// The vCPU `fd` of a VM with `memory`.
     pub(crate) fn new(mut fd: VcpuFd, memory: &GuestMemoryMmap) -> Self {
         fd.set_sync_valid_reg(SyncReg::Register);
         fd.set_sync_valid_reg(SyncReg::SystemRegister);
         Self { registration: None, fd, segmented: true, _memory: memory.clone() }
     }
 
-    /// What CPUID, registers and MSRs are set through.
+    /// KVM's vCPU, to set CPUID, registers and MSRs.
     pub(crate) const fn fd(&self) -> &VcpuFd {
         &self.fd
     }
 
-    /// Lets the guest read the host's TSC with this offset, which under vmm is 0. Returns whether KVM could (Linux 5.16).
+    /// Sets the TSC offset: guest TSC − host TSC in ticks, modulo 2^64; 0 under vmm. Returns
+    /// whether KVM can (Linux 5.16).
     pub(crate) fn set_tsc_offset(&self, offset: u64) -> Result<bool, Error> {
         let attribute = kvm_device_attr {
             group: KVM_VCPU_TSC_CTRL,
@@ -143,43 +146,42 @@ impl Vcpu {
             addr: &raw const offset as u64,
             flags: 0,
         };
-        // SAFETY: the descriptor is a virtual CPU's, and KVM only looks at the attribute's numbers.
+        // SAFETY: the descriptor is a vCPU's, and KVM only looks at the attribute's numbers.
         if unsafe { ioctl_with_ref(&self.fd, KVM_HAS_DEVICE_ATTR(), &attribute) } != 0 {
             return Ok(false);
         }
         // SAFETY: as above; KVM reads the 64 bits at `addr`, which outlive the call.
         if unsafe { ioctl_with_ref(&self.fd, KVM_SET_DEVICE_ATTR(), &attribute) } != 0 {
             let source = io::Error::last_os_error();
-            return Err(Error::Kvm { what: "a TSC with an offset of our own (KVM_VCPU_TSC_OFFSET)", source });
+            return Err(Error::Kvm { what: "set the TSC offset (KVM_VCPU_TSC_OFFSET)", source });
         }
         Ok(true)
     }
 
     /// Sets general and system registers.
     pub(crate) fn set_registers(&mut self, regs: &kvm_regs, sregs: &kvm_sregs) -> Result<(), Error> {
-        self.fd.set_sregs(sregs).map_err(Error::kvm("the guest's system registers"))?;
-        self.fd.set_regs(regs).map_err(Error::kvm("the guest's registers"))
+        self.fd.set_sregs(sregs).map_err(Error::kvm("set the system registers (KVM_SET_SREGS)"))?;
+        self.fd.set_regs(regs).map_err(Error::kvm("set the registers (KVM_SET_REGS)"))
     }
 
     /// The system registers.
     pub(crate) fn sregs(&self) -> Result<kvm_sregs, Error> {
-        self.fd.get_sregs().map_err(Error::kvm("to show the guest's system registers"))
+        self.fd.get_sregs().map_err(Error::kvm("get the system registers (KVM_GET_SREGS)"))
     }
 
-    /// Starts the virtual CPU anew, as INIT and STARTUP do: what it was about to do is done, and what it was to get is
-    /// forgotten. It has to be kicked, or else it would run on first.
-    pub(crate) fn start_anew(&mut self, regs: &kvm_regs, sregs: &kvm_sregs) -> Result<(), Error> {
-        // KVM completes the access of the last exit when it is asked to run, which would change the new registers.
+    /// Resets the vCPU to `regs` and `sregs`, as INIT and SIPI do: completes the last exit and
+    /// discards pending events. The caller kicks it first, or else it would run the guest.
+    pub(crate) fn reset(&mut self, regs: &kvm_regs, sregs: &kvm_sregs) -> Result<(), Error> {
+        // KVM completes the access of the last exit at the next KVM_RUN, which would change the new
+        // registers.
         while self.run()? != Exit::Interrupted {}
         self.fd
             .set_vcpu_events(&kvm_vcpu_events::default())
-            .map_err(Error::kvm("the guest's pending events (KVM_SET_VCPU_EVENTS)"))?;
+            .map_err(Error::kvm("set the pending events (KVM_SET_VCPU_EVENTS)"))?;
         let debug = kvm_debugregs { dr6: DR6_INIT, dr7: DR7_INIT, ..Default::default() };
-        self.fd
-            .set_debug_regs(&debug)
-            .map_err(Error::kvm("the guest's debug registers (KVM_SET_DEBUGREGS)"))?;
+        self.fd.set_debug_regs(&debug).map_err(Error::kvm("set the debug registers (KVM_SET_DEBUGREGS)"))?;
         self.set_registers(regs, sregs)?;
-        // These are of the last exit.
+        // These describe the last exit.
         let run = self.fd.get_kvm_run();
         run.ready_for_interrupt_injection = 0;
         run.if_flag = 0;
@@ -188,15 +190,16 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Lets `run_control` kick this virtual CPU, which is its `number`th and which the calling thread will run.
-    pub(crate) fn be_kicked_by(&mut self, run_control: &Arc<VcpuRunControl>, number: u8) {
+    /// Registers the calling thread with `run_control` as the one that runs this vCPU, number
+    /// `number`.
+    pub(crate) fn register(&mut self, run_control: &Arc<VcpuRunControl>, number: u8) {
         let immediate_exit = (&raw mut self.fd.get_kvm_run().immediate_exit).cast::<AtomicU8>().cast_const();
-        // SAFETY: the flag is part of the mapping that `fd` holds, and the registration is dropped before `fd`: fields
-        // are dropped in the order of their declaration.
+        // SAFETY: the flag is part of the mapping that `fd` holds, and the registration is dropped
+        // before `fd`: fields are dropped in the order of their declaration.
         self.registration = Some(unsafe { run_control.register(number, immediate_exit) });
     }
 
-    /// Runs the guest until something happens.
+    /// Runs the guest until it exits.
     pub(crate) fn run(&mut self) -> Result<Exit, Error> {
         let exit = match self.fd.run() {
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => return Ok(self.io()),
@@ -221,7 +224,7 @@ impl Vcpu {
             Err(errno) if matches!(errno.errno(), libc::EINTR | libc::EAGAIN) => Exit::Interrupted,
             Err(errno) => {
                 let source = io::Error::from_raw_os_error(errno.errno());
-                return Err(Error::Kvm { what: "to run the guest (KVM_RUN)", source });
+                return Err(Error::Kvm { what: "run the guest (KVM_RUN)", source });
             }
         };
         Ok(exit)
@@ -243,7 +246,8 @@ impl Vcpu {
     }
 
     fn internal_error(&mut self) -> String {
-        // SAFETY: called only after an internal error, for which KVM fills this member of the union.
+        // SAFETY: called only after an internal error, for which KVM fills this member of the
+        // union.
         let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
         match suberror {
             kvm_bindings::KVM_INTERNAL_ERROR_EMULATION => {
@@ -262,11 +266,11 @@ impl Vcpu {
         self.fd.sync_regs_mut().regs.rax
     }
 
-    /// Linear address of the instruction that the guest was at at the last exit.
+    /// Linear address of the instruction of the last exit.
     pub(crate) fn linear_rip(&mut self) -> u64 {
         let base = if self.segmented { self.fd.sync_regs_mut().sregs.cs.base } else { 0 };
         let rip = base.wrapping_add(self.fd.sync_regs_mut().regs.rip);
-        // Nothing but 64-bit code, which has no segment bases, is up there.
+        // Only 64-bit code, whose segments have no bases, runs in the upper half.
         if self.segmented && rip >> 63 != 0 {
             self.segmented = false;
             self.fd.clear_sync_valid_reg(SyncReg::SystemRegister);
@@ -274,23 +278,17 @@ impl Vcpu {
         rip
     }
 
-    /// Where the guest is.
-    pub(crate) fn at(&mut self, symbols: &Symbols) -> At {
-        let rip = self.linear_rip();
-        At { rip, symbol: symbols.name(rip) }
-    }
-
     /// Whether RFLAGS.IF was set at the last exit.
     pub(crate) fn interrupts_enabled(&mut self) -> bool {
         self.fd.get_kvm_run().if_flag != 0
     }
 
-    /// Completes an IN: the guest's RAX will be `eax`, with its upper half cleared, as vmd's 32-bit copy of it does
-    /// (`vei_data` in vmmvar.h).
+    /// Completes an IN: sets RAX to `eax` and clears its upper half, as vmd's 32-bit copy of it
+    /// does (`vei_data` in vmmvar.h).
     pub(crate) fn finish_in(&mut self, width: Width, eax: u32) {
         let before = self.rax();
         self.put_io_data(&eax.to_le_bytes()[..width.bytes()]);
-        // KVM merges the item into RAX as the processor would; the rest is up to us.
+        // KVM merges the item into RAX as the processor would. All other bits are set here.
         let mask = u64::from(width.mask());
         let merged =
             if width == Width::Dword { u64::from(eax) } else { before & !mask | u64::from(eax) & mask };
@@ -300,7 +298,7 @@ impl Vcpu {
         }
     }
 
-    /// Completes a string IN with its items' bytes, as many as the exit asked for.
+    /// Completes a string IN with the bytes of all its items.
     pub(crate) fn finish_string_in(&mut self, bytes: &[u8]) {
         self.put_io_data(bytes);
     }
@@ -309,15 +307,15 @@ impl Vcpu {
         let run: &mut kvm_run = self.fd.get_kvm_run();
         // SAFETY: called only after an I/O exit, for which KVM fills this member of the union.
         let io = unsafe { run.__bindgen_anon_1.io };
-        assert!(bytes.len() <= usize::from(io.size) * io.count as usize, "no more than was asked for");
+        assert!(bytes.len() <= usize::from(io.size) * io.count as usize, "no more bytes than the access has");
         let offset = usize::try_from(io.data_offset).expect("the shared mapping has a few pages");
         let at = (&raw mut *run).cast::<u8>().wrapping_add(offset);
-        // SAFETY: KVM puts the data area, which has room for `count` items of `size` bytes, inside the shared mapping
-        // that starts with `run`.
+        // SAFETY: KVM puts the data area, which has room for `count` items of `size` bytes, inside
+        // the shared mapping that starts with `run`.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
     }
 
-    /// Completes a read where there is no memory.
+    /// Completes an [`Exit::Mmio`] that reads.
     pub(crate) fn finish_mmio_read(&mut self, value: u64) {
         let run = self.fd.get_kvm_run();
         // SAFETY: called only after an MMIO exit, for which KVM uses this member of the union.
@@ -335,12 +333,12 @@ impl Vcpu {
         self.fd.get_kvm_run().cr8 = value.into();
     }
 
-    /// EAX at the last exit: what an OUT carries.
+    /// EAX at the last exit, which an OUT writes.
     pub(crate) fn eax(&mut self) -> u32 {
         self.rax() as u32
     }
 
-    /// Completes an RDMSR: `None` makes it fault.
+    /// Completes an RDMSR; `None` injects #GP.
     pub(crate) fn finish_read_msr(&mut self, value: Option<u64>) {
         let run = self.fd.get_kvm_run();
         // SAFETY: called only after an MSR exit, for which KVM uses this member of the union.
@@ -349,7 +347,7 @@ impl Vcpu {
         msr.error = u8::from(value.is_none());
     }
 
-    /// Completes a WRMSR: `false` makes it fault.
+    /// Completes a WRMSR; `false` injects #GP.
     pub(crate) fn finish_write_msr(&mut self, accepted: bool) {
         let run = self.fd.get_kvm_run();
         // SAFETY: called only after an MSR exit, for which KVM uses this member of the union.
@@ -357,7 +355,7 @@ impl Vcpu {
         msr.error = u8::from(!accepted);
     }
 
-    /// Sets EFER, which KVM refuses for bits that the guest's CPUID does not have. Returns whether it took it.
+    /// Sets EFER. Returns `false` if KVM refuses it for a bit that the guest's CPUID does not show.
     pub(crate) fn set_efer(&self, efer: u64) -> bool {
         let entry = kvm_msr_entry { index: EFER, data: efer, ..Default::default() };
         Msrs::from_entries(&[entry]).is_ok_and(|msrs| self.fd.set_msrs(&msrs) == Ok(1))
@@ -368,19 +366,19 @@ impl Vcpu {
         self.fd.get_kvm_run().ready_for_interrupt_injection != 0
     }
 
-    /// Asks for an exit when an interrupt can be injected.
+    /// Requests an exit as soon as an interrupt can be injected, or none.
     pub(crate) fn want_interrupt_window(&mut self, want: bool) {
         self.fd.get_kvm_run().request_interrupt_window = u8::from(want);
     }
 
-    /// Injects the interrupt `vector` on the next entry.
+    /// Injects interrupt `vector` on the next entry.
     pub(crate) fn inject(&self, vector: u8) -> Result<(), Error> {
         let interrupt = kvm_interrupt { irq: u32::from(vector) };
-        // SAFETY: the descriptor is a virtual CPU's and the argument is what the ioctl reads.
+        // SAFETY: the descriptor is a vCPU's and the argument is what the ioctl reads.
         let result = unsafe { ioctl_with_ref(&self.fd, KVM_INTERRUPT(), &interrupt) };
         if result == 0 {
             return Ok(());
         }
-        Err(Error::Kvm { what: "to inject an interrupt (KVM_INTERRUPT)", source: io::Error::last_os_error() })
+        Err(Error::Kvm { what: "inject an interrupt (KVM_INTERRUPT)", source: io::Error::last_os_error() })
     }
 }

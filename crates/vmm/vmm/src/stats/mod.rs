@@ -1,4 +1,5 @@
-//! What a guest made the host do: exits by kind, port, MSR, device and phase, and when things happened.
+//! Statistics of a guest: exits by kind and phase, accesses by port, device and MSR, interrupts,
+//! and times. They are only counted here: nothing else in the VMM depends on them.
 
 pub mod report;
 pub mod trace;
@@ -8,9 +9,9 @@ use std::collections::BTreeMap;
 use devices::bus::Direction;
 use serde::{Deserialize, Serialize};
 
-use crate::kvm::vcpu::Exit;
+use crate::{device_id::DeviceId, kvm::vcpu::Exit};
 
-/// Reads and writes, counted.
+/// Counts of reads and writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accesses {
     /// INs or RDMSRs.
@@ -20,7 +21,7 @@ pub struct Accesses {
 }
 
 impl Accesses {
-    /// Both together.
+    /// Sum of both.
     pub const fn total(self) -> u64 {
         self.reads + self.writes
     }
@@ -34,7 +35,7 @@ impl Accesses {
     }
 }
 
-/// Kinds of exits.
+/// Kind of an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExitKind {
@@ -44,17 +45,17 @@ pub enum ExitKind {
     Out,
     /// HLT.
     Halt,
-    /// The guest became ready for an interrupt.
+    /// The guest can take an interrupt.
     InterruptWindow,
-    /// Another thread had something for the guest: an interrupt, an order.
+    /// Another thread kicked the vCPU: an interrupt, a pause, an end.
     Kick,
     /// RDMSR.
     ReadMsr,
     /// WRMSR.
     WriteMsr,
-    /// An access outside its memory: to a device of 8.0, or what ends the guest.
+    /// An access outside its memory: to a device of 8.0, otherwise the last exit of the guest.
     Mmio,
-    /// What ends a guest: triple fault and the like.
+    /// A triple fault or KVM error: the last exit of the guest.
     Fatal,
 }
 
@@ -74,12 +75,12 @@ impl ExitKind {
     }
 }
 
-/// What was running when an exit happened, told by where RIP was.
+/// What was running at an exit, judged by RIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// The firmware: in its ROM below 1 MiB or at 4 GiB, or where it has moved itself to at the end of memory, before
-    /// anything else has run.
+    /// The firmware: in its ROM below 1 MiB or at 4 GiB, or at the end of memory, where it
+    /// relocates itself, before anything else has run.
     Firmware,
     /// A boot loader, or a kernel that has not yet reached its final address.
     Loader,
@@ -87,12 +88,12 @@ pub enum Phase {
     Kernel,
     /// A process: the lower half, after the kernel has run.
     User,
-    /// Nothing: HLT.
+    /// Nothing: the kernel executed HLT.
     Idle,
 }
 
 impl Phase {
-    /// The phase of an exit at linear address `rip`, given the one of the exit before.
+    /// Phase of `exit` at linear address `rip`; `self` is the phase of the exit before.
     pub(crate) fn next(self, exit: &Exit, rip: u64) -> Self {
         const ROM: std::ops::Range<u64> = 0xc_0000..0x10_0000;
         const KERNEL: u64 = 1 << 63;
@@ -100,43 +101,45 @@ impl Phase {
             _ if *exit == Exit::Hlt && rip >= KERNEL => Self::Idle,
             _ if rip >= KERNEL => Self::Kernel,
             Self::Kernel | Self::User | Self::Idle => Self::User,
-            // A 32-bit kernel runs in the upper half of 4 GiB, which the firmware leaves before a loader runs.
+            // A 32-bit kernel runs in the upper half of 4 GiB, which the firmware leaves before a
+            // loader runs.
             _ if ROM.contains(&rip) => Self::Firmware,
-            // SeaBIOS relocates its initialisation to the end of low memory and goes back to the ROM to boot.
+            // SeaBIOS relocates its initialisation to the end of low memory and goes back to the
+            // ROM to boot.
             Self::Firmware if rip >= 0x10_0000 => Self::Firmware,
             Self::Firmware | Self::Loader => Self::Loader,
         }
     }
 }
 
-/// The byte on the console with which a guest makes a [`Mark`]: ASCII's record separator.
+/// Byte on the console with which a guest makes a [`Mark`]: ASCII's record separator.
 pub const MARK: u8 = 0x1e;
 
-/// How many marks are kept: a guest could make any number.
+/// Most marks that are kept.
 const MOST_MARKS: usize = 512;
 
-/// What was counted when the guest wrote [`MARK`]. The difference between two marks is what happened between them; that
-/// of two in a row is what a mark itself costs.
+/// Statistics at the time when the guest wrote [`MARK`]. The difference between two marks is what
+/// happened between them; that of two in a row is the cost of a mark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mark {
     /// TSC ticks since the guest's latest start.
     pub at: u64,
-    /// Everything that was counted, without the marks.
+    /// The statistics up to then, without marks.
     pub statistics: Statistics,
 }
 
-/// What a guest made the host do, since it was started for the first time.
+/// Statistics of a guest since its first start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Statistics {
-    /// Rate of the TSC in Hz; 0 if the host does not tell.
+    /// Rate of the TSC in Hz; 0 if unknown.
     pub tsc_hz: u64,
-    /// The TSC when the guest's first instruction ran, of its latest start.
+    /// TSC at the guest's latest start.
     pub started: u64,
-    /// How often it was started: 1 and one for each reset.
+    /// Number of starts: 1 plus one for each reset.
     pub starts: u64,
     /// TSC ticks from its latest start to the first byte on the console.
     pub first_byte: Option<u64>,
-    /// TSC ticks from its latest start to the text on the console that means that it is ready.
+    /// TSC ticks from its latest start to the text on the console that means "ready".
     pub ready: Option<u64>,
     /// TSC ticks from its latest start to the first exit in each phase.
     pub phase_reached: BTreeMap<Phase, u64>,
@@ -146,7 +149,7 @@ pub struct Statistics {
     pub phases: BTreeMap<Phase, u64>,
     /// Port accesses by port.
     pub ports: BTreeMap<u16, Accesses>,
-    /// Accesses by device, to ports and, on 8.0, memory.
+    /// Accesses by device, to ports and, in 8.0, memory.
     pub devices: BTreeMap<String, Accesses>,
     /// MSR accesses by MSR.
     pub msrs: BTreeMap<u32, Accesses>,
@@ -154,13 +157,13 @@ pub struct Statistics {
     pub interrupts: BTreeMap<u8, u64>,
     /// Bytes that the guest wrote to the console.
     pub console_bytes: u64,
-    /// What the guest marked, if the machine was to look for that: the first 512.
+    /// The guest's first 512 marks, if marks are enabled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub marks: Vec<Mark>,
 }
 
 impl Statistics {
-    /// All exits.
+    /// Number of exits.
     pub fn total_exits(&self) -> u64 {
         self.exits.values().sum()
     }
@@ -172,21 +175,21 @@ impl Statistics {
     }
 }
 
-/// Where the vCPUs' threads count. Cheap counters by index; names come when someone looks.
+/// The counters behind [`Statistics`]. Devices are counted by index; a snapshot names them.
 #[derive(Clone, Debug)]
 pub(crate) struct Counters {
     statistics: Statistics,
-    devices: Vec<(&'static str, Accesses)>,
+    devices: [Accesses; DeviceId::ALL.len()],
     marks: Vec<Mark>,
 }
 
 impl Counters {
     pub(crate) fn new(tsc_hz: u64) -> Self {
         let statistics = Statistics { tsc_hz, ..Default::default() };
-        Self { statistics, devices: Vec::new(), marks: Vec::new() }
+        Self { statistics, devices: [Accesses::default(); DeviceId::ALL.len()], marks: Vec::new() }
     }
 
-    /// The guest starts, for the first time or again.
+    /// Notes a start of the guest at `tsc`.
     pub(crate) fn start(&mut self, tsc: u64) {
         let s = &mut self.statistics;
         s.started = tsc;
@@ -196,7 +199,7 @@ impl Counters {
         s.phase_reached.clear();
     }
 
-    /// An exit in `phase`.
+    /// Counts an exit in `phase` at `tsc`.
     pub(crate) fn exit(&mut self, exit: &Exit, phase: Phase, tsc: u64) {
         let s = &mut self.statistics;
         *s.exits.entry(ExitKind::of(exit)).or_default() += 1;
@@ -209,30 +212,24 @@ impl Counters {
         }
     }
 
-    /// A port access that `device` answered.
-    pub(crate) fn port(&mut self, port: u16, direction: Direction, device: &'static str) {
+    /// Counts a port access that `device` answered.
+    pub(crate) fn port(&mut self, port: u16, direction: Direction, device: DeviceId) {
         self.statistics.ports.entry(port).or_default().count(direction == Direction::Out);
         self.device(direction, device);
     }
 
-    /// An access to a port or to memory that `device` answered.
-    pub(crate) fn device(&mut self, direction: Direction, device: &'static str) {
-        let write = direction == Direction::Out;
-        // There are about a dozen names, each the same string every time.
-        let known = self.devices.iter().position(|(name, _)| *name == device);
-        let index = known.unwrap_or_else(|| {
-            self.devices.push((device, Accesses::default()));
-            self.devices.len() - 1
-        });
-        self.devices[index].1.count(write);
+    /// Counts an access to a port or to memory that `device` answered.
+    pub(crate) fn device(&mut self, direction: Direction, device: DeviceId) {
+        self.devices[device as usize].count(direction == Direction::Out);
     }
 
-    /// An interrupt was injected.
+    /// Counts an injected interrupt.
     pub(crate) fn interrupt(&mut self, vector: u8) {
         *self.statistics.interrupts.entry(vector).or_default() += 1;
     }
 
-    /// The guest wrote a byte to the console, which made it ready or not.
+    /// Counts a byte of console output at `tsc`; `ready` if the text that means "ready" ends with
+    /// it.
     pub(crate) fn console_byte(&mut self, tsc: u64, ready: bool) {
         let s = &mut self.statistics;
         s.console_bytes += 1;
@@ -243,7 +240,7 @@ impl Counters {
         }
     }
 
-    /// The guest wrote a [`MARK`].
+    /// Notes a [`MARK`] at `tsc`.
     pub(crate) fn mark(&mut self, tsc: u64) {
         if self.marks.len() < MOST_MARKS {
             let at = tsc.wrapping_sub(self.statistics.started);
@@ -253,11 +250,12 @@ impl Counters {
 
     fn counts(&self) -> Statistics {
         let mut statistics = self.statistics.clone();
-        statistics.devices = self.devices.iter().map(|(name, a)| ((*name).to_owned(), *a)).collect();
+        let devices = DeviceId::ALL.into_iter().zip(self.devices).filter(|(_, counts)| counts.total() > 0);
+        statistics.devices = devices.map(|(device, counts)| (device.name().to_owned(), counts)).collect();
         statistics
     }
 
-    /// What was counted so far.
+    /// The statistics up to now.
     pub(crate) fn snapshot(&self) -> Statistics {
         Statistics { marks: self.marks.clone(), ..self.counts() }
     }
@@ -313,9 +311,9 @@ mod tests {
         let mut counters = Counters::new(1_000_000_000);
         counters.start(0);
         counters.exit(&io(Direction::Out), Phase::Kernel, 10);
-        counters.port(0x3f8, Direction::Out, "uart");
+        counters.port(0x3f8, Direction::Out, DeviceId::Uart);
         counters.exit(&io(Direction::In), Phase::Kernel, 20);
-        counters.port(0x3fd, Direction::In, "uart");
+        counters.port(0x3fd, Direction::In, DeviceId::Uart);
         counters.exit(&Exit::ReadMsr { index: 0x277 }, Phase::Kernel, 30);
         counters.exit(&Exit::Hlt, Phase::Idle, 40);
         counters.interrupt(0x30);
@@ -349,7 +347,7 @@ mod tests {
         counters.exit(&io(Direction::Out), Phase::Kernel, 1010);
         counters.mark(1011);
         counters.exit(&Exit::Hlt, Phase::Idle, 1020);
-        counters.port(0x40, Direction::In, "pit");
+        counters.port(0x40, Direction::In, DeviceId::Pit);
         counters.mark(1030);
         let s = counters.snapshot();
         let [first, second] = &s.marks[..] else { panic!("{s:?}") };
@@ -366,7 +364,7 @@ mod tests {
         let mut counters = Counters::new(7);
         counters.start(0);
         counters.exit(&io(Direction::In), Phase::Kernel, 1);
-        counters.port(0x61, Direction::In, "pit");
+        counters.port(0x61, Direction::In, DeviceId::Pit);
         counters.mark(2);
         let s = counters.snapshot();
         let text = serde_json::to_string(&s).unwrap();

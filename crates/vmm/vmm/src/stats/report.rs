@@ -1,4 +1,4 @@
-//! Statistics for people: as a table and as a plot. For programs they are [`Statistics`] as JSON.
+//! Statistics for people, as a table and as a plot. Programs read [`Statistics`] as JSON.
 
 use std::fmt::{self, Display, Write};
 
@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::{Accesses, Statistics};
 
-/// How many ports and MSRs a table lists: the busiest.
+/// Most rows of a table of accesses: the busiest ports, MSRs or devices.
 const LISTED: usize = 12;
 
-/// The table, to be displayed.
+/// Statistics displayed as a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a>(pub &'a Statistics);
 
@@ -41,7 +41,7 @@ impl Display for Table<'_> {
     }
 }
 
-/// TSC ticks in seconds, or as they are if the TSC's rate is not known.
+/// TSC ticks displayed in seconds, or as ticks if the TSC's rate is unknown.
 struct Time<'a>(&'a Statistics, u64);
 
 impl Display for Time<'_> {
@@ -53,7 +53,7 @@ impl Display for Time<'_> {
     }
 }
 
-/// The word that JSON has for a kind or phase.
+/// JSON's word for a kind or phase.
 fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
@@ -100,18 +100,18 @@ fn accesses(
     Ok(())
 }
 
-/// In tenths of a percent, rounded down.
+/// `count` in percent of `total`, rounded down to tenths.
 fn percent(count: u64, total: u64) -> String {
     let permille = (u128::from(count) * 1000).checked_div(u128::from(total)).unwrap_or(0);
     format!("{}.{}%", permille / 10, permille % 10)
 }
 
-/// Width of the plot's bars and of the space for their names, height of a row: in SVG's units.
+/// Width of the longest bar, width of the names' column and height of a row, in SVG user units.
 const BARS: u64 = 480;
 const NAMES: u64 = 220;
 const ROW: u64 = 20;
 
-/// The plot: bars for exits by kind and phase and for accesses by device, as an SVG document.
+/// Statistics as an SVG document: bars for exits by kind and phase and for accesses by device.
 pub fn svg(s: &Statistics) -> String {
     let groups = [
         ("Exits by kind", s.exits.iter().map(|(kind, n)| (word(kind), *n)).collect::<Vec<_>>()),

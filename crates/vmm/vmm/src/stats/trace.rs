@@ -1,17 +1,17 @@
-//! Recordings of every port access, for replay and comparison.
+//! Traces: recordings of every port access, for replay and comparison.
 //!
 //! # Format
 //!
-//! All numbers are little-endian. A header of 16 bytes: the magic `VMDTRACE`, and the rate of the TSC in Hz (64 bits,
-//! 0 if not known). Then records of 16 bytes each:
+//! All numbers are little-endian. A header of 16 bytes: the magic `VMDTRACE`, and the rate of the
+//! TSC in Hz (64 bits, 0 if not known). Then records of 16 bytes each:
 //!
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 8 | TSC ticks since the guest's latest start |
 //! | 8 | 2 | port |
-//! | 10 | 1 | bits 0–1: width (0 byte, 1 word, 2 dword); bit 2: OUT; bit 3: nothing follows but a start: the guest was (re)started here, and the other fields are 0 |
+//! | 10 | 1 | bits 0–1: width (0 byte, 1 word, 2 dword); bit 2: OUT; bit 3: the guest was (re)started here, and the other fields are 0 |
 //! | 11 | 1 | number of the virtual CPU |
-//! | 12 | 4 | EAX: what the guest wrote, or what it has after the IN |
+//! | 12 | 4 | EAX: the value written by OUT, or EAX after IN |
 
 use std::{
     fs::File,
@@ -28,7 +28,7 @@ const RECORD: usize = 16;
 const OUT: u8 = 1 << 2;
 const START: u8 = 1 << 3;
 
-/// One record.
+/// A record of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
     /// The guest was started.
@@ -37,9 +37,9 @@ pub enum Record {
     Access {
         /// TSC ticks since the guest's latest start.
         ticks: u64,
-        /// The virtual CPU, from 0 on.
+        /// Number of the vCPU, from 0.
         vcpu: u8,
-        /// The access, as it was answered.
+        /// The access after the device answered it.
         access: PortAccess,
     },
 }
@@ -84,7 +84,7 @@ impl Record {
     }
 }
 
-/// Writes a recording. It is whole up to the last access once it is dropped or finished.
+/// Writes a trace. The file is complete once the writer is finished or dropped.
 #[derive(Debug)]
 pub struct Writer {
     file: BufWriter<File>,
@@ -93,7 +93,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts a recording at `path`, which must not exist or be a recording's place to be overwritten.
+    /// Creates the trace at `path`, or overwrites the file there.
     pub fn create(path: &Path, tsc_hz: u64) -> Result<Self, Error> {
         let error = |source| Error::Write { what: "the trace", path: path.to_owned(), source };
         let mut file = BufWriter::with_capacity(1 << 16, File::create(path).map_err(error)?);
@@ -101,18 +101,19 @@ impl Writer {
         Ok(Self { file, path: path.to_owned(), failed: false })
     }
 
-    /// Adds a record. An error (a full disk) is reported once; the guest goes on without a recording.
+    /// Adds a record. After the first error (a full disk), which is logged, further records are
+    /// dropped.
     pub fn add(&mut self, record: Record) {
         if self.failed {
             return;
         }
         if let Err(error) = self.file.write_all(&record.encode()) {
             self.failed = true;
-            tracing::error!(path = %self.path.display(), %error, "the trace ends here");
+            tracing::error!(path = %self.path.display(), %error, "cannot write the trace: it ends here");
         }
     }
 
-    /// Writes out what is buffered.
+    /// Writes buffered records to the file.
     pub fn finish(mut self) -> Result<(), Error> {
         self.file.flush().map_err(|source| Error::Write {
             what: "the trace",
@@ -122,7 +123,7 @@ impl Writer {
     }
 }
 
-/// Reads a recording: the rate of the TSC in Hz and the records.
+/// Reads a trace. Returns the rate of the TSC in Hz (0 if unknown) and the records.
 pub fn read(path: &Path) -> Result<(u64, Vec<Record>), Error> {
     let error = |source| Error::Read { what: "a trace", path: path.to_owned(), source };
     let invalid = |text| error(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -135,7 +136,7 @@ pub fn read(path: &Path) -> Result<(u64, Vec<Record>), Error> {
     let tsc_hz = u64::from_le_bytes(header[8..].try_into().unwrap());
     let mut body = Vec::new();
     file.read_to_end(&mut body).map_err(error)?;
-    // A machine that was killed may have left a part of a record at the end.
+    // A killed process may have left a part of a record at the end.
     let (records, _) = body.as_chunks::<RECORD>();
     let records = records.iter().map(Record::decode).collect::<Option<_>>();
     Ok((tsc_hz, records.ok_or_else(|| invalid("it has a record of no known width"))?))
