@@ -193,7 +193,7 @@ pub(crate) fn socket(system: &System) -> std::path::PathBuf {
 }
 
 fn of_offset(offset: vmmci_sysfs::Offset) -> Reading {
-    Reading { at: offset.at, offset: offset.nanos.saturating_neg(), error: offset.uncertainty }
+    Reading { at: offset.at, offset: offset.guest_minus_host.nanos(), error: offset.uncertainty }
 }
 
 fn nanos(clock: ClockId) -> i64 {

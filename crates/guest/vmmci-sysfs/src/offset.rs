@@ -1,8 +1,8 @@
-//! How far the guest's clock is from the host's.
+//! The difference of the guest's clock and the host's, as it is measured and shown.
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use vmmci_protocol::{Comparison, HostTime};
+use vmmci_protocol::{Comparison, GuestMinusHost, HostTime};
 
 const NANOS_PER_SEC: i64 = 1_000_000_000;
 
@@ -12,33 +12,48 @@ pub fn realtime() -> i64 {
     now.tv_sec * NANOS_PER_SEC + now.tv_nsec
 }
 
-/// How far apart the two clocks are.
+/// A measured difference of the two clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offset {
-    /// Host − guest in nanoseconds: positive if the guest is behind.
-    pub nanos: i64,
-    /// By how much that may be wrong either way, in nanoseconds: the host's clock counts microseconds, and when
-    /// it was read is known as well only as the access took.
+    /// The difference. In JSON, the field `nanos` has the opposite sign: host − guest in nanoseconds.
+    #[serde(rename = "nanos", with = "host_minus_guest")]
+    pub guest_minus_host: GuestMinusHost,
+    /// Largest error of the difference either way, in nanoseconds: the resolution of 1 µs plus half the duration of the
+    /// register read.
     pub uncertainty: i64,
-    /// When it was measured: nanoseconds since 1970 on the guest's clock.
+    /// Time of the measurement on the guest's clock, in nanoseconds since 1970.
     pub at: i64,
 }
 
-/// Compares the clocks so many times and gives the surest result; `None` if the host does not tell the time, or
-/// tells one that cannot be. `read` gives the host's time between two of the guest's, as [`HostTime::read`] does.
+/// Compares the clocks `times` times and returns the result with the smallest error; `None` if the device answers no time
+/// or an impossible one. `read` reads the host's time between two of the guest's, as [`HostTime::read`] does.
 pub fn measure(read: impl FnMut() -> Option<(i64, HostTime, i64)>, times: usize) -> Option<Offset> {
     let readings = std::iter::repeat_with(read).take(times).flatten();
     let possible = readings.filter(|(_, host, _)| host.is_plausible());
     let best = Comparison::best(possible.filter_map(Comparison::new))?;
-    let nanos = best.offset().checked_neg()?;
-    Some(Offset { nanos, uncertainty: best.error(), at: best.at() })
+    Some(Offset { guest_minus_host: best.guest_minus_host(), uncertainty: best.error(), at: best.at() })
 }
 
-/// The clock's offset in words.
+/// The difference in words: `42.0 µs ahead of the host, to 9.0 µs`.
 pub fn offset_in_words(offset: &Offset) -> String {
-    let direction = if offset.nanos >= 0 { "behind" } else { "ahead of" };
-    let (distance, sure) = (show(offset.nanos.abs()), show(offset.uncertainty));
+    let direction = if offset.guest_minus_host.nanos() <= 0 { "behind" } else { "ahead of" };
+    let (distance, sure) = (show(offset.guest_minus_host.distance()), show(offset.uncertainty));
     format!("{} {direction} the host, to {}", &distance[1..], &sure[1..])
+}
+
+/// JSON's form of the difference: host − guest in nanoseconds.
+mod host_minus_guest {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use vmmci_protocol::GuestMinusHost;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(difference: &GuestMinusHost, to: S) -> Result<S::Ok, S::Error> {
+        difference.correction().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<GuestMinusHost, D::Error> {
+        i64::deserialize(from).map(|nanos| GuestMinusHost::from_nanos(nanos.saturating_neg()))
+    }
 }
 
 /// A length of time with its sign, for people: `+10800.000 s`, `-0.250 ms`.
@@ -68,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_surest_comparison_counts_and_a_guest_behind_is_positive() {
+    fn the_best_comparison_counts_and_a_guest_behind_is_negative() {
         let start = i64::from(NOW) * NANOS_PER_SEC;
         let offset = measured(&[
             (start, NOW + 9, start + 900_000),
@@ -76,7 +91,8 @@ mod tests {
             (start, NOW + 9, start + 90_000),
         ]);
         let nanos = 2 * NANOS_PER_SEC - 40_000;
-        assert_eq!(offset, Some(Offset { nanos, uncertainty: 41_000, at: start + 40_000 }));
+        let guest_minus_host = GuestMinusHost::from_nanos(-nanos);
+        assert_eq!(offset, Some(Offset { guest_minus_host, uncertainty: 41_000, at: start + 40_000 }));
     }
 
     #[test]
@@ -93,5 +109,14 @@ mod tests {
         assert_eq!(show(-250_000), "-250.0 µs");
         assert_eq!(show(1_500_000), "+1.500 ms");
         assert_eq!(show(0), "+0.0 µs");
+    }
+
+    #[test]
+    fn json_has_the_opposite_sign() {
+        let guest_minus_host = GuestMinusHost::from_nanos(-42);
+        let offset = Offset { guest_minus_host, uncertainty: 9, at: 7 };
+        let json = serde_json::to_string(&offset).unwrap();
+        assert_eq!(json, r#"{"nanos":42,"uncertainty":9,"at":7}"#);
+        assert_eq!(serde_json::from_str::<Offset>(&json).unwrap(), offset);
     }
 }

@@ -9,11 +9,11 @@ use std::{
 use miette::Diagnostic;
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
-use vmmci_protocol::{Features, Registers, register};
+use vmmci_protocol::{Features, Registers, ShutdownKind, register};
 use vmmci_sysfs::{Bar, FUNCTIONS, Function, offset_in_words};
 
 use crate::{
-    config::{Config, Going},
+    config::Config,
     hooks::{self, Moment},
     init::Init,
     status,
@@ -61,7 +61,8 @@ pub fn all(config: Option<&Path>) -> Vec<Check> {
     checks.daemon();
     checks.privileges();
     let init = Init::detect();
-    let way = init.ways(&config, Going::PowerOff).first().map_or_else(String::new, ToString::to_string);
+    let way =
+        init.ways(&config, ShutdownKind::PowerOff).first().map_or_else(String::new, ToString::to_string);
     checks.fine("init", format!("{}; powers off with: {way}", init.name()));
     checks.hooks(&config);
     checks.chrony(&config);

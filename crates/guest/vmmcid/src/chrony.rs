@@ -68,7 +68,7 @@ impl Feed {
 
 fn sample(offset: Offset) -> [u8; SIZE] {
     #[allow(clippy::cast_precision_loss)]
-    let seconds = offset.nanos as f64 / 1e9;
+    let seconds = offset.guest_minus_host.correction() as f64 / 1e9;
     let mut bytes = [0; SIZE];
     bytes[..8].copy_from_slice(&offset.at.div_euclid(1_000_000_000).to_ne_bytes());
     bytes[8..16].copy_from_slice(&(offset.at.rem_euclid(1_000_000_000) / 1000).to_ne_bytes());
@@ -79,9 +79,15 @@ fn sample(offset: Offset) -> [u8; SIZE] {
 
 #[cfg(test)]
 mod tests {
+    use vmmci_protocol::GuestMinusHost;
+
     use super::*;
 
-    const OFFSET: Offset = Offset { nanos: -1_500_000, uncertainty: 100, at: 1_795_348_512_000_250_999 };
+    const OFFSET: Offset = Offset {
+        guest_minus_host: GuestMinusHost::from_nanos(1_500_000),
+        uncertainty: 100,
+        at: 1_795_348_512_000_250_999,
+    };
 
     #[test]
     fn a_sample_is_as_chrony_reads_it() {

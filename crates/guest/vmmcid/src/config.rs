@@ -9,6 +9,7 @@ use std::{
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use vmmci_protocol::ShutdownKind;
 
 /// Where the configuration is if nobody says otherwise.
 pub const PATH: &str = "/etc/vmmcid.toml";
@@ -16,13 +17,11 @@ pub const PATH: &str = "/etc/vmmcid.toml";
 /// How many accesses to the device a second are too many: each makes the host stop the guest for a moment.
 const MOST_ACCESSES: f64 = 2.0;
 
-/// What is to be done when the host wants the guest to go down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Going {
-    /// Power off.
+/// Serde's view of [`ShutdownKind`]: `poweroff` or `reboot`.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ShutdownKind", rename_all = "lowercase")]
+pub(crate) enum ShutdownKindDef {
     PowerOff,
-    /// Reboot. Whether the VM comes back is the host's decision.
     Reboot,
 }
 
@@ -38,8 +37,9 @@ pub struct Config {
     /// The smallest difference by which the clock is set.
     #[serde(with = "duration")]
     pub smallest_step: Duration,
-    /// What is done on the host's REBOOT, which `vmctl stop` sends too.
-    pub on_reboot: Going,
+    /// Kind of shutdown when the host commands REBOOT, which `vmctl stop` sends too.
+    #[serde(with = "ShutdownKindDef")]
+    pub on_reboot: ShutdownKind,
     /// A program that powers off, tried before the init system's own way.
     pub poweroff_command: Vec<String>,
     /// A program that reboots, tried before the init system's own way.
@@ -82,7 +82,7 @@ impl Default for Config {
             poll_interval: Duration::from_millis(600),
             set_clock: true,
             smallest_step: Duration::from_millis(1),
-            on_reboot: Going::Reboot,
+            on_reboot: ShutdownKind::Reboot,
             poweroff_command: Vec::new(),
             reboot_command: Vec::new(),
             force_after: Duration::from_secs(90),
@@ -258,7 +258,7 @@ mod tests {
         let config =
             read("poll-interval = '1s'\non-reboot = 'poweroff'\n[chrony]\nsocket = '/run/c'\n").unwrap();
         assert_eq!(config.poll_interval, Duration::from_secs(1));
-        assert_eq!(config.on_reboot, Going::PowerOff);
+        assert_eq!(config.on_reboot, ShutdownKind::PowerOff);
         assert_eq!(config.chrony.as_ref().unwrap().interval, Duration::from_secs(16));
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);

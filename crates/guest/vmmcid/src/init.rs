@@ -3,11 +3,9 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
+use vmmci_protocol::ShutdownKind;
 
-use crate::{
-    config::{Config, Going},
-    process,
-};
+use crate::{config::Config, process};
 
 /// How long a program may take to hand the wish on.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -67,8 +65,8 @@ impl Init {
     }
 
     /// The ways to ask for it, the best first.
-    pub fn ways(&self, config: &Config, going: Going) -> Vec<Way> {
-        let off = going == Going::PowerOff;
+    pub fn ways(&self, config: &Config, kind: ShutdownKind) -> Vec<Way> {
+        let off = kind == ShutdownKind::PowerOff;
         let either = |yes: &'static str, no: &'static str| if off { yes } else { no };
         let run = |words: &[&str]| Way::Run(words.iter().map(|&word| word.to_owned()).collect());
         let own = if off { &config.poweroff_command } else { &config.reboot_command };
@@ -138,8 +136,8 @@ mod tests {
 
     use super::*;
 
-    fn ways(init: &Init, going: Going) -> Vec<String> {
-        init.ways(&Config::default(), going).iter().map(ToString::to_string).collect()
+    fn ways(init: &Init, kind: ShutdownKind) -> Vec<String> {
+        init.ways(&Config::default(), kind).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -162,21 +160,21 @@ mod tests {
 
     #[test]
     fn each_is_asked_in_its_own_words() {
-        assert_eq!(ways(&Init::Systemd, Going::PowerOff)[0], "systemctl -i --no-block poweroff");
-        assert_eq!(ways(&Init::Systemd, Going::Reboot)[2], "kill -39 1");
-        assert_eq!(ways(&Init::Busybox, Going::PowerOff), ["SIGUSR2 to process 1"]);
-        assert_eq!(Init::Busybox.ways(&Config::default(), Going::Reboot), [Way::Signal(Signal::TERM)]);
-        assert_eq!(ways(&Init::Openrc, Going::Reboot), ["openrc-shutdown --reboot now"]);
+        assert_eq!(ways(&Init::Systemd, ShutdownKind::PowerOff)[0], "systemctl -i --no-block poweroff");
+        assert_eq!(ways(&Init::Systemd, ShutdownKind::Reboot)[2], "kill -39 1");
+        assert_eq!(ways(&Init::Busybox, ShutdownKind::PowerOff), ["SIGUSR2 to process 1"]);
+        assert_eq!(Init::Busybox.ways(&Config::default(), ShutdownKind::Reboot), [Way::Signal(Signal::TERM)]);
+        assert_eq!(ways(&Init::Openrc, ShutdownKind::Reboot), ["openrc-shutdown --reboot now"]);
         let other = Init::Other("init".into());
-        assert_eq!(ways(&other, Going::PowerOff), ["shutdown -h -P now", "poweroff"]);
-        assert_eq!(ways(&other, Going::Reboot), ["shutdown -r now", "reboot"]);
+        assert_eq!(ways(&other, ShutdownKind::PowerOff), ["shutdown -h -P now", "poweroff"]);
+        assert_eq!(ways(&other, ShutdownKind::Reboot), ["shutdown -r now", "reboot"]);
     }
 
     #[test]
     fn what_the_configuration_names_comes_first() {
         let config = Config { reboot_command: vec!["/bin/go".into(), "now".into()], ..Config::default() };
-        assert_eq!(Init::Systemd.ways(&config, Going::Reboot)[0].to_string(), "/bin/go now");
-        assert_eq!(Init::Systemd.ways(&config, Going::PowerOff).len(), 3);
+        assert_eq!(Init::Systemd.ways(&config, ShutdownKind::Reboot)[0].to_string(), "/bin/go now");
+        assert_eq!(Init::Systemd.ways(&config, ShutdownKind::PowerOff).len(), 3);
     }
 
     #[test]

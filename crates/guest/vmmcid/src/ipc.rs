@@ -15,9 +15,13 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
+use vmmci_protocol::ShutdownKind;
 use vmmci_sysfs::Opened;
 
-use crate::{config::Config, log::Level, watch::Order};
+use crate::{
+    config::{Config, ShutdownKindDef},
+    log::Level,
+};
 
 /// The longest message: a configuration with long paths.
 const LONGEST: usize = 16 * 1024;
@@ -44,7 +48,7 @@ pub enum Report {
     /// It is still there.
     Alive,
     /// The host wants the guest to go down; it has its answer.
-    GoDown(Order),
+    GoDown(#[serde(with = "ShutdownKindDef")] ShutdownKind),
     /// The clock was set by so many nanoseconds.
     ClockSet(i64),
     /// The worker ends because a driver has come.
@@ -169,7 +173,7 @@ mod tests {
         let sent = [
             Report::Ready,
             Report::Say(Level::Notice, "a\nb".into()),
-            Report::GoDown(Order::Reboot),
+            Report::GoDown(ShutdownKind::Reboot),
             Report::ClockSet(-5),
         ];
         for each in &sent {

@@ -140,6 +140,8 @@ fn filter() -> seccompiler::Result<BpfProgram> {
 
 #[cfg(test)]
 mod tests {
+    use vmmci_protocol::GuestMinusHost;
+
     use std::{
         fs,
         net::TcpListener,
@@ -172,7 +174,8 @@ mod tests {
             assert!(TcpListener::bind("127.0.0.1:0").is_err());
             // What it is there for.
             crate::status::answer(&listener, crate::status::tests::status).unwrap();
-            let offset = vmmci_sysfs::Offset { nanos: 0, uncertainty: 0, at: 0 };
+            let offset =
+                vmmci_sysfs::Offset { guest_minus_host: GuestMinusHost::default(), uncertainty: 0, at: 0 };
             assert!(feed.send(std::time::Instant::now(), Some(offset)).unwrap().is_ok());
             let now = crate::clock::Clock::realtime(&crate::clock::System);
             assert!(now > 0);

@@ -8,13 +8,13 @@ use std::{
 };
 
 use rustix::system::{RebootCommand, reboot};
+use vmmci_protocol::ShutdownKind;
 
 use crate::{
-    config::{Config, Going},
+    config::Config,
     hooks::{self, Moment},
     init::Init,
     log::{Level, Log},
-    watch::Order,
 };
 
 /// How long file systems may take to be written back before the system goes down by force.
@@ -22,28 +22,28 @@ const SYNC: Duration = Duration::from_secs(5);
 /// How long the kernel gets to make them read-only.
 const READ_ONLY: Duration = Duration::from_secs(1);
 
-/// What the host's order comes to.
-pub fn going(order: Order, config: &Config) -> Going {
-    match order {
-        Order::Shutdown => Going::PowerOff,
-        Order::Reboot => config.on_reboot,
+/// Kind of shutdown that follows the host's `request`.
+pub fn kind_for(request: ShutdownKind, config: &Config) -> ShutdownKind {
+    match request {
+        ShutdownKind::PowerOff => ShutdownKind::PowerOff,
+        ShutdownKind::Reboot => config.on_reboot,
     }
 }
 
 /// Takes the system down. Returns only if even force has failed.
 ///
 /// `asked` is when the host's command was acknowledged: it ends the VM 120 s later.
-pub fn go_down(order: Order, asked: Instant, config: &Config, init: &Init, log: &Log) {
-    let going = going(order, config);
-    let word = match order {
-        Order::Shutdown => "shutdown",
-        Order::Reboot => "reboot",
+pub fn go_down(request: ShutdownKind, asked: Instant, config: &Config, init: &Init, log: &Log) {
+    let kind = kind_for(request, config);
+    let word = match request {
+        ShutdownKind::PowerOff => "shutdown",
+        ShutdownKind::Reboot => "reboot",
     };
     let environment = [("VMMCID_COMMAND", word.to_owned())];
     hooks::run(&config.hooks, Moment::BeforeStop, &environment, config.hook_timeout, init, log);
 
     let mut asked_init = false;
-    for way in init.ways(config, going) {
+    for way in init.ways(config, kind) {
         match way.go() {
             Ok(()) => {
                 log.say(Level::Notice, format!("{} was asked to go down: {way}", init.name()));
@@ -59,11 +59,11 @@ pub fn go_down(order: Order, asked: Instant, config: &Config, init: &Init, log: 
     } else {
         log.say(Level::Error, "nothing takes the system down in order: it is taken down by force");
     }
-    force(going, log);
+    force(kind, log);
 }
 
 /// Writes back what can be written back, and ends the system without asking anybody.
-fn force(going: Going, log: &Log) {
+fn force(kind: ShutdownKind, log: &Log) {
     let (done, synced) = mpsc::channel();
     // A file system that hangs must not keep the others from being ended.
     thread::spawn(move || {
@@ -77,9 +77,9 @@ fn force(going: Going, log: &Log) {
     if fs::write("/proc/sysrq-trigger", "u").is_ok() {
         thread::sleep(READ_ONLY);
     }
-    let command = match going {
-        Going::PowerOff => RebootCommand::PowerOff,
-        Going::Reboot => RebootCommand::Restart,
+    let command = match kind {
+        ShutdownKind::PowerOff => RebootCommand::PowerOff,
+        ShutdownKind::Reboot => RebootCommand::Restart,
     };
     if let Err(error) = reboot(command) {
         log.say(Level::Error, format!("the system cannot be taken down: reboot(2): {error}"));
@@ -93,9 +93,9 @@ mod tests {
     #[test]
     fn shutdown_powers_off_and_reboot_is_configured() {
         let config = Config::default();
-        assert_eq!(going(Order::Shutdown, &config), Going::PowerOff);
-        assert_eq!(going(Order::Reboot, &config), Going::Reboot);
-        let config = Config { on_reboot: Going::PowerOff, ..config };
-        assert_eq!(going(Order::Reboot, &config), Going::PowerOff);
+        assert_eq!(kind_for(ShutdownKind::PowerOff, &config), ShutdownKind::PowerOff);
+        assert_eq!(kind_for(ShutdownKind::Reboot, &config), ShutdownKind::Reboot);
+        let config = Config { on_reboot: ShutdownKind::PowerOff, ..config };
+        assert_eq!(kind_for(ShutdownKind::Reboot, &config), ShutdownKind::PowerOff);
     }
 }

@@ -119,6 +119,8 @@ impl Status {
 pub(crate) mod tests {
     use std::thread;
 
+    use vmmci_protocol::GuestMinusHost;
+
     use super::*;
 
     pub(crate) fn status() -> Status {
@@ -130,7 +132,11 @@ pub(crate) mod tests {
             poll_interval: 0.6,
             counts: Counts { polls: 20, clock_syncs: 1, ..Counts::default() },
             last_step: Some(Step { nanos: 10_800_000_000_000, at: 1_795_348_512_000_000_000 }),
-            offset: Some(Offset { nanos: -42_000, uncertainty: 9_000, at: 1_795_348_512_000_000_000 }),
+            offset: Some(Offset {
+                guest_minus_host: GuestMinusHost::from_nanos(42_000),
+                uncertainty: 9_000,
+                at: 1_795_348_512_000_000_000,
+            }),
             chrony_samples: None,
             not_confined: vec!["the kernel has no Landlock".into()],
         }

@@ -343,13 +343,13 @@ impl Supervisor<'_> {
                 self.log.say(Level::Info, "the host has been told that somebody obeys");
             }
             Report::Alive => drop(sd_notify::notify(&[NotifyState::Watchdog])),
-            Report::GoDown(order) => {
+            Report::GoDown(request) => {
                 // One is enough; the host may change its mind from reboot to shutdown, but it is on the way.
                 if !std::mem::replace(&mut self.going_down, true) {
                     let (config, init, log) = (self.config.clone(), self.init.clone(), Arc::clone(&self.log));
                     let asked = Instant::now();
                     let _ = sd_notify::notify(&[NotifyState::Status("taking the system down")]);
-                    thread::spawn(move || shutdown::go_down(order, asked, &config, &init, &log));
+                    thread::spawn(move || shutdown::go_down(request, asked, &config, &init, &log));
                 }
             }
             Report::ClockSet(nanos) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vmmci_protocol::{Action, Driver, Features, ProbeError, Registers};
+use vmmci_protocol::{Action, Driver, Features, ProbeError, Registers, ShutdownKind};
 use vmmci_sysfs::{Offset, measure, show};
 
 use crate::{
@@ -20,23 +20,13 @@ const ATTEMPTS: usize = 3;
 /// For so long a comparison is told again instead of made again, however often somebody asks: each costs accesses.
 const OFFSET_AGE: Duration = Duration::from_secs(30);
 
-/// The host's command to go down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Order {
-    /// SHUTDOWN.
-    Shutdown,
-    /// REBOOT.
-    Reboot,
-}
-
 /// Something that others have to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// For the log.
     Say(Level, String),
     /// The host wants the guest to go down, and has its answer.
-    GoDown(Order),
+    GoDown(ShutdownKind),
     /// The clock was set by so many nanoseconds, because the host wanted it.
     ClockSet(i64),
 }
@@ -138,14 +128,14 @@ impl<R: Registers, C: Clock> Watch<R, C> {
                 let text = || "the host wants the guest to power off (SHUTDOWN): acknowledged".to_owned();
                 let said = self.said.shutdown.say(now, text);
                 events.extend(said.map(|text| Event::Say(Level::Notice, text)));
-                events.push(Event::GoDown(Order::Shutdown));
+                events.push(Event::GoDown(ShutdownKind::PowerOff));
             }
             Action::Reboot => {
                 self.counts.reboots += 1;
                 let text = || "the host wants the guest to stop or reboot (REBOOT): acknowledged".to_owned();
                 let said = self.said.reboot.say(now, text);
                 events.extend(said.map(|text| Event::Say(Level::Notice, text)));
-                events.push(Event::GoDown(Order::Reboot));
+                events.push(Event::GoDown(ShutdownKind::Reboot));
             }
             Action::SetClock => {
                 self.counts.clock_syncs += 1;
@@ -166,19 +156,24 @@ impl<R: Registers, C: Clock> Watch<R, C> {
             return;
         };
         self.offset = Some((now, first));
-        if first.nanos.abs() <= self.smallest_step.max(first.uncertainty) || !self.set_clock {
+        if first.guest_minus_host.distance() <= self.smallest_step.max(first.uncertainty) || !self.set_clock {
             let why = if self.set_clock { "left alone" } else { "set-clock is off" };
-            let text =
-                || format!("the host's clock has jumped; ours is off by {}: {why}", show(-first.nanos));
+            let text = || {
+                format!(
+                    "the host's clock has jumped; ours is off by {}: {why}",
+                    show(first.guest_minus_host.nanos())
+                )
+            };
             events.extend(self.said.clock.say(now, text).map(|text| Event::Say(Level::Notice, text)));
             return;
         }
+        let forward = first.guest_minus_host.correction();
         let mut left = first;
         for _ in 0..ATTEMPTS {
-            match clock::step(&self.clock, left.nanos) {
-                Ok(at) => self.step = Some(Step { nanos: first.nanos, at }),
+            match clock::step(&self.clock, left.guest_minus_host.correction()) {
+                Ok(at) => self.step = Some(Step { nanos: forward, at }),
                 Err(error) => {
-                    let text = || format!("the clock cannot be set by {}: {error}", show(first.nanos));
+                    let text = || format!("the clock cannot be set by {}: {error}", show(forward));
                     let said = self.said.failure.say(now, text);
                     events.extend(said.map(|text| Event::Say(Level::Error, text)));
                     return;
@@ -188,17 +183,17 @@ impl<R: Registers, C: Clock> Watch<R, C> {
                 Some(offset) => left = offset,
                 None => break,
             }
-            if left.nanos.abs() <= self.smallest_step.max(left.uncertainty) {
+            if left.guest_minus_host.distance() <= self.smallest_step.max(left.uncertainty) {
                 break;
             }
         }
         self.offset = Some((now, left));
         let text = || {
-            let sure = left.nanos.abs() + left.uncertainty;
-            format!("the clock was set by {}; it is the host's to {}", show(first.nanos), &show(sure)[1..])
+            let sure = left.guest_minus_host.distance() + left.uncertainty;
+            format!("the clock was set by {}; it is the host's to {}", show(forward), &show(sure)[1..])
         };
         events.extend(self.said.clock.say(now, text).map(|text| Event::Say(Level::Notice, text)));
-        events.push(Event::ClockSet(first.nanos));
+        events.push(Event::ClockSet(forward));
     }
 
     fn compare(&self, times: usize) -> Option<Offset> {
@@ -350,7 +345,7 @@ mod tests {
 
     #[test]
     fn orders_are_acknowledged_as_read_and_passed_on_once() {
-        for (command, order) in [(1, Order::Shutdown), (2, Order::Reboot)] {
+        for (command, order) in [(1, ShutdownKind::PowerOff), (2, ShutdownKind::Reboot)] {
             let world = World::new(0);
             let mut watch = world.watch();
             world.command.set(command);
@@ -421,7 +416,7 @@ mod tests {
         assert_eq!(watch.offset(), None);
         world.broken.set(None);
         world.command.set(2);
-        assert_eq!(watch.poll().last(), Some(&Event::GoDown(Order::Reboot)), "it carries on");
+        assert_eq!(watch.poll().last(), Some(&Event::GoDown(ShutdownKind::Reboot)), "it carries on");
         assert!(world.answers.borrow().iter().all(|answer| *answer == 2));
     }
 
@@ -431,7 +426,10 @@ mod tests {
         let mut watch = world.watch();
         world.accesses.set(0);
         let offset = watch.offset().unwrap();
-        assert!((offset.nanos - 70_000_000).abs() <= offset.uncertainty, "{offset:?}");
+        assert!(
+            (offset.guest_minus_host.correction() - 70_000_000).abs() <= offset.uncertainty,
+            "{offset:?}"
+        );
         for _ in 0..100 {
             assert_eq!(watch.offset(), Some(offset));
         }

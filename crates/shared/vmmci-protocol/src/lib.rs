@@ -27,11 +27,15 @@
 mod clock;
 mod driver;
 pub mod follow;
+mod offset;
 pub mod register;
+mod shutdown;
 pub mod step;
 
 pub use clock::{Comparison, HostTime};
 pub use driver::{power_off, reset, take_interrupt, Action, Driver, ProbeError, Registers};
+pub use offset::GuestMinusHost;
+pub use shutdown::ShutdownKind;
 
 /// PCI vendor ID of the device: OpenBSD.
 pub const VENDOR_ID: u16 = 0x0b5d;
