@@ -79,7 +79,7 @@ fn with_our_kernel_all_is_well_on_every_host() {
         for (report, status) in [&root, &nobody] {
             assert_eq!(report["host"]["vmd"], serde_json::json!([host]), "{report:#}");
             assert_eq!(*status, 0, "{host}: {report:#}");
-            saying(report, "control device", "the kernel's driver obeys the host");
+            saying(report, "control device", "the kernel's driver handles the host's commands");
             saying(report, "clock", "clocksource tsc");
             assert_eq!(saying(report, "virtio", "disk")["severity"], "ok");
             let configuration = topic(report, "kernel configuration").next().unwrap();
@@ -136,7 +136,7 @@ fn a_stock_kernels_troubles_are_found() {
         assert_eq!(report["host"]["vmd"], serde_json::json!(["7.8"]), "{report:#}");
         assert_eq!(*status, 2, "{report:#}");
         for (of, what) in [
-            ("control device", "nobody obeys the host"),
+            ("control device", "no driver for vmmci"),
             ("tick", "clock event device pit"),
             ("reboot and power-off", "a reboot hangs"),
         ] {

@@ -10,25 +10,25 @@ use miette::IntoDiagnostic;
 
 use crate::{Guest, Measured, Severity, System, examine};
 
-/// How wide the report is where nobody tells, and at most: longer lines are hard to read.
+/// Width of the report in columns without a terminal, and its upper limit.
 const WIDTH: usize = 100;
 
-/// What can be asked for.
+/// The arguments.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Leave out what has to be measured
+    /// Skip measurements
     #[arg(long)]
     quick: bool,
-    /// How long to measure, in seconds: the longer, the surer is the clock's rate
+    /// Seconds to measure: longer gives a smaller error of the clock's rate
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(3..=3600), conflicts_with = "quick")]
     seconds: u64,
-    /// The running kernel's configuration [default: /proc/config.gz, or /boot/config- with the kernel's release]
+    /// Configuration file of the running kernel [default: /proc/config.gz, or /boot/config- with the kernel's release]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Leave findings out that are less than this
+    /// Lowest severity to show
     #[arg(long, value_enum, default_value = "ok")]
     min: Severity,
 }
@@ -51,7 +51,7 @@ impl Args {
         } else {
             report.in_words(self.min, width())
         };
-        // This takes the colours out unless they go to a terminal.
+        // Strips colours unless the output is a terminal.
         support::write(&mut anstream::stdout(), text.as_bytes())?;
         Ok(ExitCode::from(report.exit_status()))
     }
@@ -59,6 +59,6 @@ impl Args {
 
 fn width() -> usize {
     let columns = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
-    // A serial line knows no width.
+    // A serial line has no width.
     if columns == 0 { WIDTH } else { columns.min(WIDTH) }
 }

@@ -13,7 +13,7 @@ pub(crate) struct Fixture {
     pub(crate) cpuid: BTreeMap<u32, Registers>,
 }
 
-/// A system that shows nothing.
+/// An empty system.
 pub(crate) fn empty() -> Fixture {
     Fixture { dir: Rc::new(tempfile::tempdir().unwrap()), cpuid: BTreeMap::new() }
 }

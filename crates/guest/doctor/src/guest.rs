@@ -1,4 +1,4 @@
-//! The guest that is examined.
+//! The guest under examination.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::{Host, Log, Measured, System};
 /// The running kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
-    /// As `uname -r` tells it.
+    /// The release, as in `uname -r`.
     pub release: String,
     /// The words of its command line.
     pub words: Vec<String>,
@@ -43,7 +43,7 @@ impl Kernel {
     }
 }
 
-/// A guest, and what it shows of itself.
+/// A guest and everything read from it.
 pub struct Guest {
     /// Its files and processor.
     pub system: System,
@@ -55,12 +55,12 @@ pub struct Guest {
     pub config: Result<(PathBuf, DotConfig), String>,
     /// The kernel's messages.
     pub log: Log,
-    /// What was measured.
+    /// Measurements, unless skipped.
     pub measured: Option<Measured>,
 }
 
 impl Guest {
-    /// Looks at a system. The kernel's configuration is in `config`, or where it usually is.
+    /// Reads a system. The kernel's configuration is in `config`, or where it usually is.
     pub fn look(system: System, config: Option<&Path>) -> Self {
         let host = Host::recognise(&system);
         let release = system.text("proc/sys/kernel/osrelease").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Which vmd the guest runs on.
+//! Detection of the host: which generation of vmd the guest runs on.
 //!
 //! | | up to 7.7 | 7.8 | 7.9 | 8.0 |
 //! |---|---|---|---|---|
@@ -24,7 +24,7 @@ const VIRTIO_BLK_F_FLUSH: usize = 9;
 /// CPUID leaf 1, EDX.
 const APIC: u32 = 1 << 9;
 
-/// A function that the guest finds on its PCI bus.
+/// A function of the guest's PCI bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PciFunction {
     /// As `0000:00:03.0`.
@@ -37,7 +37,7 @@ pub(crate) struct PciFunction {
     pub(crate) subsystem: u16,
     /// Revision ID.
     pub(crate) revision: u8,
-    /// The driver that has it.
+    /// The bound driver.
     pub(crate) driver: Option<String>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct VirtioFunction {
 }
 
 impl PciFunction {
-    /// All that there are.
+    /// Returns all functions.
     pub(crate) fn all(system: &System) -> Vec<Self> {
         let directory = "sys/bus/pci/devices";
         let function = |address: String| {
@@ -87,13 +87,13 @@ impl PciFunction {
 /// The host as the guest sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Host {
-    /// The generations of vmd that it can be: one if all is clear, none if it is not vmd.
+    /// The possible generations of vmd: one if known for sure, none if the host is not vmd.
     pub vmd: Vec<Generation>,
-    /// What this was seen from.
+    /// Evidence.
     pub evidence: Vec<String>,
-    /// What the hypervisor says it is; none on a machine of its own.
+    /// The hypervisor's CPUID signature; none on bare metal.
     pub hypervisor: Option<String>,
-    /// Whether the TSC ticks at one rate, always.
+    /// Whether the TSC is invariant.
     pub invariant_tsc: bool,
     /// Whether the processor is AMD's.
     pub amd: bool,
@@ -107,17 +107,17 @@ fn signature(system: &System, leaf: u32, order: [usize; 3]) -> String {
 }
 
 impl Host {
-    /// Whether it is vmd at all.
+    /// Whether the host is vmd.
     pub fn is_vmd(&self) -> bool {
         !self.vmd.is_empty()
     }
 
-    /// Whether it is a vmd up to this one.
+    /// Whether every possible generation is at most this one.
     pub fn at_most(&self, generation: Generation) -> bool {
         self.vmd.last().is_some_and(|newest| *newest <= generation)
     }
 
-    /// Whether it is surely this one or a later one.
+    /// Whether every possible generation is at least this one.
     pub fn at_least(&self, generation: Generation) -> bool {
         self.vmd.first().is_some_and(|oldest| *oldest >= generation)
     }
@@ -127,7 +127,7 @@ impl Host {
         self.at_least(Generation::V8_0)
     }
 
-    /// Finds out.
+    /// Detects the host.
     pub fn recognise(system: &System) -> Self {
         let hypervisor_bit = system.cpuid(1)[2] >> 31 == 1;
         let name = if hypervisor_bit { signature(system, 0x4000_0000, [1, 2, 3]) } else { String::new() };
@@ -162,7 +162,7 @@ impl Host {
         host
     }
 
-    /// What tells the generations of vmd from each other.
+    /// Narrows the possible generations down.
     fn generation(&mut self, system: &System, functions: &[PciFunction]) {
         let kvm = signature(system, 0x4000_0100, [1, 2, 3]) == "KVMKVMKVM";
         let apic = system.cpuid(1)[3] & APIC != 0;

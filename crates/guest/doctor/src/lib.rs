@@ -1,8 +1,8 @@
 //! Examines a Linux guest of OpenBSD's vmd(8) from inside.
 //!
 //! [`Guest::look`] reads what the guest shows of itself ([`System`]), finds out which vmd it runs on ([`Host`]), and, unless
-//! told not to, measures for some seconds ([`Measured`]). [`examine`] makes findings of all that, one room of [`checks`]
-//! for each topic. Nothing is changed, in the guest or in the device.
+//! told not to, measures for some seconds ([`Measured`]). [`examine`] turns these into findings, one module of [`checks`]
+//! per topic. It changes nothing in the guest or the device.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -25,7 +25,7 @@ pub use measure::{HostClock, Interrupts, Measured, Rate, Sleep};
 pub use report::{Finding, Report, Severity};
 pub use system::{Registers, System};
 
-/// Looks at everything. `None` if this is no guest of vmd's.
+/// Examines a guest. `None` if the host is not vmd.
 pub fn examine(guest: &Guest) -> Report {
     let mut findings = vec![checks::host::check(guest)];
     if guest.host.is_vmd() {

@@ -1,4 +1,4 @@
-//! What the kernel and vmmcid have said since boot, as far as this user may read it.
+//! Log messages of the kernel and vmmcid since boot, as far as this user may read them.
 
 use crate::System;
 
@@ -14,7 +14,7 @@ pub struct Line {
 /// The messages.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Log {
-    /// Where they are from; none if none could be read.
+    /// Their source; none if no log is readable.
     pub sources: Vec<String>,
     /// The messages, as old as the logs that they are from.
     pub lines: Vec<Line>,
@@ -24,7 +24,7 @@ pub struct Log {
 const FILES: [&str; 4] = ["var/log/messages", "var/log/syslog", "var/log/kern.log", "var/log/daemon.log"];
 
 impl Log {
-    /// Reads what can be read: the kernel's own buffer, the journal, and where neither is there, syslog's files.
+    /// Reads the kernel's buffer and the journal, or syslog's files where neither is readable.
     pub fn read(system: &System) -> Self {
         let mut log = Self::default();
         if let Ok(records) = system.kernel_messages() {

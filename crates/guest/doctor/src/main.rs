@@ -7,7 +7,7 @@ use clap::Parser;
 /// Examine this guest of OpenBSD's vmd(8): what is wrong with it, and what to do about that.
 ///
 /// The exit status is 0 if nothing worse than a note was found, 2 after warnings, 3 if something is fatal, and 1 if this is
-/// no guest of vmd's or could not be examined. Root sees more than others.
+/// not a guest of vmd or could not be examined. Root sees more than other users.
 #[derive(Parser)]
 #[command(name = "vmmlinux-doctor", version)]
 struct Cli {

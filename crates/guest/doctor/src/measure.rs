@@ -1,4 +1,4 @@
-//! What takes time: the clock against the host's, sleeps, interrupts at rest.
+//! Measurements: the clock against the host's, sleeps, interrupts at rest.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use vmmcid::status;
 
 use crate::System;
 
-/// A reading of the control device's time takes tens of microseconds; the best of so many counts.
+/// Readings of the control device's time per comparison; the shortest counts. Each takes tens of microseconds.
 const COMPARISONS: usize = 20;
 /// The driver does that by itself; so many of its results are looked at.
 const READINGS: usize = 7;
@@ -21,14 +21,14 @@ const READINGS: usize = 7;
 /// A clock that is wrong by less than this does not show in what is measured in tenths of milliseconds.
 const WRONG: f64 = 0.001;
 
-/// A way to the host's clock.
+/// A source of the host's time.
 #[derive(Debug)]
 pub enum HostClock {
     /// The device's registers, which root may read.
     Registers(Bar),
-    /// The kernel's driver: the directory of its files, which everybody may read.
+    /// The kernel's driver: the directory of its files.
     Driver(String),
-    /// vmmcid, which everybody may ask.
+    /// vmmcid's status socket.
     Daemon,
 }
 
@@ -39,18 +39,18 @@ pub struct Reading {
     pub at: i64,
     /// Guest − host in nanoseconds.
     pub offset: i64,
-    /// How wrong that can be at most, either way, in nanoseconds.
+    /// Error bound in nanoseconds, either way.
     pub error: i64,
 }
 
 /// How fast the guest's CLOCK_MONOTONIC_RAW runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
-    /// Against the host's clock: positive if it is fast.
+    /// ppm against the host's clock; positive: fast.
     pub ppm: f64,
-    /// How wrong that can be at most, either way.
+    /// Error bound, either way.
     pub error: f64,
-    /// Over how many seconds of the host's.
+    /// Length of the measurement in seconds of the host.
     pub seconds: f64,
 }
 
@@ -124,7 +124,7 @@ impl Measured {
 }
 
 impl HostClock {
-    /// The best way there is.
+    /// Returns the most exact source that is available.
     pub fn find(system: &System) -> Option<Self> {
         let function = Function::find(&system.path(vmmci_sysfs::FUNCTIONS.trim_start_matches('/'))).ok()?;
         if let Ok(opened) = function.peek() {
@@ -140,7 +140,7 @@ impl HostClock {
         matches!(status::ask(&socket(system)), Ok(Some(_))).then_some(Self::Daemon)
     }
 
-    /// How it is called.
+    /// Name for messages.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Registers(_) => "the control device's registers",
@@ -167,12 +167,12 @@ impl HostClock {
         }
     }
 
-    /// The same for CLOCK_MONOTONIC_RAW, which nobody sets or corrects.
+    /// Compares CLOCK_MONOTONIC_RAW, which is neither set nor corrected, with the host's time.
     fn raw_reading(&self, system: &System) -> Option<Reading> {
         if let Self::Registers(bar) = self {
             let read = || HostTime::read(bar, || nanos(ClockId::MonotonicRaw)).and_then(Comparison::new);
             let best = Comparison::best(std::iter::repeat_with(read).take(COMPARISONS).flatten())?;
-            // A clock that counts ticks stands still between them, and looks sure of itself.
+            // A clock that counts ticks stands still between them, so its error bound would be too small.
             let step = clock_getres(ClockId::Monotonic).tv_nsec;
             return Some(Reading { at: best.at(), offset: best.offset(), error: best.error() + step });
         }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{Guest, Host};
 
-/// How bad a finding is, worst last.
+/// Severity of a finding, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -17,7 +17,7 @@ pub enum Severity {
     Note,
     /// Something does not work, or works badly.
     Warning,
-    /// The guest is going to die of it, or cannot be used.
+    /// The guest dies of it or is unusable.
     Fatal,
 }
 
@@ -43,7 +43,7 @@ impl Severity {
     }
 }
 
-/// Something that was looked at.
+/// A finding.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
     /// The topic that it belongs to.
@@ -129,7 +129,7 @@ impl Report {
     }
 
     /// 0 if nothing is worse than a note, 2 after warnings, 3 if something is fatal, as `vmmlinux config audit` has it; 1 if
-    /// this is no guest of vmd's, and so was not examined.
+    /// the host is not vmd and the guest was not examined.
     pub fn exit_status(&self) -> u8 {
         match self.worst {
             _ if !self.host.is_vmd() => 1,
@@ -139,7 +139,7 @@ impl Report {
         }
     }
 
-    /// For people, `width` columns wide, with colours, which the output takes out where they do not belong.
+    /// Returns the report as text, `width` columns wide, with colours that the output stream strips where unsupported.
     pub fn in_words(&self, min: Severity, width: usize) -> String {
         let mut text = format!("Linux {}, {}\n", self.kernel, self.host);
         let bold = Style::new().bold();

@@ -1,4 +1,4 @@
-//! What a guest shows of itself: its files, and its processor.
+//! Access to a guest's files and CPUID; tests replace both.
 
 use std::{
     fs::{self, File},
@@ -25,7 +25,7 @@ pub struct System {
 }
 
 impl System {
-    /// The one that runs this program.
+    /// Returns the running system.
     pub fn here() -> Self {
         let cpuid = |leaf| {
             let result = raw_cpuid::native_cpuid::cpuid_count(leaf, 0);
@@ -35,17 +35,17 @@ impl System {
         Self { root: "/".into(), cpuid: Box::new(cpuid), journal, root_user }
     }
 
-    /// One whose files are below `root`, with a processor that says so, seen by somebody who is not root.
+    /// Returns a system with files below `root` and the given CPUID, as seen without root's privileges.
     pub fn at(root: &Path, cpuid: impl Fn(u32) -> Registers + 'static) -> Self {
         Self { root: root.to_owned(), cpuid: Box::new(cpuid), journal: || None, root_user: false }
     }
 
-    /// Whether root is looking.
+    /// Whether this process has root's privileges.
     pub fn is_root(&self) -> bool {
         self.root_user
     }
 
-    /// What CPUID says to a leaf.
+    /// Returns a CPUID leaf.
     pub fn cpuid(&self, leaf: u32) -> Registers {
         (self.cpuid)(leaf)
     }

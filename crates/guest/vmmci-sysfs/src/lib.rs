@@ -136,7 +136,7 @@ impl Function {
         self.open_bar(true)
     }
 
-    /// Opens it to read from it only, whoever drives it, and without changing anything.
+    /// Opens the device read-only, also beside a driver; changes nothing.
     pub fn peek(&self) -> Result<Opened, Error> {
         self.open_bar(false)
     }

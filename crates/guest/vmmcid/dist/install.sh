@@ -74,7 +74,7 @@ if [ "$init" = systemd ]; then
 elif [ "$init" = openrc ]; then
 	put 755 openrc/vmmcid /etc/init.d
 	put 755 openrc/vmmcid-poweroff /etc/init.d
-	# In Debian's OpenRC the runlevel boot is empty, and nobody goes there.
+	# In Debian's OpenRC the runlevel boot is empty, and never entered.
 	if [ -n "$(ls "$to/etc/runlevels/boot" 2>/dev/null)" ]; then level=boot; else level=default; fi
 	echo "now: rc-update add vmmcid $level; rc-update add vmmcid-poweroff shutdown; rc-service vmmcid start"
 else

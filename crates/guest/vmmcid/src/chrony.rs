@@ -18,7 +18,7 @@ use crate::config;
 const MAGIC: i32 = 0x534f_434b;
 const SIZE: usize = 40;
 
-/// Samples on their way to chronyd.
+/// The sender of samples to chronyd.
 #[derive(Debug)]
 pub struct Feed {
     socket: UnixDatagram,
@@ -49,7 +49,7 @@ impl Feed {
         self.sent
     }
 
-    /// Sends a sample. Says so if chronyd has begun or ceased to take them.
+    /// Sends a sample. Returns a message if chronyd has started or stopped taking them.
     pub fn send(&mut self, now: Instant, offset: Option<Offset>) -> Option<Result<String, String>> {
         self.next = now + self.interval;
         // The path is looked up each time: chronyd makes the socket anew when it starts.

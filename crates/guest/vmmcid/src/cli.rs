@@ -19,7 +19,7 @@ use crate::{
     status, supervisor, worker,
 };
 
-/// Obeys the host and keeps its time, in a Linux guest of OpenBSD's vmd(8) whose kernel has no driver for vmmci.
+/// Handle the host's commands and keep its time in a Linux guest of OpenBSD's vmd(8) whose kernel has no driver for vmmci.
 #[derive(Debug, Parser)]
 #[command(name = "vmmcid", version, propagate_version = true)]
 pub struct Cli {
@@ -31,30 +31,30 @@ pub struct Cli {
 enum Command {
     /// Run the daemon, in the foreground
     Run(Run),
-    /// Say how things are with the daemon
+    /// Show the daemon's status
     Status {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Say how far the guest's clock is from the host's
+    /// Show the offset of the guest's clock from the host's
     Offset {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Say whether everything is there that the daemon needs, and change nothing
+    /// Check the daemon's requirements without changing anything
     Test {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
         /// The configuration
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Succeed if there is a device that no kernel driver has: for service managers
+    /// Exit with 0 if the device exists and no kernel driver has it (for service managers)
     Needed,
-    /// Tell the host that the guest is powering off: for the very end of a shutdown
+    /// Announce a power-off to the host (for the very end of a shutdown)
     PoweringOff,
     /// Print shell completions
     #[command(hide = true)]
@@ -68,34 +68,34 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Run {
-    /// The configuration (default: /etc/vmmcid.toml if it is there)
+    /// Configuration file [default: /etc/vmmcid.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where messages go
+    /// Destination of messages
     #[arg(long, value_enum, default_value_t)]
     log: To,
-    /// How often the host is asked what it wants: 500ms to 1500ms
+    /// Poll interval of the command register: 500ms to 1500ms
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     poll_interval: Option<Duration>,
-    /// When the system is taken down by force after the host's command: 10s to 100s
+    /// Time from the host's command to a forced shutdown: 10s to 100s
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     force_after: Option<Duration>,
-    /// Leave the clock alone
+    /// Do not set the clock
     #[arg(long)]
     no_set_clock: bool,
-    /// The directory with before-stop.d and after-resume.d
+    /// Directory with before-stop.d and after-resume.d
     #[arg(long, value_name = "DIR")]
     hooks: Option<PathBuf>,
-    /// Give chrony the host's time through this socket
+    /// Send chrony the host's time through this socket
     #[arg(long, value_name = "SOCKET")]
     chrony: Option<PathBuf>,
-    /// How often chrony gets a sample
+    /// Interval between samples for chrony
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "chrony")]
     chrony_interval: Option<Duration>,
 }
 
 impl Run {
-    /// The configuration file with what the command line has on top.
+    /// Returns the configuration file's settings, overridden by the command line's.
     fn read(&self) -> Result<Config, config::Error> {
         let mut config = Config::read(self.config.as_deref())?;
         config.poll_interval = self.poll_interval.unwrap_or(config.poll_interval);
@@ -114,7 +114,7 @@ impl Run {
 }
 
 impl Cli {
-    /// Does what was asked for. The exit status is 0 if it is done, 1 if it failed, 2 if the command line or the
+    /// Runs the command. The exit status is 0 after success, 1 after a failure, 2 if the command line or the
     /// configuration is wrong, and 3 if there is no device for the daemon.
     pub fn run(self) -> ExitCode {
         let result = match self.command {
@@ -175,15 +175,12 @@ fn offset(json: bool) -> miette::Result<ExitCode> {
     let measured = if let Some(status) = ask()? {
         status.offset
     } else {
-        // Without the daemon root can look; nothing is written to the device.
+        // Without the daemon, root reads the registers; nothing is written to the device.
         let bar = Bar::new(Function::find(Path::new(FUNCTIONS))?.peek()?.bar);
         bar.offset(3)
     };
     let offset = measured.ok_or_else(|| {
-        miette!(
-            help = "vmd(8) has done so since OpenBSD 6.3",
-            "the host does not tell the time, or one that cannot be"
-        )
+        miette!(help = "vmd(8) has done so since OpenBSD 6.3", "the host's time is missing or implausible")
     })?;
     if json {
         // On one line, for scripts.
@@ -207,10 +204,10 @@ fn test(json: bool, config: Option<&Path>) -> miette::Result<ExitCode> {
 fn needed() -> ExitCode {
     let why = match Function::find(Path::new(FUNCTIONS)).map(|function| function.driver()) {
         Ok(None) => return ExitCode::SUCCESS,
-        Ok(Some(driver)) => format!("the kernel's driver {driver} obeys the host"),
-        Err(_) => "this is no guest of OpenBSD's vmd(8)".to_owned(),
+        Ok(Some(driver)) => format!("the kernel's driver {driver} has the device"),
+        Err(_) => "this is not a guest of OpenBSD's vmd(8)".to_owned(),
     };
-    // Service managers want the status, whatever becomes of the words.
+    // Service managers need the status even if printing fails.
     let _ = support::print(&format!("{why}: vmmcid is not needed\n"));
     ExitCode::FAILURE
 }
@@ -218,7 +215,7 @@ fn needed() -> ExitCode {
 fn powering_off() -> miette::Result<ExitCode> {
     let device = Function::find(Path::new(FUNCTIONS))?.open()?;
     let bar = Bar::new(device.bar);
-    // With a stop pending the host knows.
+    // While a stop is pending the host expects the power-off.
     vmmci_protocol::power_off(&bar);
     match bar.failure() {
         None => Ok(ExitCode::SUCCESS),

@@ -12,7 +12,7 @@ pub trait Clock {
     fn realtime(&self) -> i64;
     /// Sets that clock.
     fn set_realtime(&self, nanos: i64) -> io::Result<()>;
-    /// A clock that nobody sets.
+    /// A monotonic clock in nanoseconds.
     fn monotonic(&self) -> Duration;
 }
 
@@ -37,7 +37,7 @@ impl Clock for System {
     }
 }
 
-/// Sets the guest's clock forward by `nanos`, or back. Returns when that was: what the clock then said.
+/// Steps the guest's clock by `nanos` (positive: forward). Returns the time after the step.
 pub fn step(clock: &impl Clock, nanos: i64) -> io::Result<i64> {
     let now = clock.realtime().saturating_add(nanos);
     clock.set_realtime(now)?;

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vmmci_protocol::ShutdownKind;
 
-/// Where the configuration is if nobody says otherwise.
+/// Default path of the configuration.
 pub const PATH: &str = "/etc/vmmcid.toml";
 
-/// How many accesses to the device a second are too many: each makes the host stop the guest for a moment.
+/// Upper limit of port accesses per second: each is an exit.
 const MOST_ACCESSES: f64 = 2.0;
 
 /// Serde's view of [`ShutdownKind`]: `poweroff` or `reboot`.
@@ -29,12 +29,12 @@ pub(crate) enum ShutdownKindDef {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
-    /// How often the host is asked what it wants.
+    /// Poll interval of the command register.
     #[serde(with = "duration")]
     pub poll_interval: Duration,
-    /// Whether the clock is set when the host wants it.
+    /// Whether SYNCRTC sets the clock.
     pub set_clock: bool,
-    /// The smallest difference by which the clock is set.
+    /// Smallest offset that is corrected.
     #[serde(with = "duration")]
     pub smallest_step: Duration,
     /// Kind of shutdown when the host commands REBOOT, which `vmctl stop` sends too.
@@ -44,15 +44,15 @@ pub struct Config {
     pub poweroff_command: Vec<String>,
     /// A program that reboots, tried before the init system's own way.
     pub reboot_command: Vec<String>,
-    /// When the system is taken down by force after the host's command. The host waits 120 s.
+    /// Time from the host's command to a forced shutdown; the host waits 120 s.
     #[serde(with = "duration")]
     pub force_after: Duration,
     /// The directory with `before-stop.d` and `after-resume.d`.
     pub hooks: PathBuf,
-    /// How long all hooks of one directory may take together.
+    /// Time limit for all hooks of one directory together.
     #[serde(with = "duration")]
     pub hook_timeout: Duration,
-    /// What chrony gets.
+    /// Samples for chrony.
     pub chrony: Option<Chrony>,
 }
 
@@ -62,13 +62,13 @@ pub struct Config {
 pub struct Chrony {
     /// The socket of chrony's `refclock SOCK`.
     pub socket: PathBuf,
-    /// How often a sample is taken.
+    /// Interval between samples.
     #[serde(with = "duration", default = "chrony_interval")]
     pub interval: Duration,
 }
 
 impl Chrony {
-    /// How often a sample is taken if nobody says otherwise.
+    /// Default interval between samples.
     pub const INTERVAL: Duration = Duration::from_secs(16);
 }
 
@@ -105,8 +105,8 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// It is not as it should be.
-    #[error("the configuration {} is not understood: {message}", text.name())]
+    /// The file does not parse.
+    #[error("the configuration {} is invalid: {message}", text.name())]
     #[diagnostic(help("vmmcid(8) has all settings; durations are written as in \"600ms\" or \"90s\""))]
     Syntax {
         /// What is wrong.
@@ -118,7 +118,7 @@ pub enum Error {
         #[label("here")]
         place: Option<SourceSpan>,
     },
-    /// A value does not make sense.
+    /// A value is out of range.
     #[error("{setting} cannot be {value}")]
     #[diagnostic(help("{help}"))]
     Value {
@@ -132,7 +132,7 @@ pub enum Error {
 }
 
 impl Config {
-    /// Reads a configuration; one that nobody has named need not be there.
+    /// Reads a configuration; the default path may be missing.
     pub fn read(named: Option<&Path>) -> Result<Self, Error> {
         let path = named.unwrap_or(Path::new(PATH));
         let text = match fs::read_to_string(path) {

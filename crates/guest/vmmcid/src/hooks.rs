@@ -1,4 +1,4 @@
-//! Programs of the administrator's, run before the system goes down and after the host has been asleep.
+//! Hooks: the administrator's programs, run before the system goes down and after the host has slept.
 
 use std::{
     fs, io,
@@ -14,12 +14,12 @@ use crate::{
     process::{self, Failure},
 };
 
-/// When hooks are run; a directory for each.
+/// The events that run hooks; each has a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// The host wants the guest to go down, and init has not been told.
+    /// A stop was acknowledged; init has not been asked yet.
     BeforeStop,
-    /// The clock has been set because the host's had jumped.
+    /// The clock was set after SYNCRTC.
     AfterResume,
 }
 
@@ -41,16 +41,16 @@ impl Moment {
     }
 }
 
-/// The programs in a directory, in the order of their names, and why others are left out.
+/// The hooks of a directory in the order of their names, and the refused files with the reasons.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// What is run.
+    /// Hooks to run.
     pub programs: Vec<PathBuf>,
-    /// What is not, and why.
+    /// Refused files, with the reason.
     pub refused: Vec<(PathBuf, &'static str)>,
 }
 
-/// Looks for programs that belong to `owner` (root) and that nobody else can change.
+/// Returns the programs that belong to `owner` (root) and that only `owner` can write to.
 pub fn find(directory: &Path, owner: u32) -> Found {
     let mut found = Found::default();
     match fs::metadata(directory) {
@@ -100,7 +100,7 @@ fn unsafe_for(owner: u32, metadata: &fs::Metadata) -> Option<&'static str> {
     }
 }
 
-/// Runs the programs of a moment one after the other, all within `limit`.
+/// Runs an event's hooks one after the other, all within `limit`.
 pub fn run(
     hooks: &Path,
     moment: Moment,
@@ -122,7 +122,7 @@ pub fn run(
         }
         let mut command = command(&path, moment, environment, left, init);
         let result = match process::run(&mut command, left) {
-            // The daemon's own sandbox is tighter than what systemd-run gives, but better that than nothing.
+            // systemd-run failed: the hook runs in the daemon's own, tighter sandbox.
             Err(Failure::NotStarted(_)) if *init == Init::Systemd => {
                 let mut command = plain(&path, moment, environment);
                 process::run(&mut command, end.saturating_duration_since(Instant::now()))

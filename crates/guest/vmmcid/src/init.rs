@@ -1,4 +1,4 @@
-//! Which init system runs, and how it is asked to take the system down.
+//! The init system: detection, and the commands that ask it for a shutdown.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -7,10 +7,10 @@ use vmmci_protocol::ShutdownKind;
 
 use crate::{config::Config, process};
 
-/// How long a program may take to hand the wish on.
+/// Time limit for a program that asks init.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What process 1 is.
+/// The program that runs as process 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Init {
     /// systemd.
@@ -19,11 +19,11 @@ pub enum Init {
     Busybox,
     /// OpenRC's own init.
     Openrc,
-    /// Something else, with the programs shutdown(8) or poweroff(8).
+    /// Another init, with shutdown(8) or poweroff(8).
     Other(String),
 }
 
-/// One way to ask.
+/// A method of asking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
     /// Running a program.
@@ -33,7 +33,7 @@ pub enum Way {
 }
 
 impl Init {
-    /// Looks at the running system. Takes root's capabilities if process 1 is not systemd.
+    /// Detects the running init. Takes root's capabilities if process 1 is not systemd.
     pub fn detect() -> Self {
         Self::detect_in(Path::new("/"))
     }
@@ -54,7 +54,7 @@ impl Init {
         }
     }
 
-    /// For people.
+    /// The name for messages.
     pub fn name(&self) -> &str {
         match self {
             Self::Systemd => "systemd",
@@ -64,7 +64,7 @@ impl Init {
         }
     }
 
-    /// The ways to ask for it, the best first.
+    /// The methods of asking, in the order of preference.
     pub fn ways(&self, config: &Config, kind: ShutdownKind) -> Vec<Way> {
         let off = kind == ShutdownKind::PowerOff;
         let either = |yes: &'static str, no: &'static str| if off { yes } else { no };
@@ -104,7 +104,7 @@ impl Init {
 }
 
 impl Way {
-    /// Asks.
+    /// Executes the method.
     pub fn go(&self) -> Result<(), String> {
         match self {
             Self::Run(words) => {

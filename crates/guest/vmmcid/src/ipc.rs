@@ -1,4 +1,4 @@
-//! What supervisor and worker say to each other, as lines of JSON over a socket pair.
+//! Messages between supervisor and worker: lines of JSON over a socket pair.
 
 use std::{
     fs::File,
@@ -23,33 +23,33 @@ use crate::{
     log::Level,
 };
 
-/// The longest message: a configuration with long paths.
+/// Size limit of a message in bytes: a configuration with long paths fits.
 const LONGEST: usize = 16 * 1024;
 
-/// What the worker gets to begin with.
+/// The supervisor's first and only message.
 #[derive(Debug)]
 pub struct Start {
     /// The configuration.
     pub config: Config,
     /// The device.
     pub device: Opened,
-    /// Where `vmmcid status` asks.
+    /// The listening status socket.
     pub listener: UnixListener,
 }
 
-/// What the worker tells.
+/// A report of the worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Report {
     /// For the log.
     Say(Level, String),
-    /// The device is up, and this process has locked itself in.
+    /// DRIVER_OK is set and the sandbox is active.
     Ready,
-    /// It is still there.
+    /// The worker is alive.
     Alive,
-    /// The host wants the guest to go down; it has its answer.
+    /// A stop or reboot was acknowledged.
     GoDown(#[serde(with = "ShutdownKindDef")] ShutdownKind),
-    /// The clock was set by so many nanoseconds.
+    /// SYNCRTC was handled; the step in nanoseconds, positive: forward.
     ClockSet(i64),
     /// The worker ends because a driver has come.
     Driven(String),
@@ -57,7 +57,7 @@ pub enum Report {
     Lost(String),
 }
 
-/// Sends the worker what it begins with.
+/// Sends the worker its first message.
 pub fn start(link: &UnixStream, config: &Config, device: &Opened, listener: &UnixListener) -> io::Result<()> {
     let mut message = serde_json::to_vec(config)?;
     message.push(b'\n');
@@ -72,7 +72,7 @@ pub fn start(link: &UnixStream, config: &Config, device: &Opened, listener: &Uni
     (&mut &*link).write_all(&message[sent..])
 }
 
-/// Receives what the worker begins with.
+/// Receives the worker's first message.
 pub fn started(link: &UnixStream) -> io::Result<Start> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -105,7 +105,7 @@ pub fn report(link: &UnixStream, report: &Report) -> io::Result<()> {
     (&mut &*link).write_all(&message)
 }
 
-/// Reports as they come in.
+/// The receiving end of a worker's reports.
 #[derive(Debug)]
 pub struct Reports {
     from: BufReader<UnixStream>,
@@ -119,12 +119,12 @@ impl Reports {
         Ok(Self { from: BufReader::with_capacity(LONGEST, link), line: Vec::new() })
     }
 
-    /// The link, to wait for reports.
+    /// The socket, for polling.
     pub fn link(&self) -> &UnixStream {
         self.from.get_ref()
     }
 
-    /// The next report: `Ok(None)` if there is none now, an error if the worker has gone or says what no worker says.
+    /// The next report: `Ok(None)` if there is none now, an error if the worker has exited or sent an invalid message.
     pub fn take(&mut self) -> io::Result<Option<Report>> {
         let room = LONGEST.saturating_sub(self.line.len());
         match self.from.by_ref().take(room as u64).read_until(b'\n', &mut self.line) {

@@ -1,12 +1,12 @@
 //! vmmcid: the guest's side of vmmci, the device through which OpenBSD's vmd(8) controls a guest, for kernels that have no
 //! driver for it.
 //!
-//! Two processes share the work. The *worker* ([`worker`]) meets what comes from outside: it reads the device's registers
-//! through sysfs, sets the clock, and answers `vmmcid status`. It has one capability, may open no file and make few system
-//! calls ([`sandbox`]). The *supervisor* ([`supervisor`]) hears from it in a handful of words ([`link`]), takes the
-//! system down ([`descent`]), runs hooks ([`hooks`]), and starts the worker again when the device has come back.
+//! Two processes share the work. The *worker* ([`worker`]) handles all input: it reads the device's registers through
+//! sysfs, sets the clock and answers `vmmcid status`. It has one capability, opens no file and makes few system calls
+//! ([`sandbox`]). The *supervisor* ([`supervisor`]) receives its reports ([`ipc`]), takes the system down ([`shutdown`]),
+//! runs hooks ([`hooks`]) and restarts the worker when the device has come back.
 //!
-//! What is done with the device is in [`watch`], which knows neither processes nor sysfs.
+//! The protocol with the device is in [`watch`], which knows neither processes nor sysfs.
 #![forbid(unsafe_code)]
 
 pub mod check;

@@ -1,4 +1,4 @@
-//! Where the supervisor's and the worker's messages go: the journal, syslog, or standard error.
+//! The log of supervisor and worker: the journal, syslog or standard error.
 
 use std::{
     env, fmt,
@@ -19,17 +19,17 @@ const DAEMON: u8 = 3 << 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
-    /// Something does not work.
+    /// A failure.
     Error = 3,
-    /// Something may not work as wished.
+    /// A possible failure.
     Warning = 4,
-    /// Something that one wants to find in the log: the host's commands, the clock's steps.
+    /// Normal but significant: the host's commands, steps of the clock.
     Notice = 5,
-    /// The rest.
+    /// Information.
     Info = 6,
 }
 
-/// Where messages go, as the command line says it.
+/// The `--log` argument.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum To {
     /// The journal if systemd has started the daemon, a terminal if it has one, else syslog, else standard error.
@@ -54,7 +54,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// A log that goes where it was told to.
+    /// A log with the given destination.
     pub fn new(to: To) -> Self {
         let syslog = !io::stderr().is_terminal() && Path::new(SYSLOG).exists();
         let sink = match to {
@@ -66,9 +66,9 @@ impl Log {
         Self { sink }
     }
 
-    /// Writes a message. What cannot be written is lost: there is nowhere to say so.
+    /// Writes a message; a failure to write is ignored.
     pub fn say(&self, level: Level, text: impl fmt::Display) {
-        // One message is one line, whoever has made the text.
+        // One message is one line: line breaks in its text are replaced.
         let text = text.to_string().replace(char::is_control, " ");
         match &self.sink {
             Sink::Journal => to_stderr(&format!("<{}>{text}\n", level as u8)),
@@ -84,12 +84,12 @@ impl Log {
     }
 }
 
-/// In one write, so that nobody who writes to the same console gets into the line.
+/// In one write, so that other writers of the same console cannot split the line.
 fn to_stderr(line: &str) {
     drop(io::stderr().write_all(line.as_bytes()));
 }
 
-/// Sends a line to syslogd, which may have been started anew since the last.
+/// Sends a line to syslogd; reconnects if it was restarted.
 fn send(socket: &mut Option<UnixDatagram>, line: &str) -> bool {
     if socket.is_none() {
         *socket = UnixDatagram::unbound()

@@ -1,4 +1,4 @@
-//! Running programs that may hang.
+//! Child processes with a time limit.
 
 use std::{
     fmt, io,
@@ -11,15 +11,15 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// Where programs are looked for, and what they get to look in themselves.
+/// PATH of child processes.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// How a program did not do what it was run for.
+/// Failure of a child process.
 #[derive(Debug)]
 pub enum Failure {
     /// It could not be started.
     NotStarted(io::Error),
-    /// It ended badly.
+    /// It exited with an error or by a signal.
     Ended(ExitStatus),
     /// It was killed because it took too long.
     TooLong(Duration),
@@ -37,7 +37,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs a program to its end or until its time is up; then it is killed with its children. What it writes goes where
+/// Runs a program until it exits or its time limit passes; then it is killed with its children. Its output goes where
 /// the daemon's messages go.
 pub fn run(command: &mut Command, limit: Duration) -> Result<(), Failure> {
     command.stdin(Stdio::null()).stdout(io::stderr()).process_group(0);

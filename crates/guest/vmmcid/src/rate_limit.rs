@@ -1,11 +1,11 @@
-//! Saying things only now and then.
+//! A rate limit for log messages.
 
 use std::time::Duration;
 
-/// How long nothing more is said about the same thing.
+/// Minimum interval between messages about one subject.
 const QUIET: Duration = Duration::from_secs(600);
 
-/// Lets something be said once in ten minutes, however often it happens: a broken device must not fill the log.
+/// Passes one message in ten minutes: a broken device must not fill the log.
 #[derive(Debug, Default)]
 pub struct Seldom {
     last: Option<Duration>,
@@ -13,7 +13,7 @@ pub struct Seldom {
 }
 
 impl Seldom {
-    /// The text if it is to be said now, with how often it was not said before. `now` is a monotonic time.
+    /// Returns the text if it is due, with the number of suppressed messages. `now` is a monotonic time.
     pub fn say(&mut self, now: Duration, text: impl FnOnce() -> String) -> Option<String> {
         if self.last.is_some_and(|last| now.saturating_sub(last) < QUIET) {
             self.unsaid += 1;

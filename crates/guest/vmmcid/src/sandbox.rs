@@ -1,8 +1,8 @@
-//! What the processes give up.
+//! The sandbox: capabilities, Landlock and seccomp of supervisor and worker.
 //!
 //! The supervisor keeps the capabilities for switching the device on, for taking the system down and for starting the
 //! worker. The worker keeps one, for the clock; it opens no file, executes nothing, and makes only the system calls that
-//! it needs. What a kernel does not have is done without, and said.
+//! it needs. Features that the kernel lacks are reported, not required.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ const SUPERVISOR: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::SYS_NICE)
     .union(CapabilitySet::IPC_LOCK);
 
-/// What the worker calls while it runs, and what its run-time library does when it panics.
+/// System calls of the worker, including those of its run-time library on a panic.
 const CALLS: [i64; 41] = [
     SYS_accept4,
     SYS_brk,
@@ -75,7 +75,7 @@ const CALLS: [i64; 41] = [
     libc::SYS_recvmsg,
 ];
 
-/// Gives up what the supervisor does not need. Programs that it starts get all of root's capabilities again.
+/// Drops the capabilities that the supervisor does not need. Programs that it starts regain root's.
 pub fn enter_supervisor() -> Result<(), String> {
     keep(SUPERVISOR).map_err(|error| format!("capabilities could not be dropped: {error}"))
 }
@@ -91,7 +91,7 @@ fn keep(kept: CapabilitySet) -> rustix::io::Result<()> {
     )
 }
 
-/// Locks the worker in. Returns what the kernel did not have.
+/// Applies the worker's sandbox. Returns the features that the kernel lacks.
 pub fn enter_worker() -> Vec<String> {
     let mut missing = Vec::new();
     let bounded = (0..64)
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(asking.join().unwrap().unwrap(), Some(crate::status::tests::status()));
         ours.send(b"x").unwrap();
         let missing = thread.join().unwrap();
-        // Who is not root cannot give up what he does not have.
+        // Without root there is no capability to drop.
         let expected = ["Landlock", "capabilities"];
         assert!(missing.iter().all(|what| expected.iter().any(|word| what.contains(word))), "{missing:?}");
     }

@@ -17,9 +17,9 @@ use crate::{
     log::{Level, Log},
 };
 
-/// How long file systems may take to be written back before the system goes down by force.
+/// Time limit for sync(2) before a forced end.
 const SYNC: Duration = Duration::from_secs(5);
-/// How long the kernel gets to make them read-only.
+/// Time limit for the kernel's emergency remount (SysRq-U).
 const READ_ONLY: Duration = Duration::from_secs(1);
 
 /// Kind of shutdown that follows the host's `request`.
@@ -62,10 +62,10 @@ pub fn go_down(request: ShutdownKind, asked: Instant, config: &Config, init: &In
     force(kind, log);
 }
 
-/// Writes back what can be written back, and ends the system without asking anybody.
+/// Syncs file systems and ends the system without init.
 fn force(kind: ShutdownKind, log: &Log) {
     let (done, synced) = mpsc::channel();
-    // A file system that hangs must not keep the others from being ended.
+    // A file system that hangs must not block the end of the system.
     thread::spawn(move || {
         rustix::fs::sync();
         done.send(())
@@ -73,7 +73,7 @@ fn force(kind: ShutdownKind, log: &Log) {
     if synced.recv_timeout(SYNC).is_err() {
         log.say(Level::Error, "file systems are still being written back: they will need a check");
     }
-    // All file systems read-only, as SysRq-U has it: they are clean afterwards.
+    // SysRq-U remounts all file systems read-only, which leaves them clean.
     if fs::write("/proc/sysrq-trigger", "u").is_ok() {
         thread::sleep(READ_ONLY);
     }

@@ -1,4 +1,4 @@
-//! How things are, for `vmmcid status`: the worker tells everybody who connects to its socket.
+//! The daemon's status as `vmmcid status` shows it; the worker sends it to every client of its socket.
 
 use std::{
     io::{self, Read, Write},
@@ -15,13 +15,13 @@ use crate::watch::{Counts, Step};
 
 /// The daemon's directory.
 pub const DIRECTORY: &str = "/run/vmmcid";
-/// Where it is asked. Everybody may.
+/// The status socket; every user may connect.
 pub const SOCKET: &str = "/run/vmmcid/socket";
 
-/// How long the daemon may take to answer; it looks at the device in between.
+/// Time limit for an answer; the worker polls the device in between.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How things are.
+/// The daemon's status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Status {
@@ -29,31 +29,31 @@ pub struct Status {
     pub version: String,
     /// The worker's process.
     pub pid: u32,
-    /// Feature bits that both sides have.
+    /// Negotiated feature bits.
     pub features: u32,
-    /// For how many seconds the worker has run.
+    /// Uptime of the worker in seconds.
     pub uptime: f64,
-    /// How often the device is looked at, in seconds.
+    /// Poll interval in seconds.
     pub poll_interval: f64,
-    /// How often things have happened.
+    /// Event counters.
     pub counts: Counts,
     /// The last step of the clock.
     pub last_step: Option<Step>,
-    /// How far the guest's clock is from the host's; none if the host does not tell the time.
+    /// Offset of the guest's clock from the host's; none without a plausible host time.
     pub offset: Option<Offset>,
-    /// How many samples chrony has taken; none if it gets none.
+    /// Samples that chronyd has taken; none if chrony is not configured.
     pub chrony_samples: Option<u64>,
-    /// What the kernel did not have for locking the worker in.
+    /// Sandbox features that the kernel lacks.
     pub not_confined: Vec<String>,
 }
 
-/// Answers one who has connected, if there is one, and never waits for him.
+/// Answers one connected client, if there is one, without blocking.
 pub fn answer(listener: &UnixListener, status: impl FnOnce() -> Status) -> io::Result<()> {
     let stream = accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     UnixStream::from(stream).write_all(&serde_json::to_vec(&status())?)
 }
 
-/// Asks the daemon; `None` if there is none.
+/// Requests the daemon's status; `None` without a daemon.
 pub fn ask(socket: &Path) -> io::Result<Option<Status>> {
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
@@ -69,7 +69,7 @@ pub fn ask(socket: &Path) -> io::Result<Option<Status>> {
 }
 
 impl Status {
-    /// For people.
+    /// The status as a table.
     pub fn in_words(&self) -> String {
         let Counts { polls, shutdowns, reboots, clock_syncs, unknown } = self.counts;
         let features: Vec<_> = [(1, "time"), (2, "acknowledge"), (4, "clock sync")]
@@ -143,7 +143,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn whoever_connects_is_told() {
+    fn every_client_gets_the_status() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         assert_eq!(ask(&path).unwrap(), None);

@@ -1,4 +1,4 @@
-//! The process that starts the worker, hears its reports, and acts on the system: see the crate's documentation.
+//! The supervisor: starts the worker, receives its reports, acts on the system.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -39,29 +39,29 @@ use crate::{
     sandbox, shutdown, status,
 };
 
-/// How often a device that has gone is looked for, which costs no access to it.
+/// Interval between searches for a missing device; a search costs no port access.
 const SEARCH: Duration = Duration::from_secs(5);
-/// The longest that a device that does not work is left alone before it is tried again.
+/// Upper limit of the delay before a failing device is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A worker that has lived so long was all right.
+/// A worker that ran for this long counts as healthy: the retry delay starts over.
 const SETTLED: Duration = Duration::from_secs(60);
-/// A worker says every few seconds that it is alive; one that has not for so long hangs.
+/// A worker without a report for this long hangs and is killed; a healthy one reports every few seconds.
 const HANGS: Duration = Duration::from_secs(60);
-/// The smallest step after which hooks are run, in nanoseconds: less is no resume.
+/// Smallest step of the clock, in nanoseconds, that counts as a resume and runs hooks.
 const RESUMED: i64 = 1_000_000_000;
-/// How little the kernel shall think of ending this process for its memory (-1000: never).
+/// OOM score adjustment (−1000: never killed).
 const OOM_SCORE: &str = "-900";
 
 /// Why the daemon does not run.
 #[derive(Debug, Error, Diagnostic)]
 pub enum Error {
     /// The caller is not root.
-    #[error("vmmcid has to be started by root")]
-    #[diagnostic(help("`vmmcid status` and `vmmcid test` are for everybody"))]
+    #[error("vmmcid must be started by root")]
+    #[diagnostic(help("`vmmcid status` and `vmmcid test` work for every user"))]
     NotRoot,
-    /// Another one runs.
-    #[error("vmmcid runs already")]
-    #[diagnostic(help("see `vmmcid status`; two of them would answer the host twice"))]
+    /// Another instance runs.
+    #[error("vmmcid is already running")]
+    #[diagnostic(help("see `vmmcid status`; two instances would both acknowledge the host's commands"))]
     RunsAlready,
     /// The configuration cannot be used.
     #[error(transparent)]
@@ -71,11 +71,11 @@ pub enum Error {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Device(#[from] vmmci_sysfs::Error),
-    /// Something of the system's cannot be used.
+    /// A system resource is unusable.
     #[error("cannot {what}")]
     #[diagnostic(help("the daemon needs /proc, /sys and a writable /run"))]
     System {
-        /// What was tried.
+        /// The operation, as it follows "cannot".
         what: String,
         /// Why not.
         source: io::Error,
@@ -83,7 +83,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The exit status for it. 3 is told to systemd as a reason not to try again.
+    /// The exit status for it. systemd's unit does not restart after 3.
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Device(vmmci_sysfs::Error::None(_) | vmmci_sysfs::Error::Driven { .. }) => 3,
@@ -113,7 +113,7 @@ pub fn run(read: &dyn Fn() -> Result<Config, config::Error>, log: Log) -> Result
     let signals = caught(&[SIGTERM, SIGINT])?;
     let reloads = caught(&[SIGHUP])?;
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-    // Needs what is given up next.
+    // Before the capabilities for it are dropped.
     let init = Init::detect();
     if let Err(what) = sandbox::enter_supervisor() {
         log.say(Level::Warning, what);
@@ -143,7 +143,7 @@ pub fn run(read: &dyn Fn() -> Result<Config, config::Error>, log: Log) -> Result
     .run()
 }
 
-/// A stream from which there is something to read after one of the signals.
+/// A stream that becomes readable after one of the signals.
 fn caught(signals: &[i32]) -> Result<UnixStream, Error> {
     let catch = || -> io::Result<UnixStream> {
         let (from, to) = UnixStream::pair()?;
@@ -156,7 +156,7 @@ fn caught(signals: &[i32]) -> Result<UnixStream, Error> {
     catch().map_err(system("catch signals"))
 }
 
-/// Makes the daemon's directory and takes its lock.
+/// Creates the daemon's directory and takes its lock.
 fn claim(directory: &Path) -> Result<File, Error> {
     fs::create_dir_all(directory).map_err(system(format!("create {}", directory.display())))?;
     let mode = fs::Permissions::from_mode(0o755);
@@ -175,7 +175,7 @@ fn claim(directory: &Path) -> Result<File, Error> {
     }
 }
 
-/// Listens where `vmmcid status` asks. The lock is taken: what is there is left from before.
+/// Binds the status socket. The lock is held, so an existing socket is a leftover and is replaced.
 fn listen(path: &Path) -> Result<UnixListener, Error> {
     let error = || system(format!("listen at {}", path.display()));
     let _ = fs::remove_file(path);
@@ -184,7 +184,7 @@ fn listen(path: &Path) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
-/// What is said about a device that does not work, and how long it is left alone.
+/// Retry delay and rate-limited message for a failing device.
 #[derive(Debug, Default)]
 struct Trouble {
     last: Option<String>,
@@ -192,14 +192,14 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// The text if it has not just been said.
+    /// Returns the text unless it repeats the last one.
     fn new_text(&mut self, text: String) -> Option<String> {
         let new = self.last.as_ref() != Some(&text);
         self.last = Some(text);
         new.then(|| self.last.clone().unwrap_or_default())
     }
 
-    /// How long to wait now.
+    /// Returns the next delay.
     fn next_pause(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (self.pause * 2).clamp(Duration::from_secs(1), LONGEST_PAUSE);
@@ -220,18 +220,18 @@ struct Supervisor<'a> {
     signals: UnixStream,
     reloads: UnixStream,
     going_down: bool,
-    /// After-resume hooks are being run.
+    /// After-resume hooks are running.
     hooks_run: Arc<AtomicBool>,
     trouble: Trouble,
 }
 
-/// Why a worker's life was over.
+/// Why a worker ended.
 enum Over {
-    /// The daemon ends.
+    /// The daemon was asked to end.
     Told,
     /// The configuration has changed.
     Reload,
-    /// It has ended, saying why or not.
+    /// It exited; with its last report, if there was one.
     Ended(Option<String>),
 }
 
@@ -280,7 +280,7 @@ impl Supervisor<'_> {
         Ok((child, Reports::new(ours).map_err(system("talk to the worker"))?))
     }
 
-    /// Hears a worker until one of the two ends.
+    /// Handles a worker's reports until the worker or the daemon ends.
     fn attend(&mut self, mut child: Child, mut reports: Reports) -> Result<Over, Error> {
         let mut heard = Instant::now();
         let mut why = None;
@@ -317,7 +317,7 @@ impl Supervisor<'_> {
                 break Over::Ended(None);
             }
         };
-        // Without its link it ends by itself, unless it cannot.
+        // A worker without its socket exits by itself, unless it hangs.
         drop(reports);
         if why.is_some() || !matches!(over, Over::Ended(_)) {
             let _ = child.kill();
@@ -340,11 +340,11 @@ impl Supervisor<'_> {
                 self.trouble.last = None;
                 let ready = [NotifyState::Ready, NotifyState::Status("obeying the host")];
                 let _ = sd_notify::notify(&ready);
-                self.log.say(Level::Info, "the host has been told that somebody obeys");
+                self.log.say(Level::Info, "DRIVER_OK is set: the host sends commands");
             }
             Report::Alive => drop(sd_notify::notify(&[NotifyState::Watchdog])),
             Report::GoDown(request) => {
-                // One is enough; the host may change its mind from reboot to shutdown, but it is on the way.
+                // The first command starts the shutdown; a later one changes nothing.
                 if !std::mem::replace(&mut self.going_down, true) {
                     let (config, init, log) = (self.config.clone(), self.init.clone(), Arc::clone(&self.log));
                     let asked = Instant::now();
@@ -357,7 +357,7 @@ impl Supervisor<'_> {
                     self.after_resume(nanos);
                 }
             }
-            // Both end the worker; what it says is why.
+            // Both end the worker; the text is the reason.
             Report::Driven(_) => {}
             Report::Lost(text) => *why = Some(format!("the device cannot be used: {text}")),
         }
@@ -374,13 +374,13 @@ impl Supervisor<'_> {
         });
     }
 
-    /// Reads the configuration again; one that does not make sense changes nothing.
+    /// Reloads the configuration; an invalid one changes nothing.
     fn reload(&mut self) -> bool {
         let config = match (self.read)() {
             Ok(config) => config,
             Err(error) => {
                 let help = error.help().map(|help| format!(" ({help})")).unwrap_or_default();
-                self.log.say(Level::Error, format!("the old configuration stays: {}{help}", chain(&error)));
+                self.log.say(Level::Error, format!("the old configuration stays in force: {}{help}", chain(&error)));
                 return false;
             }
         };
@@ -391,7 +391,7 @@ impl Supervisor<'_> {
         changed
     }
 
-    /// Waits until a device is there and may be tried. Tells whether the daemon is to end instead.
+    /// Waits for a usable device. Returns false if the daemon is to end instead.
     fn wait_for_device(&mut self) -> bool {
         let mut pause = self.trouble.next_pause();
         loop {
@@ -405,7 +405,7 @@ impl Supervisor<'_> {
                 return false;
             }
             if let Some(text) = self.trouble.new_text("the device is gone".to_owned()) {
-                self.log.say(Level::Warning, format!("{text}: looking for it every few seconds"));
+                self.log.say(Level::Warning, format!("{text}: searching for it every few seconds"));
             }
             pause = SEARCH;
         }
@@ -436,11 +436,11 @@ impl Supervisor<'_> {
 enum Woken {
     /// A signal ends the daemon.
     Told,
-    /// The configuration is to be read again.
+    /// SIGHUP: reload the configuration.
     Reload,
-    /// The worker has said something, or has gone.
+    /// The worker's socket is readable or closed.
     Report,
-    /// Time is up.
+    /// A deadline has passed.
     Time,
 }
 
@@ -449,7 +449,7 @@ fn drain(mut stream: &UnixStream) {
     while matches!(io::Read::read(&mut stream, &mut bytes), Ok(1..)) {}
 }
 
-/// An error with what caused it, on one line.
+/// Returns an error and its causes on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! What is done with the device: commands are acknowledged and passed on, the clock is set, nothing else is believed.
+//! The protocol with the device: acknowledges and reports commands, sets the clock, ignores every other value.
 
 use std::time::Duration;
 
@@ -13,29 +13,29 @@ use crate::{
     rate_limit::Seldom,
 };
 
-/// How often the clocks are compared before the guest's is set.
+/// Comparisons of the clocks before the guest's is set; the shortest counts.
 const COMPARISONS: usize = 3;
-/// How often it is set again because it is not right yet: the scheduler was in the way.
+/// Upper limit of further corrections after the first, when the process was descheduled in between.
 const ATTEMPTS: usize = 3;
-/// For so long a comparison is told again instead of made again, however often somebody asks: each costs accesses.
+/// Age up to which a comparison is reused for status requests: each new one costs port accesses.
 const OFFSET_AGE: Duration = Duration::from_secs(30);
 
-/// Something that others have to know.
+/// An event for the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// For the log.
+    /// A line for the log.
     Say(Level, String),
-    /// The host wants the guest to go down, and has its answer.
+    /// A stop or reboot was acknowledged.
     GoDown(ShutdownKind),
-    /// The clock was set by so many nanoseconds, because the host wanted it.
+    /// SYNCRTC was handled; the step in nanoseconds, positive: forward.
     ClockSet(i64),
 }
 
-/// How often things have happened.
+/// Event counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Counts {
-    /// The command register was looked at.
+    /// Polls of the command register.
     pub polls: u64,
     /// SHUTDOWN was acknowledged.
     pub shutdowns: u64,
@@ -43,20 +43,20 @@ pub struct Counts {
     pub reboots: u64,
     /// SYNCRTC was acknowledged.
     pub clock_syncs: u64,
-    /// There was something else in the command register.
+    /// Unknown values of the command register.
     pub unknown: u64,
 }
 
 /// A step of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// By how many nanoseconds it was set forward.
+    /// Size in nanoseconds; positive: forward.
     pub nanos: i64,
-    /// When: nanoseconds since 1970, by the clock after it.
+    /// Time after the step, in nanoseconds since 1970.
     pub at: i64,
 }
 
-/// The device being watched.
+/// A device and the state of its protocol.
 #[derive(Debug)]
 pub struct Watch<R: Registers, C> {
     device: Driver<R>,
@@ -65,7 +65,7 @@ pub struct Watch<R: Registers, C> {
     smallest_step: i64,
     counts: Counts,
     step: Option<Step>,
-    /// The last comparison for people, and when it was made.
+    /// The last comparison made for a status request, and its time.
     offset: Option<(Duration, Offset)>,
     said: Said,
 }
@@ -81,7 +81,7 @@ struct Said {
 }
 
 impl<R: Registers, C: Clock> Watch<R, C> {
-    /// Agrees with the device, which then has commands to give.
+    /// Negotiates features and sets DRIVER_OK: the host sends commands from then on.
     pub fn new(registers: R, clock: C, config: &Config) -> Result<Self, ProbeError> {
         Ok(Self {
             device: Driver::probe(registers)?,
@@ -95,12 +95,12 @@ impl<R: Registers, C: Clock> Watch<R, C> {
         })
     }
 
-    /// The features that both sides have.
+    /// The negotiated features.
     pub fn features(&self) -> Features {
         self.device.features()
     }
 
-    /// How often things have happened.
+    /// Event counters.
     pub fn counts(&self) -> Counts {
         self.counts
     }
@@ -110,7 +110,7 @@ impl<R: Registers, C: Clock> Watch<R, C> {
         self.step
     }
 
-    /// Looks for a command and obeys it. Without one that is a single access to the device.
+    /// Polls for a command and handles it. Without a command this is a single port access.
     pub fn poll(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         self.counts.polls += 1;
@@ -118,7 +118,7 @@ impl<R: Registers, C: Clock> Watch<R, C> {
         let now = self.clock.monotonic();
         if let Some(value) = self.device.unknown() {
             self.counts.unknown += 1;
-            let text = || format!("the device shows the command {value:#x}, which there is not: ignored");
+            let text = || format!("unknown command {value:#x} ignored");
             events.extend(self.said.unknown.say(now, text).map(|text| Event::Say(Level::Warning, text)));
         }
         let Some(action) = action else { return events };
@@ -140,18 +140,18 @@ impl<R: Registers, C: Clock> Watch<R, C> {
             Action::SetClock => {
                 self.counts.clock_syncs += 1;
                 self.sync(now, &mut events);
-                // Also if nothing came of it: unanswered, the host would not ask again.
+                // Also after a failure: while one SYNCRTC is unacknowledged the host sends no other.
                 self.device.clock_is_set();
             }
         }
-        // Nobody else reads what lowers the line, which may be one that others share.
+        // Reading the ISR lowers the interrupt line, which other devices may share.
         self.device.interrupt();
         events
     }
 
     fn sync(&mut self, now: Duration, events: &mut Vec<Event>) {
         let Some(first) = self.compare(COMPARISONS) else {
-            let text = || "the host wants the clock to be set but tells no time that could be".to_owned();
+            let text = || "SYNCRTC without a plausible host time: the clock is not set".to_owned();
             events.extend(self.said.no_time.say(now, text).map(|text| Event::Say(Level::Warning, text)));
             return;
         };
@@ -205,7 +205,7 @@ impl<R: Registers, C: Clock> Watch<R, C> {
         self.compare(1)
     }
 
-    /// Compares the clocks for people, unless that was done a moment ago.
+    /// Compares the clocks for a status request, or returns a comparison that is recent enough.
     pub fn offset(&mut self) -> Option<Offset> {
         let now = self.clock.monotonic();
         if self.offset.is_none_or(|(then, _)| now.saturating_sub(then) >= OFFSET_AGE) {
@@ -229,7 +229,7 @@ mod tests {
 
     const HOST: i64 = 1_795_348_512_000_000_000;
 
-    /// A device and a clock that run on together, each access taking 20 µs.
+    /// A device and a clock that advance together, 20 µs for each access.
     #[derive(Default)]
     struct World {
         now: Cell<i64>,
@@ -243,7 +243,7 @@ mod tests {
         answers: RefCell<Vec<u32>>,
         accesses: Cell<usize>,
         may_set: Cell<bool>,
-        /// By how much the clock is set wrong the next time.
+        /// Error of the next clock setting.
         late: Cell<i64>,
     }
 

@@ -1,4 +1,4 @@
-//! The process that meets the device, the clock and whoever asks: see the crate's documentation.
+//! The worker: polls the device, sets the clock and answers status requests.
 
 use std::{
     io,
@@ -35,14 +35,14 @@ use crate::{
     watch::{Event, Watch},
 };
 
-/// How often the supervisor hears that all is well.
+/// Interval between the worker's reports that it is alive.
 const ALIVE: Duration = Duration::from_secs(5);
-/// Who asks all the time gets no more of the processor than this leaves him.
+/// Minimum interval between requests of one client.
 const BETWEEN_ANSWERS: Duration = Duration::from_millis(20);
-/// Of ordinary processes this one runs first: the host gives it 3 s.
+/// Nice value: a stop must be acknowledged within 3 s.
 const PRIORITY: i32 = -15;
 
-/// Runs the worker, which the supervisor has started with its link as standard input.
+/// Runs the worker; the supervisor's socket is standard input.
 pub fn run() -> ExitCode {
     match link().and_then(|link| work(&link)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,14 +59,14 @@ fn link() -> io::Result<UnixStream> {
 
 fn work(link: &UnixStream) -> io::Result<()> {
     let _ = rustix::thread::set_name(c"vmmcid-worker");
-    // At a system's end init signals all processes at once; this one goes when the supervisor has gone, not before.
+    // At shutdown init signals all processes at once. The worker ends when the supervisor has ended, not before.
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         flag::register(signal, Arc::default())?;
     }
     let Start { config, device, listener } = ipc::started(link)?;
     listener.set_nonblocking(true)?;
     let say = |level, text: String| ipc::report(link, &Report::Say(level, text));
-    // A guest that is short of memory shall not keep it from answering.
+    // A stop must be acknowledged even when the guest is short of memory.
     if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE) {
         say(Level::Info, format!("memory could not be locked: {error}"))?;
     }
@@ -94,7 +94,7 @@ fn work(link: &UnixStream) -> io::Result<()> {
     loop {
         let now = Instant::now();
         if now >= next {
-            // Costs the host nothing, unlike a look at the device under a driver's feet.
+            // Checking sysfs costs no exit; polling a device that a driver has taken would disturb that driver.
             if let Some(driver) = driver_of(&device.directory) {
                 return ipc::report(link, &Report::Driven(driver));
             }
@@ -116,7 +116,7 @@ fn work(link: &UnixStream) -> io::Result<()> {
                 alive = now + ALIVE;
             }
             next += config.poll_interval;
-            // What was missed is not made up for.
+            // Missed polls are skipped, not replayed.
             if next <= now {
                 next = now + config.poll_interval;
             }
@@ -124,7 +124,7 @@ fn work(link: &UnixStream) -> io::Result<()> {
         match wait(link, &listener, next.saturating_duration_since(Instant::now()))? {
             Woken::Supervisor => return Ok(()),
             Woken::Asked => {
-                // Whoever goes away before he is answered is his own affair.
+                // A client that disconnects before its answer is ignored.
                 let _ = status::answer(&listener, || {
                     status_of(&mut watch, &config, feed.as_ref(), started.elapsed(), &missing)
                 });
@@ -144,9 +144,9 @@ fn report_of(event: Event) -> Report {
 }
 
 enum Woken {
-    /// The supervisor has gone: it never says anything more.
+    /// The supervisor has exited: its end of the socket is closed.
     Supervisor,
-    /// Somebody asks how things are.
+    /// A client requests the status.
     Asked,
     /// Time is up.
     Time,

@@ -8,7 +8,7 @@ use crate::{Finding, Guest, HostClock, Rate, Severity, measure::Reading};
 
 const TOPIC: &str = "clock";
 
-/// Guest and host this far apart, in nanoseconds, is nothing to speak of: NTP does not do better everywhere.
+/// Guest and host this far apart, in nanoseconds, is negligible: NTP does not do better everywhere.
 const CLOSE: i64 = 100_000_000;
 /// From here on make(1), TLS and logs go wrong.
 const FAR: i64 = 2_000_000_000;
@@ -137,7 +137,7 @@ fn speed(guest: &Guest, rate: Rate) -> Finding {
     let what = format!("the clock runs {:+.1} ppm (± {:.1}) against the host's", rate.ppm, rate.error);
     let finding = Finding::new(TOPIC, severity, what)
         .seen(format!(
-            "CLOCK_MONOTONIC_RAW, which nobody corrects, over {:.1} s; the longer, the surer: --seconds",
+            "CLOCK_MONOTONIC_RAW, which NTP does not correct, over {:.1} s; the longer, the surer: --seconds",
             rate.seconds
         ))
         .figure("rate_ppm", rate.ppm)

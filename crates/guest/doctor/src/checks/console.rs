@@ -55,7 +55,7 @@ fn login(guest: &Guest) -> Finding {
         .take(5)
         .collect();
     if on_it.is_empty() {
-        return Finding::new(TOPIC, Severity::Note, "nobody waits for a login on ttyS0").remedy(
+        return Finding::new(TOPIC, Severity::Note, "there is no login on ttyS0").remedy(
             if guest.system.exists("run/systemd/system") {
                 "systemctl enable --now serial-getty@ttyS0.service"
             } else {

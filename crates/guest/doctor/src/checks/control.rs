@@ -1,4 +1,4 @@
-//! The control device: who obeys the host.
+//! The control device and the driver or daemon that handles it.
 
 use vmmci_sysfs::{FUNCTIONS, Function, show};
 use vmmcid::status::{self, Status};
@@ -11,12 +11,12 @@ const TOPIC: &str = "control device";
 /// Where the daemon's program is when it is installed.
 const PROGRAMS: [&str; 3] = ["usr/sbin/vmmcid", "sbin/vmmcid", "usr/local/sbin/vmmcid"];
 
-/// Who obeys the host: the kernel's driver, vmmcid, or nobody.
+/// Finds the handler of the host's commands: the kernel's driver, vmmcid, or none.
 pub fn check(guest: &Guest) -> Vec<Finding> {
     let functions = guest.system.path(FUNCTIONS.trim_start_matches('/'));
     let Ok(function) = Function::find(&functions) else {
         return vec![
-            Finding::new(TOPIC, Severity::Warning, "there is no control device: nobody hears vmctl(8) stop")
+            Finding::new(TOPIC, Severity::Warning, "there is no control device: vmctl(8) stop kills this guest")
                 .seen(format!("no function {:04x}:{:04x} in {FUNCTIONS}", vmmci_protocol::VENDOR_ID, vmmci_protocol::DEVICE_ID))
                 .remedy("vmd has had it since OpenBSD 6.3; if the kernel shows no PCI functions at all, take pci=off off its command line"),
         ];
@@ -26,7 +26,7 @@ pub fn check(guest: &Guest) -> Vec<Finding> {
     match (function.driver(), daemon) {
         (Some(driver), daemon) => driven(guest, &function, &driver, !matches!(daemon, Ok(None))),
         (None, Ok(Some(status))) => by_daemon(&function, &status),
-        (None, Ok(None)) => vec![nobody(guest, &function)],
+        (None, Ok(None)) => vec![unhandled(guest, &function)],
         (None, Err(error)) => vec![
             Finding::new(TOPIC, Severity::Warning, "vmmcid runs and does not answer")
                 .seen(format!("{}: {error}", status::SOCKET))
@@ -45,9 +45,12 @@ fn driven(guest: &Guest, function: &Function, driver: &str, daemon: bool) -> Vec
             .into_iter()
             .filter_map(|name| Some(format!("{} {}", shown(name)?, name.replace('_', " "))))
             .collect();
-        let finding =
-            Finding::new(TOPIC, Severity::Ok, format!("the kernel's driver obeys the host ({address})"))
-                .seen(format!("so far: {}", counts.join(", ")));
+        let finding = Finding::new(
+            TOPIC,
+            Severity::Ok,
+            format!("the kernel's driver handles the host's commands ({address})"),
+        )
+        .seen(format!("so far: {}", counts.join(", ")));
         findings.push(finding);
     } else if ["vmmci", "obsd"].iter().any(|name| driver.contains(name)) {
         findings.push(
@@ -76,7 +79,7 @@ fn driven(guest: &Guest, function: &Function, driver: &str, daemon: bool) -> Vec
 }
 
 fn by_daemon(function: &Function, status: &Status) -> Vec<Finding> {
-    let what = format!("vmmcid {} obeys the host ({})", status.version, function.address());
+    let what = format!("vmmcid {} handles the host's commands ({})", status.version, function.address());
     let counts = &status.counts;
     let mut findings = vec![
         Finding::new(TOPIC, Severity::Ok, what)
@@ -96,13 +99,13 @@ fn by_daemon(function: &Function, status: &Status) -> Vec<Finding> {
     findings
 }
 
-fn nobody(guest: &Guest, function: &Function) -> Finding {
+fn unhandled(guest: &Guest, function: &Function) -> Finding {
     let finding = Finding::new(
         TOPIC,
         Severity::Warning,
-        "nobody obeys the host: vmctl(8) stop kills this guest, and its clock is wrong after the host has slept",
+        "no driver for vmmci: vmctl(8) stop kills this guest, and its clock is wrong after the host has slept",
     )
-    .seen(format!("{} has no kernel driver, and nobody listens at {}", function.address(), status::SOCKET));
+    .seen(format!("{} has no kernel driver, and no daemon listens at {}", function.address(), status::SOCKET));
     let is_module = guest.config.as_ref().is_ok_and(|(_, config)| config.is_set("OPENBSD_VMMCI"));
     if is_module {
         finding.remedy("modprobe vmmci; echo vmmci > /etc/modules-load.d/vmmci.conf")
@@ -115,7 +118,7 @@ fn nobody(guest: &Guest, function: &Function) -> Finding {
     }
 }
 
-/// The last step of the clock that somebody has made, in words.
+/// The last step of the clock, in words.
 pub(crate) fn last_step(guest: &Guest) -> Option<String> {
     let functions = guest.system.path(FUNCTIONS.trim_start_matches('/'));
     let function = Function::find(&functions).ok()?;
@@ -139,7 +142,7 @@ mod tests {
     const FUNCTION: &str = "sys/bus/pci/devices/0000:00:03.0";
 
     #[test]
-    fn nobody_there_is_a_warning_with_the_remedy_that_fits() {
+    fn no_driver_is_a_warning_with_the_remedy_that_fits() {
         let mut recorded = fixture::recorded();
         let finding = check(&recorded.guest()).remove(0);
         assert_eq!(finding.severity, Severity::Warning);
@@ -164,7 +167,7 @@ mod tests {
             }
         });
         let findings = check(&recorded.guest());
-        assert_eq!(findings[0].what, "vmmcid 1.2.3 obeys the host (0000:00:03.0)");
+        assert_eq!(findings[0].what, "vmmcid 1.2.3 handles the host's commands (0000:00:03.0)");
         assert_eq!(findings[1].evidence, ["no Landlock"]);
         assert_eq!(last_step(&recorded.guest()).unwrap(), "vmmcid has set the clock by +10800.000 s at last");
 

@@ -54,7 +54,7 @@ const SYMPTOMS: [Symptom; 11] = [
     Symptom {
         texts: &["none that is known; it and its like are ignored"],
         severity: Severity::Note,
-        means: "the host sent a command that nobody knows",
+        means: "the host sent an unknown command",
         remedy: Some("report it with the host's version"),
     },
     Symptom {

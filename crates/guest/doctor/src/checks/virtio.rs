@@ -95,7 +95,7 @@ fn randomness(guest: &Guest) -> Finding {
         Finding::new(
             TOPIC,
             Severity::Warning,
-            "there is no source of randomness: what needs keys waits at boot",
+            "the kernel has no source of randomness: programs that need keys wait at boot",
         )
         .remedy(load("virtio_rng"))
     } else {
