@@ -37,7 +37,7 @@ fn bar() -> io::Result<Bar> {
 fn offset(driver: Option<&Path>, bar: &Bar) -> io::Result<(i64, i64)> {
     let Some(driver) = driver else {
         let offset = bar.offset(5).ok_or_else(|| io::Error::other("the host does not tell the time"))?;
-        return Ok((-offset.nanos, offset.uncertainty));
+        return Ok((offset.guest_minus_host.nanos(), offset.uncertainty));
     };
     Ok((shown(driver, "offset_ns")?, shown(driver, "offset_error_ns")?))
 }
@@ -88,7 +88,7 @@ fn main() -> io::Result<()> {
         }
         last = now;
         // The daemon may latch the time between two of these.
-        let behind = bar.offset(3).map(|offset| offset.nanos);
+        let behind = bar.offset(3).map(|offset| -offset.guest_minus_host.nanos());
         // Whoever sets the clock may have been quicker than this.
         if behind.is_some_and(|behind| behind.abs() > APART) {
             apart_since.get_or_insert(now);

@@ -380,7 +380,10 @@ impl Supervisor<'_> {
             Ok(config) => config,
             Err(error) => {
                 let help = error.help().map(|help| format!(" ({help})")).unwrap_or_default();
-                self.log.say(Level::Error, format!("the old configuration stays in force: {}{help}", chain(&error)));
+                self.log.say(
+                    Level::Error,
+                    format!("the old configuration stays in force: {}{help}", chain(&error)),
+                );
                 return false;
             }
         };

@@ -2,7 +2,6 @@
 
 use std::{io, path::PathBuf, process::ExitStatus};
 
-use devices::virtio::disk::DiskError;
 use miette::Diagnostic;
 use thiserror::Error;
 
@@ -26,10 +25,6 @@ pub enum Error {
     #[error(transparent)]
     #[diagnostic(transparent)]
     HelperVm(#[from] helper_vm::Error),
-    /// A disk image cannot be used.
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Disk(#[from] DiskError),
     /// A system call on a resource of this process failed.
     #[error("cannot {what}")]
     Host {

@@ -102,10 +102,11 @@ fn pack(config: RunConfig, info: StatusInfo) -> Result<(Launch, Job)> {
     config.tsc_hz = vmm::host_tsc_hz();
     pack_boot_files(&mut launch, &mut config)?;
     for disk in &mut config.disks {
-        let format = match disk::check(&disk.path, disk.format.map(Into::into), true).map_err(vmm::Error::Disk)? {
-            disk::DiskFormat::Raw => Format::Raw,
-            disk::DiskFormat::Qcow2 => Format::Qcow2,
-        };
+        let format =
+            match disk::check(&disk.path, disk.format.map(Into::into), true).map_err(vmm::Error::Disk)? {
+                disk::DiskFormat::Raw => Format::Raw,
+                disk::DiskFormat::Qcow2 => Format::Qcow2,
+            };
         // QEMU decodes the image: in the helper VM it is a block device.
         let path = launch.drive(&absolute(&disk.path)?, format, false);
         *disk = Disk { path, format: Some(DiskFormat::Raw) };

@@ -9,7 +9,7 @@ use std::{
 
 use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
-use vmm::{Config, Console, Handle, VirtualMachine, ShutdownOutcome};
+use vmm::{Config, Console, Handle, ShutdownOutcome, VirtualMachine};
 use vmm_control::{Answer, Command, ExitReport, Vm, VmState, VmStatus};
 
 use crate::exit_status::exit_report;

@@ -115,7 +115,7 @@ impl Console {
 
     /// Closes the connection of the attached client: there is no further output.
     pub fn close(&self) {
-        if let Owner::Client(client) = &self.screen().seat {
+        if let Owner::Client(client) = &self.screen().owner {
             let _ = client.shutdown(std::net::Shutdown::Both);
         }
     }
@@ -170,7 +170,7 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.console.screen().seat = Owner::None;
+        self.console.screen().owner = Owner::None;
     }
 }
 

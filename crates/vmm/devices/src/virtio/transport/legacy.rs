@@ -40,7 +40,7 @@ mod reg {
 /// The transport's own registers; all refer to the selected queue. The size reads 0 until a queue
 /// was selected.
 #[derive(Debug, Default)]
-pub(super) struct Registers {
+pub(in crate::virtio) struct Registers {
     pfn: u32,
     size: u16,
     select: u16,

@@ -102,7 +102,7 @@ pub(super) fn capabilities(device_type: DeviceType) -> Vec<Vec<u8>> {
 /// The queue registers are one set. A write to QUEUE_SELECT loads them from the queue, and a write
 /// to any of them stores all of them (`virtio_update_qs`, `virtio_update_qa`).
 #[derive(Debug, Default)]
-pub(super) struct Registers {
+pub(in crate::virtio) struct Registers {
     device_feature_select: u32,
     driver_feature_select: u32,
     queue_select: u16,
