@@ -64,15 +64,11 @@ impl<'a> Setup<'a> {
             .collect()
     }
 
-    /// The steps that install what is missing. Fetches apt's lists if something is missing and there are none.
+    /// The steps that install what is missing, by apt's lists as they are.
     pub fn plan(&self, purposes: &[Purpose]) -> Result<Plan> {
         let missing = self.missing(purposes);
         let debian = codename().is_some() && self.finder.find("apt-get").is_some();
         let mut plan = Plan { debian, ..Plan::default() };
-        if !missing.is_empty() && plan.debian {
-            self.progress.phase("looking for packages");
-            self.update_lists_if_none()?;
-        }
         for tool in &missing {
             match (tool.name, tool.debian) {
                 ("rust-src", _) => plan.rust_src = true,
@@ -93,6 +89,18 @@ impl<'a> Setup<'a> {
         }
         plan.missing = missing;
         Ok(plan)
+    }
+
+    /// Fetches apt's lists if a tool is missing and there are none, as in a new container.
+    pub fn fetch_lists_if_none(&self, purposes: &[Purpose]) -> Result<()> {
+        let has_apt = codename().is_some() && self.finder.find("apt-get").is_some();
+        if !has_apt || self.missing(purposes).is_empty() || candidate("make")?.is_some() {
+            return Ok(());
+        }
+        self.progress.phase("looking for packages");
+        let mut apt = apt_get();
+        apt.arg("update");
+        self.run_as_root(apt)
     }
 
     /// Carries out a plan. `rust_src_suites` are the Debian suites searched, in this order, for the rust-src that matches
@@ -188,16 +196,6 @@ impl<'a> Setup<'a> {
         self.finder.find("rustup").is_some()
             && rustup.output().is_ok_and(|output| output.status.success())
             && self.finder.rust_src().is_some()
-    }
-
-    /// Fetches apt's lists if there are none, as in a new container.
-    fn update_lists_if_none(&self) -> Result<()> {
-        if candidate("make")?.is_none() {
-            let mut apt = apt_get();
-            apt.arg("update");
-            self.run_as_root(apt)?;
-        }
-        Ok(())
     }
 
     /// Runs a command whose messages are for the user as root, through sudo if need be.

@@ -1,4 +1,4 @@
-//! `guests/tarball/install.sh` on guests that are directories, with programs in name.
+//! `guests/tarball/install.sh` on guests that are directories with made-up programs.
 
 use std::{
     collections::BTreeMap,
@@ -260,7 +260,7 @@ fn grub_boots_it_even_if_another_kernel_has_a_higher_version() {
     let device = "gnulinux-advanced-/dev/vda1>gnulinux-7.3-advanced-/dev/vda1";
     assert_eq!(chosen(&format!("{usual}; GRUB_DEVICE_UUID=")), device);
     assert_eq!(chosen(&format!("{usual}; GRUB_DISABLE_UUID=true")), device);
-    // Somebody has removed the kernel by hand.
+    // The kernel was removed by hand.
     fs::rename(place.path("guest/boot/vmlinuz-7.3"), place.path("vmlinuz")).unwrap();
     assert_eq!(chosen(usual), "0");
     fs::rename(place.path("vmlinuz"), place.path("guest/boot/vmlinuz-7.3")).unwrap();

@@ -1,4 +1,4 @@
-//! An interrupted build goes on where it stopped. In a process of its own: the signal is meant for all of a process.
+//! An interrupted build is continued. This test has a process of its own: the signal is sent to the whole process.
 
 #[path = "kernels/fixture.rs"]
 mod fixture;
@@ -26,7 +26,7 @@ impl Progress for Impatient {
 #[test]
 fn an_interrupted_build_goes_on_where_it_stopped() {
     let place = Place::new();
-    // lib/sum.o cannot be made before somebody says go, which nobody does before the interrupt.
+    // lib/sum.o waits for the file `go`, which is made after the interrupt.
     let go = place.dir.path().join("go");
     let mut files = FILES.to_vec();
     let wait = format!("@while ! test -e {}; do sleep 0.1; done; $(cc) -c -o $@ $<", go.display());

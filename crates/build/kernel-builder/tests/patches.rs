@@ -1,4 +1,4 @@
-//! The series that are not the default one have the default's patches once more: whatever of them differs has a written reason,
+//! Every other series has the patches of the default one: each difference has a written reason,
 //! in `kernel/patches/<series>/differs.toml`.
 
 use std::{

@@ -154,7 +154,8 @@ fn bills_name_what_is_in_it() {
     assert_eq!(clap["hashes"][0]["content"].as_str().unwrap().len(), 64);
     assert!(clap["purl"].as_str().unwrap().starts_with("pkg:cargo/clap@"));
     assert_eq!(find("clap_derive").unwrap()["scope"], "excluded");
-    assert!(find("vmmci").is_some() && find("proptest").is_none() && find("kvm-ioctls").is_none());
+    assert!(find("vmmci-protocol").is_some() && find("proptest").is_none() && find("kvm-ioctls").is_none());
+    assert!(find("sha2").is_none(), "of `support` the daemon has the streams alone");
 
     let place = Place::new();
     let kernel = bill(&sbom::of_kernel(&Manifest::load(&place.path("kernel")).unwrap()).unwrap());

@@ -30,7 +30,7 @@ impl Sources<'_> {
 
     /// The releases that were fetched last on this machine, by any checkout.
     pub(crate) fn cache_records(&self) -> Result<LockFile> {
-        Ok(LockFile::load(&self.cache.dir("downloads")?.join("series.lock"))?)
+        LockFile::load(&self.cache.dir("downloads")?.join("series.lock"))
     }
 
     /// The archive of a release in the cache.

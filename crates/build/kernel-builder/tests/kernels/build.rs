@@ -16,7 +16,7 @@ use support::hash::hash_file;
 
 use crate::fixture::{Config, FILES, PATCH, Place};
 
-/// What the tests build, but for what they are about.
+/// The request of most tests.
 fn request(out: &Path, package: Option<Package>) -> Request<'_> {
     Request {
         series: "7.3",
@@ -257,7 +257,7 @@ fn script(path: &Path, text: &str) {
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
 }
 
-/// Has this test binary run one of its tests on a disk of a few hundred kilobytes.
+/// Runs a test of this binary on a disk of `kilobytes`.
 fn on_a_tiny_disk(test: &str, kilobytes: u32) {
     let dir = tempfile::tempdir().unwrap();
     let script = format!(
@@ -270,7 +270,7 @@ fn on_a_tiny_disk(test: &str, kilobytes: u32) {
     match status.map(|status| status.code()) {
         Ok(Some(0)) => {}
         Ok(Some(1 | 77)) | Err(_) if !may_unshare() => {
-            eprintln!("SKIPPED {test}: this system lets nobody make mount namespaces");
+            eprintln!("SKIPPED {test}: this system does not allow mount namespaces");
         }
         other => panic!("{test} failed on a tiny disk: {other:?}"),
     }

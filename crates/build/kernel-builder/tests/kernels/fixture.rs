@@ -23,7 +23,7 @@ use tempfile::TempDir;
 pub(crate) const FILES: &[(&str, &str)] = &[
     (
         "Makefile",
-        r"# A kernel in name
+        r"# A made-up kernel
 VERSION = 7
 PATCHLEVEL = 3
 SUBLEVEL = 4
@@ -65,7 +65,7 @@ mrproper:
 	@rm -f .config $(objects)
 ",
     ),
-    ("Kconfig", "mainmenu \"A kernel in name\"\nsource \"drivers/Kconfig\"\n"),
+    ("Kconfig", "mainmenu \"A made-up kernel\"\nsource \"drivers/Kconfig\"\n"),
     ("init/main.c", "int sum(int a, int b);\n\nint start_kernel(void)\n{\n\treturn sum(1, 2);\n}\n"),
     ("lib/sum.c", "int sum(int a, int b)\n{\n\treturn a + b;\n}\n"),
     ("drivers/Kconfig", "menu \"Device Drivers\"\n\nsource \"drivers/virt/Kconfig\"\n\nendmenu\n"),

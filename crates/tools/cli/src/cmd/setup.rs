@@ -59,6 +59,9 @@ impl Args {
         let cache = Cache::user()?;
         let progress = ProgressBar::new();
         let setup = Setup::new(&cache, &progress);
+        if !self.list {
+            setup.fetch_lists_if_none(&purposes)?;
+        }
         let plan = setup.plan(&purposes)?;
         if plan.is_empty() {
             support::print("nothing is missing\n")?;
