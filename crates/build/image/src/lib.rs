@@ -27,12 +27,13 @@ use std::{
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use kernel::Kernel;
-pub use settings::{Format, Hostname, Net, Options, RootFs, Size, SshKeys};
+pub use settings::{Hostname, Net, Options, RootFs, Size, SshKeys};
 pub use tool::Tools;
 
 use disk::Layout;
 use tempfile::TempPath;
 use tool::run;
+use vmd_release::DiskFormat;
 
 /// A finished image.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ pub struct Image {
     /// Where it is.
     pub path: PathBuf,
     /// In which format.
-    pub format: Format,
+    pub format: DiskFormat,
     /// The size that the guest sees.
     pub size: Size,
     /// Bytes that the file takes on this machine's disk.
@@ -57,11 +58,8 @@ pub struct Image {
 impl Image {
     /// How to run it on OpenBSD: the stanza of vm.conf(5), the commands of vmctl(8), and how to get it there.
     pub fn instructions(&self) -> String {
-        let format = match self.format {
-            Format::Raw => vmconf::DiskFormat::Raw,
-            Format::Qcow2 => vmconf::DiskFormat::Qcow2,
-        };
-        let disk = vmconf::Disk { path: self.path.display().to_string(), format, on_host: format };
+        let path = self.path.display().to_string();
+        let disk = vmconf::Disk { path, format: self.format, on_host: self.format };
         let network = match self.net {
             Net::Dhcp => vmconf::Network::Local,
             // Its address belongs to a network of the user's.
@@ -80,7 +78,7 @@ pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn F
     }
     let mut needed = vec!["debugfs", "fakeroot", "mattrib", "mke2fs", "syslinux", "tar"];
     needed.extend(rootfs::tools(&options.rootfs));
-    if options.format == Format::Qcow2 {
+    if options.format == DiskFormat::Qcow2 {
         needed.push("qemu-img");
     }
     tools.require(&needed)?;
@@ -111,8 +109,8 @@ pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn F
     ext4::write(tools, &disk, layout.root, &archive, scratch, identity)?;
 
     let finished = match options.format {
-        Format::Raw => disk,
-        Format::Qcow2 => {
+        DiskFormat::Raw => disk,
+        DiskFormat::Qcow2 => {
             step("conversion to qcow2");
             let qcow2 = scratch.join("disk.qcow2");
             let mut command = tools.command("qemu-img")?;

@@ -7,6 +7,8 @@ use std::{
     str::FromStr,
 };
 
+use vmd_release::DiskFormat;
+
 use crate::error::{Error, Result};
 
 const MIB: u64 = 1 << 20;
@@ -243,37 +245,6 @@ impl fmt::Display for RootFs {
     }
 }
 
-/// Format of the disk file. vmd reads both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Byte for byte, with holes where nothing is.
-    Raw,
-    /// Only what is used, also after it was copied by a program that knows no holes.
-    Qcow2,
-}
-
-impl Format {
-    /// The usual ending of a file's name.
-    pub fn extension(self) -> &'static str {
-        match self {
-            Self::Raw => "img",
-            Self::Qcow2 => "qcow2",
-        }
-    }
-}
-
-impl FromStr for Format {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "raw" => Ok(Self::Raw),
-            "qcow2" => Ok(Self::Qcow2),
-            _ => Err(Error::setting("format", text, "it is `raw` or `qcow2`")),
-        }
-    }
-}
-
 /// All of it together.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -293,8 +264,8 @@ pub struct Options {
     pub net: Net,
     /// More for the kernel's command line.
     pub append: Option<String>,
-    /// Format of the file.
-    pub format: Format,
+    /// DiskFormat of the file.
+    pub format: DiskFormat,
     /// Where it goes.
     pub output: PathBuf,
     /// Replace what is there.
@@ -380,8 +351,8 @@ mod tests {
         for bad in ["", "tar:", "debian", "debian:", "debian:../x", "debian:--help", "alpine:3"] {
             assert!(bad.parse::<RootFs>().is_err(), "{bad:?}");
         }
-        assert_eq!("qcow2".parse::<Format>().unwrap().extension(), "qcow2");
-        assert!("vdi".parse::<Format>().is_err());
+        assert_eq!("qcow2".parse::<DiskFormat>().unwrap().extension(), "qcow2");
+        assert!("vdi".parse::<DiskFormat>().is_err());
     }
 
     const KEY: &str =

@@ -41,7 +41,7 @@ impl Place {
             ssh_keys: None,
             net: Net::Dhcp,
             append: None,
-            format: Format::Raw,
+            format: DiskFormat::Raw,
             output: self.path("disk.img"),
             force: false,
             busybox: None,
@@ -252,7 +252,7 @@ fn a_program_that_fails_leaves_nothing_behind() {
 #[test]
 fn each_missing_program_is_named_before_anything_is_made() {
     let place = Place::new();
-    let options = Options { format: Format::Qcow2, ..place.options() };
+    let options = Options { format: DiskFormat::Qcow2, ..place.options() };
     for missing in
         ["debugfs", "fakeroot", "mattrib", "mke2fs", "syslinux", "tar", "ldd", "qemu-img", "sfdisk"]
     {
@@ -290,8 +290,9 @@ fn each_missing_program_is_named_before_anything_is_made() {
 fn qcow2_has_the_same_contents() {
     let place = Place::new();
     let raw = make(&place.options()).unwrap();
-    let qcow2 = make(&Options { format: Format::Qcow2, output: place.path("disk.qcow2"), ..place.options() })
-        .unwrap();
+    let qcow2 =
+        make(&Options { format: DiskFormat::Qcow2, output: place.path("disk.qcow2"), ..place.options() })
+            .unwrap();
     assert_eq!(&fs::read(&qcow2.path).unwrap()[..4], b"QFI\xfb");
     let compared = Command::new("qemu-img").arg("compare").args([&raw.path, &qcow2.path]).output().unwrap();
     assert!(compared.status.success(), "{compared:?}");
@@ -330,23 +331,23 @@ fn a_full_file_system_is_told_and_left_empty() {
 
 #[test]
 fn the_instructions_agree_with_the_image() {
-    let instructions = |format: Format, net: &str| {
+    let instructions = |format: DiskFormat, net: &str| {
         let path = format!("out/7.3/minimal.{}", format.extension()).into();
         let (size, net) = ("4G".parse().unwrap(), net.parse().unwrap());
         let (release, command_line) = (String::new(), String::new());
         Image { path, format, size, allocated: 0, release, command_line, vm: "vm1".into(), net }
             .instructions()
     };
-    let raw = instructions(Format::Raw, "dhcp");
+    let raw = instructions(DiskFormat::Raw, "dhcp");
     assert!(raw.contains("\tdisk \"/var/vmm/minimal.img\"\n\tlocal interface\n}\n"), "{raw}");
-    let qcow2 = instructions(Format::Qcow2, "10.0.0.5/24,10.0.0.1");
+    let qcow2 = instructions(DiskFormat::Qcow2, "10.0.0.5/24,10.0.0.1");
     assert!(
         qcow2.contains(
             "\tdisk \"/var/vmm/minimal.qcow2\" format qcow2\n\tinterface { switch \"uplink\" }\n}\n"
         ),
         "{qcow2}"
     );
-    let alone = instructions(Format::Raw, "none");
+    let alone = instructions(DiskFormat::Raw, "none");
     assert!(!alone.contains("interface") && !alone.contains("pf.conf"), "{alone}");
 }
 

@@ -16,7 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use image::{Format, Identity, Image, Kernel, Net, Options, RootFs, Tools};
+use image::{Identity, Image, Kernel, Net, Options, RootFs, Tools};
+use vmd_release::DiskFormat;
 
 /// For each answer of the guest: emulation without KVM, on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -38,7 +39,7 @@ fn image(rootfs: RootFs, output: &Path) -> Image {
         ssh_keys: None,
         net: Net::Dhcp,
         append: None,
-        format: Format::Raw,
+        format: DiskFormat::Raw,
         output: output.to_owned(),
         force: false,
         busybox: None,

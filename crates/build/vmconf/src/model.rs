@@ -1,6 +1,8 @@
 //! A configuration as data.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{ops::Deref, sync::Arc};
+
+pub use vmd_release::{BootDevice, DiskFormat};
 
 use crate::{finding::Finding, mac::MacAddress};
 
@@ -258,50 +260,6 @@ impl Vm {
             _ => None,
         })
     }
-}
-
-/// The format of a disk image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskFormat {
-    /// The disk's bytes.
-    Raw,
-    /// QEMU's qcow2.
-    Qcow2,
-}
-
-impl DiskFormat {
-    /// Its name in vm.conf(5), and before a path in vmctl(8).
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Qcow2 => "qcow2",
-        }
-    }
-
-    /// What names of such files end in here.
-    pub fn extension(self) -> &'static str {
-        match self {
-            Self::Raw => "img",
-            Self::Qcow2 => "qcow2",
-        }
-    }
-}
-
-impl fmt::Display for DiskFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What a VM boots from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BootDevice {
-    /// The ISO image.
-    Cdrom,
-    /// The first disk.
-    Disk,
-    /// OpenBSD's kernel, as if it came over the network.
-    Net,
 }
 
 /// A network interface.

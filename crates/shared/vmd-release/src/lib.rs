@@ -1,12 +1,15 @@
-//! Generations of OpenBSD's vmd(8), and what each of them shows to a guest.
+//! Generations of OpenBSD's vmd(8) and what each of them shows to a guest; its disk formats and
+//! boot devices.
 
 mod capabilities;
+mod media;
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 pub use capabilities::{Capabilities, KvmLeaf};
+pub use media::{BootDevice, DiskFormat, UnknownDiskFormat};
 
 /// A generation of vmd(8) and vmm(4), named after the OpenBSD release that brought it.
 ///
@@ -61,8 +64,8 @@ impl FromStr for Generation {
     }
 }
 
-/// Behaviour of the host's TSC, and so of its guests' TSCs, while the host sleeps: vmm gives them no
-/// offset, and OpenBSD does not set the TSC when it wakes up (vmm_machdep.c, tsc.c of 7.8).
+/// Behaviour of the host's TSC, and so of its guests' TSCs, while the host sleeps: vmm gives them
+/// no offset, and OpenBSD does not set the TSC when it wakes up (vmm_machdep.c, tsc.c of 7.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SleepingTsc {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use vmm::{Disk, DiskFormat};
+use vmd_release::DiskFormat;
+use vmm::Disk;
 
 /// Where the VM's KVM is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -20,9 +20,10 @@ use rustix::{
     io::{FdFlags, fcntl_setfd, retry_on_intr},
     process::{Pid, PidfdFlags, pidfd_open},
 };
+use vmd_release::DiskFormat;
 
 use crate::{
-    Error, Format, GREETING, Net, Result, Start,
+    Error, GREETING, Net, Result, Start,
     archive::Archive,
     elf,
     kernel::Kernel,
@@ -85,7 +86,7 @@ impl Launch {
     }
 
     /// Adds a disk image. Writes reach the file on the host when the job flushes or ends.
-    pub fn drive(&mut self, path: &Path, format: Format, read_only: bool) -> PathBuf {
+    pub fn drive(&mut self, path: &Path, format: DiskFormat, read_only: bool) -> PathBuf {
         let device = drive_name(self.drives.len());
         self.drives.push(Drive { path: path.to_owned(), format, read_only });
         device.into()
@@ -320,8 +321,8 @@ mod tests {
     fn added_things_have_paths_in_the_helper_vm() {
         let mut launch = Launch::new(512);
         assert_eq!(launch.file("kernel", Path::new("/boot/vmlinuz")), Path::new("/job/kernel"));
-        assert_eq!(launch.drive(Path::new("a.img"), Format::Raw, false), Path::new("/dev/vda"));
-        assert_eq!(launch.drive(Path::new("b.img"), Format::Raw, true), Path::new("/dev/vdb"));
+        assert_eq!(launch.drive(Path::new("a.img"), DiskFormat::Raw, false), Path::new("/dev/vda"));
+        assert_eq!(launch.drive(Path::new("b.img"), DiskFormat::Raw, true), Path::new("/dev/vdb"));
         assert_eq!(launch.net(Net::User), Path::new("/run/net0"));
         assert_eq!(launch.stream(UnixStream::pair().unwrap().0), Path::new("/run/stream0"));
         assert_eq!(launch.sink(Path::new("trace")), Path::new("/dev/virtio-ports/sink0"));

@@ -23,7 +23,7 @@ pub use elf::static_program;
 pub use error::{Error, Result};
 pub use kernel::Kernel;
 pub use launch::{L1, Launch};
-pub use qemu::{Format, Net};
+pub use qemu::Net;
 
 /// The directory of the helper VM's virtio-serial ports, by name.
 const PORTS: &str = "/dev/virtio-ports";

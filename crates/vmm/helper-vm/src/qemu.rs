@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::json;
+use vmd_release::DiskFormat;
 
 use crate::{Error, Result};
 
@@ -59,20 +60,11 @@ fn check_version(program: &Path, output: &str) -> Result<()> {
     Ok(())
 }
 
-/// A disk image's format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// The bytes of the disk.
-    Raw,
-    /// QEMU's copy-on-write format; QEMU decodes it.
-    Qcow2,
-}
-
 /// A disk of the helper VM.
 #[derive(Debug, Clone)]
 pub(crate) struct Drive {
     pub(crate) path: PathBuf,
-    pub(crate) format: Format,
+    pub(crate) format: DiskFormat,
     pub(crate) read_only: bool,
 }
 
@@ -180,13 +172,9 @@ impl Machine {
 
 /// The value of `-blockdev` for a drive: JSON, because a file's name may contain commas.
 fn blockdev(index: usize, drive: &Drive) -> String {
-    let format = match drive.format {
-        Format::Raw => "raw",
-        Format::Qcow2 => "qcow2",
-    };
     json!({
         "node-name": format!("drive{index}"),
-        "driver": format,
+        "driver": drive.format.as_str(),
         "read-only": drive.read_only,
         "discard": "unmap",
         "file": { "driver": "file", "filename": drive.path.to_string_lossy() },
@@ -226,8 +214,8 @@ mod tests {
             memory: 800,
             cpus: 1,
             drives: vec![
-                Drive { path: "/a,b.img".into(), format: Format::Raw, read_only: false },
-                Drive { path: "/c.iso".into(), format: Format::Qcow2, read_only: true },
+                Drive { path: "/a,b.img".into(), format: DiskFormat::Raw, read_only: false },
+                Drive { path: "/c.iso".into(), format: DiskFormat::Qcow2, read_only: true },
             ],
             ports: vec![
                 Port { name: "console".to_owned(), end: End::Socket(5) },

@@ -9,9 +9,10 @@ use std::{
 };
 
 use devices::virtio::disk;
-use helper_vm::{Format, L1, Launch, Net};
+use helper_vm::{L1, Launch, Net};
 use parking_lot::Mutex;
-use vmm::{Boot, Config, Disk, DiskFormat, NicBackendConfig};
+use vmd_release::DiskFormat;
+use vmm::{Boot, Config, Disk, NicBackendConfig};
 use vmm_control::{Answer, Command, ExitReport, Vm, remote::RemoteVm};
 
 use crate::{
@@ -102,18 +103,14 @@ fn pack(config: RunConfig, info: StatusInfo) -> Result<(Launch, Job)> {
     config.tsc_hz = vmm::host_tsc_hz();
     pack_boot_files(&mut launch, &mut config)?;
     for disk in &mut config.disks {
-        let format =
-            match disk::check(&disk.path, disk.format.map(Into::into), true).map_err(vmm::Error::Disk)? {
-                disk::DiskFormat::Raw => Format::Raw,
-                disk::DiskFormat::Qcow2 => Format::Qcow2,
-            };
+        let format = disk::check(&disk.path, disk.format, true).map_err(vmm::Error::Disk)?;
         // QEMU decodes the image: in the helper VM it is a block device.
         let path = launch.drive(&absolute(&disk.path)?, format, false);
         *disk = Disk { path, format: Some(DiskFormat::Raw) };
     }
     if let Some(cdrom) = &mut config.cdrom {
-        disk::check(cdrom, Some(disk::DiskFormat::Raw), false).map_err(vmm::Error::Disk)?;
-        *cdrom = launch.drive(&absolute(cdrom)?, Format::Raw, true);
+        disk::check(cdrom, Some(DiskFormat::Raw), false).map_err(vmm::Error::Disk)?;
+        *cdrom = launch.drive(&absolute(cdrom)?, DiskFormat::Raw, true);
     }
     if let Some(trace) = &mut config.trace {
         *trace = launch.sink(&absolute(trace)?);

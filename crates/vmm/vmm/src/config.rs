@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vmd_release::Generation;
+use vmd_release::{BootDevice, DiskFormat, Generation};
 
 use crate::error::Error;
 
@@ -93,28 +93,6 @@ pub enum Boot {
     },
 }
 
-/// Boot device of the firmware: vmctl's `-B`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BootDevice {
-    /// The first disk.
-    Disk,
-    /// The CD-ROM.
-    Cdrom,
-    /// The network, from which vmd's firmware cannot boot: it halts.
-    Net,
-}
-
-impl From<BootDevice> for devices::legacy::fw_cfg::BootDevice {
-    fn from(device: BootDevice) -> Self {
-        match device {
-            BootDevice::Disk => Self::Disk,
-            BootDevice::Cdrom => Self::Cdrom,
-            BootDevice::Net => Self::Net,
-        }
-    }
-}
-
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,25 +102,6 @@ pub struct Disk {
     /// Format; `None` to detect it from the image.
     #[serde(default)]
     pub format: Option<DiskFormat>,
-}
-
-/// The format of a disk image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DiskFormat {
-    /// The disk's bytes.
-    Raw,
-    /// QEMU's copy-on-write format.
-    Qcow2,
-}
-
-impl From<DiskFormat> for devices::virtio::disk::DiskFormat {
-    fn from(format: DiskFormat) -> Self {
-        match format {
-            DiskFormat::Raw => Self::Raw,
-            DiskFormat::Qcow2 => Self::Qcow2,
-        }
-    }
 }
 
 /// A network interface.

@@ -52,7 +52,7 @@ mod vcpu_thread;
 mod virtual_machine;
 
 pub use clock::SystemClock;
-pub use config::{Boot, BootDevice, Config, Disk, DiskFormat, Nic, NicBackendConfig, OnReset, Vendor};
+pub use config::{Boot, Config, Disk, Nic, NicBackendConfig, OnReset, Vendor};
 pub use console::Console;
 pub use diagnosis::{DeviceFault, GuestLocation, OutsideRam, StringIo, VcpuError};
 pub use error::Error;

@@ -10,9 +10,10 @@ use std::{
     },
 };
 
-use image::{Format, Hostname, Identity, Kernel, Net, Options, RootFs, Size, SshKeys, Tools};
+use image::{Hostname, Identity, Kernel, Net, Options, RootFs, Size, SshKeys, Tools};
 use miette::{IntoDiagnostic, miette};
 use signal_hook::{consts::SIGINT, flag};
+use vmd_release::DiskFormat;
 
 /// Arguments of `vmmlinux image`.
 #[derive(clap::Args)]
@@ -67,7 +68,7 @@ pub(crate) struct Args {
 
     /// Format of the image: raw or qcow2
     #[arg(long, default_value = "raw")]
-    format: Format,
+    format: DiskFormat,
 
     /// Path of the image [default: beside the kernel, named after the root file system]
     #[arg(short, long, value_name = "PATH")]

@@ -9,8 +9,8 @@ use std::{
 use clap::{Subcommand, ValueEnum};
 use miette::miette;
 use serde_json::json;
-use vmconf::{Check, DiskFormat, Network, Owner, Proposal, Severity};
-use vmd_release::Generation;
+use vmconf::{Check, Network, Owner, Proposal, Severity};
+use vmd_release::{DiskFormat, Generation};
 
 use crate::{
     args::{disk, size},
@@ -89,8 +89,8 @@ struct WriteArgs {
     #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     memory: u64,
     /// Format of the image on the host, raw or qcow2 [default: unchanged]
-    #[arg(long, value_enum)]
-    format: Option<Format>,
+    #[arg(long)]
+    format: Option<DiskFormat>,
     /// Add an empty second disk of this size
     #[arg(long, value_name = "SIZE", value_parser = size)]
     data: Option<u64>,
@@ -115,15 +115,6 @@ struct WriteArgs {
     /// Add notes on these OpenBSD releases, separated by commas
     #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
     host: Vec<Generation>,
-}
-
-/// Formats of disk images.
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    /// The bytes of the disk
-    Raw,
-    /// QEMU's copy-on-write format, which grows with its contents
-    Qcow2,
 }
 
 impl Args {
@@ -155,15 +146,10 @@ impl WriteArgs {
     fn proposal(self) -> miette::Result<Proposal> {
         let image = self.image.ok_or_else(|| miette!("no disk image was named"))?;
         let format = match image.format {
-            Some(vmm::DiskFormat::Raw) => DiskFormat::Raw,
-            Some(vmm::DiskFormat::Qcow2) => DiskFormat::Qcow2,
+            Some(format) => format,
             None => found_format(&image.path)?,
         };
-        let on_host = match self.format {
-            Some(Format::Raw) => DiskFormat::Raw,
-            Some(Format::Qcow2) => DiskFormat::Qcow2,
-            None => format,
-        };
+        let on_host = self.format.unwrap_or(format);
         let network = match self.network.split_once('=') {
             None if self.network == "local" => Network::Local,
             None if self.network == "none" => Network::None,

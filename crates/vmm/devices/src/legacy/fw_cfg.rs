@@ -9,6 +9,7 @@
 use std::fmt;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vmd_release::BootDevice;
 
 use crate::{
     acpi::tables,
@@ -48,35 +49,21 @@ const CONTROL_WRITE: u32 = 0x10;
 
 const NAME_SIZE: usize = 56;
 
-/// The boot device of the VM (`vmctl start -B`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BootDevice {
-    /// The first disk.
-    Disk,
-    /// The CD-ROM.
-    Cdrom,
-    /// The network, which vmd's firmware does not support: it halts.
-    Net,
+/// Subsystem ID of the PCI function that is `device`.
+const fn boot_subsystem(device: BootDevice) -> u16 {
+    match device {
+        BootDevice::Net => 1,
+        BootDevice::Disk => 2,
+        BootDevice::Cdrom => 8,
+    }
 }
 
-impl BootDevice {
-    /// The subsystem ID of its PCI function.
-    const fn subsystem(self) -> u16 {
-        match self {
-            Self::Net => 1,
-            Self::Disk => 2,
-            Self::Cdrom => 8,
-        }
-    }
-
-    /// The firmware's device path for it in PCI slot `slot`. The firmware tries no other device
-    /// afterwards.
-    fn order(self, slot: usize) -> String {
-        match self {
-            Self::Net => "HALT".to_owned(),
-            Self::Disk => format!("/pci@i0cf8/*@{slot}\nHALT"),
-            Self::Cdrom => format!("/pci@i0cf8/*@{slot}/*@0/*@0,40000100\nHALT"),
-        }
+/// The firmware's device path for `device` in PCI slot `slot`. The firmware tries no other device afterwards.
+fn boot_order(device: BootDevice, slot: usize) -> String {
+    match device {
+        BootDevice::Net => "HALT".to_owned(),
+        BootDevice::Disk => format!("/pci@i0cf8/*@{slot}\nHALT"),
+        BootDevice::Cdrom => format!("/pci@i0cf8/*@{slot}/*@0/*@0,40000100\nHALT"),
     }
 }
 
@@ -107,9 +94,10 @@ impl FwCfg {
             // Without this, SeaBIOS sends every character to the serial line twice.
             File { name: "etc/screen-and-debug", data: vec![0; 4] },
         ];
-        if let Some((boot, slot)) = boot.and_then(|boot| Some((boot, pci.find_subsystem(boot.subsystem())?)))
+        if let Some((boot, slot)) =
+            boot.and_then(|boot| Some((boot, pci.find_subsystem(boot_subsystem(boot))?)))
         {
-            let mut data = boot.order(slot).into_bytes();
+            let mut data = boot_order(boot, slot).into_bytes();
             data.push(0);
             files.push(File { name: "bootorder", data });
         }

@@ -38,7 +38,7 @@ use devices::{
     },
     vmmci::{OnEnd, Vmmci},
 };
-use vmd_release::Generation;
+use vmd_release::{DiskFormat, Generation};
 
 use self::{nic::NicBackend, stock_firmware::StockFirmware};
 use crate::{
@@ -118,7 +118,7 @@ impl Board {
         let PciSlots { mut pci, faults, .. } = slots;
         let vmmci = pci.add(|line| Vmmci::new(generation, Arc::clone(&clock), ticks, line, parts.on_end))?;
         let boot_device = match config.boot {
-            Boot::Firmware { device, .. } => device.map(Into::into),
+            Boot::Firmware { device, .. } => device,
             Boot::Direct { .. } => None,
         };
         let on_clock_jump = Box::new({
@@ -345,11 +345,11 @@ impl PciSlots {
             nics.push(self.add(backend.device(self.generation))?);
         }
         for image in &config.disks {
-            let disk = disk::open(&image.path, image.format.map(Into::into), true)?;
+            let disk = disk::open(&image.path, image.format, true)?;
             self.add(Blk::new(disk, self.generation))?;
         }
         let Some(path) = &config.cdrom else { return Ok((nics, None)) };
-        let mut drive = Scsi::new(disk::open(path, Some(disk::DiskFormat::Raw), false)?);
+        let mut drive = Scsi::new(disk::open(path, Some(DiskFormat::Raw), false)?);
         drive.keep_within_descriptors(stock_firmware);
         Ok((nics, Some(self.add(drive)?)))
     }

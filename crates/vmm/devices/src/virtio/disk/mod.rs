@@ -10,8 +10,9 @@ use std::{
     path::Path,
 };
 
+use vmd_release::DiskFormat;
+
 pub use self::{
-    format::{DiskFormat, UnknownDiskFormat},
     qcow2::Qcow2Disk,
     raw::RawDisk,
     storage::{Disk, DiskError},
@@ -47,7 +48,7 @@ fn open_file(
     let file = OpenOptions::new().read(true).write(writable).open(path).map_err(failed)?;
     let format = match format {
         Some(format) => format,
-        None => DiskFormat::probe(&file).map_err(failed)?,
+        None => format::probe(&file).map_err(failed)?,
     };
     Ok((file, format))
 }

@@ -3,8 +3,9 @@
 use std::{fs, io::Write, os::unix::fs::FileExt, path::Path};
 
 use imago::{FormatCreateBuilder, Storage, StorageCreateOptions, file::File, qcow2::Qcow2};
+use vmd_release::DiskFormat;
 
-use crate::virtio::disk::{self, DiskError, DiskFormat};
+use crate::virtio::disk::{self, DiskError};
 
 /// Creates a qcow2 image of 1 MiB with clusters of 64 KiB, backed by `base` if given.
 fn create(path: &Path, base: Option<&str>, refcount_bits: usize) {
