@@ -17,10 +17,7 @@
 //! 8.0 writes narrow values to the correct bytes, keeps BARs aligned, and gives virtio devices MSI,
 //! MSI-X and a second BAR, in memory, for the MSI-X table ([`crate::irqchip::msi`]).
 
-use std::{
-    array, fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{any::Any, array, fmt, marker::PhantomData, sync::Arc};
 
 use vmd_release::{Capabilities, Generation};
 
@@ -96,7 +93,7 @@ const HOST_BRIDGE: Identity = Identity {
 };
 
 /// A PCI function with one 4 KiB I/O BAR and INTA: all of vmd's devices up to 7.9.
-pub trait PciFunction: Send {
+pub trait PciFunction: Any + Send {
     /// Its identifying registers.
     fn identity(&self) -> Identity;
 
@@ -128,10 +125,24 @@ pub struct BusFull;
 /// The 256 bytes of a configuration space.
 type Space = [u32; 64];
 
+/// The slot of a function of type `F` on the bus that it was added to.
+pub struct PciSlot<F> {
+    index: usize,
+    function: PhantomData<fn() -> F>,
+}
+
+impl<F> Clone for PciSlot<F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for PciSlot<F> {}
+
 struct Slot {
     irq: u8,
     messages: Arc<Messages>,
-    function: Arc<Mutex<dyn PciFunction>>,
+    function: Box<dyn PciFunction>,
 }
 
 /// The bus: the host bridge in slot 0, then the functions in the order of their addition.
@@ -158,14 +169,26 @@ impl PciBus {
     pub fn add<F: PciFunction + 'static>(
         &mut self,
         build: impl FnOnce(IrqLine) -> F,
-    ) -> Result<Arc<Mutex<F>>, BusFull> {
+    ) -> Result<PciSlot<F>, BusFull> {
         let irq = *IRQS.get(self.slots.len()).ok_or(BusFull)?;
         let messages = Arc::new(Messages::new(Arc::clone(&self.controller)));
         let line = IrqLine::new(Arc::clone(&self.controller), irq).with_messages(Arc::clone(&messages));
-        let function = Arc::new(Mutex::new(build(line)));
-        self.slots.push(Slot { irq, messages, function: Arc::clone(&function) as _ });
-        self.power_on(self.slots.len() - 1);
-        Ok(function)
+        self.slots.push(Slot { irq, messages, function: Box::new(build(line)) });
+        let index = self.slots.len() - 1;
+        self.power_on(index);
+        Ok(PciSlot { index, function: PhantomData })
+    }
+
+    /// The function that was added to `slot` of this bus.
+    pub fn function<F: PciFunction + 'static>(&self, slot: PciSlot<F>) -> &F {
+        let function: &dyn Any = &*self.slots[slot.index].function;
+        function.downcast_ref().expect("a slot of this bus has the function that was added to it")
+    }
+
+    /// The function that was added to `slot` of this bus.
+    pub fn function_mut<F: PciFunction + 'static>(&mut self, slot: PciSlot<F>) -> &mut F {
+        let function: &mut dyn Any = &mut *self.slots[slot.index].function;
+        function.downcast_mut().expect("a slot of this bus has the function that was added to it")
     }
 
     /// The slot of the first function whose subsystem ID is `subsystem`, host bridge included
@@ -183,7 +206,7 @@ impl PciBus {
         self.spaces = [[0; 64]; SLOTS];
         self.spaces[0] = space(HOST_BRIDGE, None, &[]);
         for n in 0..self.slots.len() {
-            lock(&self.slots[n].function).reset();
+            self.slots[n].function.reset();
             self.power_on(n);
         }
     }
@@ -193,7 +216,6 @@ impl PciBus {
         let Slot { irq, messages, function } = &self.slots[n];
         self.controller.set_level_triggered(*irq, true);
         let bar = IO_START + BAR_SIZE * n as u16;
-        let function = lock(function);
         let vectors = function.vectors();
         messages.power_on(vectors);
         let mut capabilities = function.capabilities();
@@ -318,7 +340,7 @@ impl PciBus {
     }
 
     fn io(&mut self, access: &mut PortAccess) {
-        let mut claims = self.slots.iter().zip(&self.spaces[1..]).filter_map(|(slot, space)| {
+        let mut claims = self.slots.iter_mut().zip(&self.spaces[1..]).filter_map(|(slot, space)| {
             // vmd computes in 16 bits: the end of a BAR in the last 4 KiB wraps to 0, and the BAR
             // contains no port.
             let start = space[0x10 / 4] as u16 & !3;
@@ -327,16 +349,11 @@ impl PciBus {
         });
         let claim = if self.capabilities.pci_last_bar_wins { claims.next_back() } else { claims.next() };
         match (claim, access.direction) {
-            (Some((slot, offset)), _) => lock(&slot.function).bar_access(offset, access),
+            (Some((slot, offset)), _) => slot.function.bar_access(offset, access),
             (None, Direction::In) => access.answer(NOTHING),
             (None, Direction::Out) => {}
         }
     }
-}
-
-/// Locks a function. A poisoned lock is safe to take: every access leaves the function consistent.
-fn lock<F: ?Sized>(function: &Mutex<F>) -> std::sync::MutexGuard<'_, F> {
-    function.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn read_register(value: u32, byte: u8, width: Width) -> u32 {
@@ -769,7 +786,7 @@ mod tests {
         assert_eq!(input(&mut bus, 0x4003, Width::Byte), EAX | 0xff, "unclaimed");
         assert_eq!(input(&mut bus, 0xcfff, Width::Byte), 0xfff);
         out(&mut bus, 0xd000, Width::Byte, 1);
-        assert_eq!(seen.lock().unwrap().seen, [3, 0xfff]);
+        assert_eq!(bus.function(seen).seen, [3, 0xfff]);
         write(&mut bus, 4, 0x04, Width::Word, 0);
         assert_eq!(input(&mut bus, 0xc010, Width::Word), 0x10, "COMMAND has no effect");
     }
@@ -790,8 +807,8 @@ mod tests {
             let functions = [bus.add(|_| rng()).unwrap(), bus.add(|_| blk()).unwrap()];
             write(&mut bus, 2, 0x10, Width::Dword, 0x1000);
             input(&mut bus, 0x1004, Width::Byte);
-            assert_eq!(functions[winner].lock().unwrap().seen, [4]);
-            assert!(functions[1 - winner].lock().unwrap().seen.is_empty());
+            assert_eq!(bus.function(functions[winner]).seen, [4]);
+            assert!(bus.function(functions[1 - winner]).seen.is_empty());
         }
     }
 

@@ -33,7 +33,7 @@ pub struct VirtioResources {
 }
 
 /// The model of a device, behind the registers of its transport.
-pub trait VirtioDevice: Send {
+pub trait VirtioDevice: Send + 'static {
     /// The device type.
     const DEVICE_TYPE: DeviceType;
 

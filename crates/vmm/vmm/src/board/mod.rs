@@ -8,7 +8,10 @@ mod tap;
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use devices::{
@@ -31,7 +34,7 @@ use devices::{
         ns8250::{self, Input, Uart},
     },
     memory_map::MemoryMap,
-    pci::PciBus,
+    pci::{PciBus, PciSlot},
     virtio::{
         Fault, FaultSlot, GuestRam, VirtioDevice, VirtioPci, VirtioResources, blk::Blk, disk, net::Net,
         rng::Rng, scsi::Scsi,
@@ -77,9 +80,11 @@ pub(crate) struct Board {
     pci: PciBus,
     fw_cfg: FwCfg,
     pm: Option<Pm>,
-    nics: Vec<Arc<Mutex<VirtioPci<Net>>>>,
-    cdrom: Option<Arc<Mutex<VirtioPci<Scsi>>>>,
-    vmmci: Arc<Mutex<Vmmci>>,
+    nics: Vec<PciSlot<VirtioPci<Net>>>,
+    cdrom: Option<PciSlot<VirtioPci<Scsi>>>,
+    vmmci: PciSlot<Vmmci>,
+    /// Set by the RTC when the host's clock has jumped.
+    clock_jumped: Arc<AtomicBool>,
     faults: FaultSlot,
     stock_firmware: Option<StockFirmware>,
 }
@@ -93,12 +98,6 @@ pub(crate) enum PortOutcome {
     Fault(DeviceId, Fault),
     /// The access resets the VM before any device sees it.
     Reset,
-}
-
-/// Locks a PCI function. A panic during an access leaves a function whole, so its lock is never
-/// poisoned for good.
-fn lock<T: ?Sized>(function: &Mutex<T>) -> MutexGuard<'_, T> {
-    function.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Board {
@@ -121,11 +120,10 @@ impl Board {
             Boot::Firmware { device, .. } => device,
             Boot::Direct { .. } => None,
         };
+        let clock_jumped = Arc::new(AtomicBool::new(false));
         let on_clock_jump = Box::new({
-            let vmmci = Arc::clone(&vmmci);
-            move || {
-                lock(&vmmci).sync_rtc();
-            }
+            let clock_jumped = Arc::clone(&clock_jumped);
+            move || clock_jumped.store(true, Ordering::Relaxed)
         });
         let rtc = Rtc::new(generation, Arc::clone(&clock), ticks, line(8), map.cmos(), on_clock_jump);
         // After all PCI functions, which it describes.
@@ -148,6 +146,7 @@ impl Board {
             nics,
             cdrom,
             vmmci,
+            clock_jumped,
             faults,
             irqchip,
             stock_firmware,
@@ -228,8 +227,8 @@ impl Board {
         if let Some(firmware) = &mut self.stock_firmware {
             firmware.end();
         }
-        if let Some(drive) = &self.cdrom {
-            lock(drive).model_mut().keep_within_descriptors(false);
+        if let Some(drive) = self.cdrom {
+            self.pci.function_mut(drive).model_mut().keep_within_descriptors(false);
         }
     }
 
@@ -250,7 +249,7 @@ impl Board {
     /// Time of the next [`Board::expire`] on the board's clock, in nanoseconds; `None` while no
     /// timer runs.
     pub(crate) fn deadline(&self) -> Option<u64> {
-        let vmmci = lock(&self.vmmci).deadline();
+        let vmmci = self.pci.function(self.vmmci).deadline();
         let apic = self.irqchip.apic().and_then(SharedApic::deadline);
         let deadlines = [self.pit.deadline(), self.rtc.deadline(), self.uart.deadline(), vmmci, apic];
         deadlines.into_iter().flatten().min()
@@ -260,8 +259,11 @@ impl Board {
     pub(crate) fn expire(&mut self) {
         self.pit.expire();
         self.rtc.expire();
+        if self.clock_jumped.swap(false, Ordering::Relaxed) {
+            self.vmmci().sync_rtc();
+        }
         self.uart.expire();
-        lock(&self.vmmci).expire();
+        self.vmmci().expire();
         if let Some(apic) = self.irqchip.apic() {
             apic.expire();
         }
@@ -281,8 +283,8 @@ impl Board {
     /// of their NICs.
     pub(crate) fn nic_fds(&self) -> io::Result<Vec<(usize, OwnedFd)>> {
         let mut fds = Vec::new();
-        for (index, nic) in self.nics.iter().enumerate() {
-            if let Some(fd) = lock(nic).backend_fd() {
+        for (index, &nic) in self.nics.iter().enumerate() {
+            if let Some(fd) = self.pci.function(nic).backend_fd() {
                 fds.push((index, fd.try_clone_to_owned()?));
             }
         }
@@ -292,7 +294,7 @@ impl Board {
     /// Passes waiting frames to NIC `index`. Returns whether the guest had room; if not, the frames
     /// keep waiting and the caller tries again later.
     pub(crate) fn nic_input(&mut self, index: usize) -> bool {
-        let mut nic = lock(&self.nics[index]);
+        let nic = self.pci.function_mut(self.nics[index]);
         let ready = nic.can_receive();
         if ready {
             nic.receive();
@@ -301,8 +303,8 @@ impl Board {
     }
 
     /// vmd's control device.
-    pub(crate) fn vmmci(&mut self) -> MutexGuard<'_, Vmmci> {
-        lock(&self.vmmci)
+    pub(crate) fn vmmci(&mut self) -> &mut Vmmci {
+        self.pci.function_mut(self.vmmci)
     }
 
     /// Stops the timers of PIT, RTC and UART (`pause_vm_md` in x86_vm.c).
@@ -328,8 +330,8 @@ struct PciSlots {
     faults: FaultSlot,
 }
 
-type Nics = Vec<Arc<Mutex<VirtioPci<Net>>>>;
-type Cdrom = Option<Arc<Mutex<VirtioPci<Scsi>>>>;
+type Nics = Vec<PciSlot<VirtioPci<Net>>>;
+type Cdrom = Option<PciSlot<VirtioPci<Scsi>>>;
 
 impl PciSlots {
     /// Adds the virtio devices in vmd's order (`virtio_init` in virtio.c).
@@ -354,7 +356,7 @@ impl PciSlots {
         Ok((nics, Some(self.add(drive)?)))
     }
 
-    fn add<D: VirtioDevice + 'static>(&mut self, device: D) -> Result<Arc<Mutex<VirtioPci<D>>>, Error> {
+    fn add<D: VirtioDevice>(&mut self, device: D) -> Result<PciSlot<VirtioPci<D>>, Error> {
         let Self { pci, generation, ram, faults } = self;
         Ok(pci.add(|irq| {
             let resources =
