@@ -58,7 +58,7 @@ pub fn multiplier(tsc_hz: Option<NonZeroU64>) -> u32 {
 
 /// The host's clocks at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostTime {
+pub struct HostClocks {
     /// The TSC; guests share it with the host, without an offset.
     pub tsc: u64,
     /// CLOCK_MONOTONIC in nanoseconds.
@@ -87,7 +87,7 @@ impl TimeInfo {
     /// The structure at the `entry`th entry, counted from 1 at the vCPU's first entry with the
     /// clock enabled. The count continues when the guest moves the clock and restarts at a VM
     /// reset.
-    pub fn new(generation: Generation, entry: u32, now: HostTime, tsc_hz: Option<NonZeroU64>) -> Self {
+    pub fn new(generation: Generation, entry: u32, now: HostClocks, tsc_hz: Option<NonZeroU64>) -> Self {
         Self {
             version: entry << 1,
             tsc_timestamp: now.tsc,
@@ -131,7 +131,7 @@ impl WallClock {
 
     /// The host's boot time, over memory with `version` in its place; the new version is the next
     /// even number.
-    pub fn new(version: u32, now: HostTime) -> Self {
+    pub fn new(version: u32, now: HostClocks) -> Self {
         let boot = now.realtime.saturating_sub(now.monotonic);
         Self {
             version: (version | 1).wrapping_add(1),
@@ -154,7 +154,7 @@ impl WallClock {
 mod tests {
     use super::*;
 
-    const NOW: HostTime = HostTime {
+    const NOW: HostClocks = HostClocks {
         tsc: 0x0123_4567_89ab_cdef,
         monotonic: 80_500_000_000,
         realtime: 1_795_348_512_505_915_777,

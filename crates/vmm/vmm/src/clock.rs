@@ -7,7 +7,7 @@ use std::{
 
 use devices::{
     clock::{Clock, NANOS_PER_SEC},
-    pvclock::HostTime,
+    pvclock::HostClocks,
 };
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use vmd_release::SleepingTsc;
@@ -69,7 +69,7 @@ impl SystemClock {
     }
 
     /// TSC and both clocks at one moment.
-    pub fn now(&self) -> HostTime {
+    pub fn now(&self) -> HostClocks {
         let ClockReading { tsc, monotonic, realtime } = match &self.counter {
             None => ClockReading::now(),
             Some(counter) => {
@@ -81,7 +81,7 @@ impl SystemClock {
         };
         let suspended = self.suspended.load(Ordering::SeqCst);
         let tsc = tsc.wrapping_add(self.tsc_offset());
-        HostTime {
+        HostClocks {
             tsc,
             monotonic: monotonic.wrapping_add(suspended),
             realtime: realtime.wrapping_add(suspended),

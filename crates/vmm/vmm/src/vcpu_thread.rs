@@ -6,7 +6,7 @@ use devices::{
         mmio::{self, MmioAccess},
     },
     irqchip::lapic::StartupIpis,
-    pvclock::HostTime,
+    pvclock::HostClocks,
 };
 use kvm_ioctls::VcpuFd;
 use parking_lot::Mutex;
@@ -46,7 +46,7 @@ pub(crate) struct VmInstance<'a> {
     pub(crate) irqchip: &'a IrqChip,
     pub(crate) sipi: SipiStates,
     pub(crate) ram: &'a GuestMemoryMmap,
-    pub(crate) now: &'a (dyn Fn() -> HostTime + Sync),
+    pub(crate) now: &'a (dyn Fn() -> HostClocks + Sync),
     pub(crate) symbols: &'a Symbols,
     pub(crate) trace: Option<&'a Mutex<trace::Writer>>,
     /// TSC at the start.

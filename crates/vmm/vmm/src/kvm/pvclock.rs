@@ -6,7 +6,7 @@
 
 use std::num::NonZeroU64;
 
-use devices::pvclock::{HostTime, TimeInfo, WallClock, system_time_address, wall_clock_address};
+use devices::pvclock::{HostClocks, TimeInfo, WallClock, system_time_address, wall_clock_address};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmd_release::Generation;
 
@@ -14,7 +14,7 @@ use vmd_release::Generation;
 pub(crate) struct PvClock<'a> {
     generation: Generation,
     tsc_hz: Option<NonZeroU64>,
-    now: &'a (dyn Fn() -> HostTime + Sync),
+    now: &'a (dyn Fn() -> HostClocks + Sync),
     memory: GuestMemoryMmap,
     /// Where the guest wants the time.
     address: Option<GuestAddress>,
@@ -26,7 +26,7 @@ impl<'a> PvClock<'a> {
     pub(crate) fn new(
         generation: Generation,
         tsc_hz: Option<NonZeroU64>,
-        now: &'a (dyn Fn() -> HostTime + Sync),
+        now: &'a (dyn Fn() -> HostClocks + Sync),
         memory: GuestMemoryMmap,
     ) -> Self {
         Self { generation, tsc_hz, now, memory, address: None, entries: 0 }
@@ -78,8 +78,8 @@ mod tests {
 
     use super::*;
 
-    fn time(clock: &ManualClock) -> HostTime {
-        HostTime { tsc: 0, monotonic: clock.monotonic(), realtime: clock.realtime() }
+    fn time(clock: &ManualClock) -> HostClocks {
+        HostClocks { tsc: 0, monotonic: clock.monotonic(), realtime: clock.realtime() }
     }
 
     fn memory() -> GuestMemoryMmap {
