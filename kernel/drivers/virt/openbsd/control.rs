@@ -117,7 +117,7 @@ impl<'a> Control<'a> {
             pin_init!(Self {
                 pdev,
                 registers,
-                driver <- new_mutex!(None, "vmmci_protocol::Control::driver"),
+                driver <- new_mutex!(None, "vmmci::Control::driver"),
                 going_down,
                 last_step: Atomic::new(0),
                 warned: Atomic::new(false),

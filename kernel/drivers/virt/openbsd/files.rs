@@ -15,7 +15,7 @@ use kernel::{
 
 use crate::{
     bar,
-    vmm_control::Control, //
+    control::Control, //
 };
 
 /// A file and its number.

@@ -74,7 +74,7 @@ impl GoingDown {
     pub(crate) fn new() -> Result<Self> {
         let force = pin_init!(Force {
             reboot: Atomic::new(false),
-            work <- new_delayed_work!("vmmci_protocol::Force::work"),
+            work <- new_delayed_work!("vmmci::Force::work"),
         });
         Ok(Self(Arc::pin_init(force, GFP_KERNEL)?))
     }

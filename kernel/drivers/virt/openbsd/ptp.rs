@@ -20,7 +20,7 @@ use kernel::{
 use crate::{
     bar,
     clock,
-    vmm_control::Control, //
+    control::Control, //
 };
 
 /// What the clock is called in `clock_name`, so that a program can tell it from others.

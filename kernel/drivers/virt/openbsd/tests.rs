@@ -10,7 +10,7 @@ mod cases {
 
     use crate::{
         clock::timespec,
-        vmm_control::worth_a_line,
+        control::worth_a_line,
         protocol::{
             register,
             Action,

@@ -38,7 +38,7 @@ mod sleep;
 #[cfg(CONFIG_OPENBSD_VMMCI_KUNIT_TEST)]
 mod tests;
 
-use vmm_control::{
+use control::{
     Control,
     Interrupts, //
 };
