@@ -15,7 +15,7 @@ use helper_vm::Kernel;
 use crate::{initramfs::Initramfs, probes};
 
 /// The longest that a test waits for something, on a machine that has much else to do.
-const PATIENCE: Duration = Duration::from_secs(8 * 60);
+const PATIENCE: Duration = Duration::from_mins(8);
 
 /// What kernels of small guests are told.
 const COMMON: &str = "console=ttyS0,115200 quiet mitigations=off reboot=t panic=-1";

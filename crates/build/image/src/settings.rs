@@ -159,7 +159,7 @@ impl SshKeys {
     /// Reads a public key file or an `authorized_keys` file. Every line must be a key, a comment or empty.
     pub fn read(path: &Path) -> Result<Self> {
         let mut text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-        // Somebody may append to the file in the guest.
+        // Users may append to the file in the guest.
         if !text.ends_with('\n') {
             text.push('\n');
         }

@@ -351,7 +351,7 @@ fn the_instructions_agree_with_the_image() {
     assert!(!alone.contains("interface") && !alone.contains("pf.conf"), "{alone}");
 }
 
-/// A guest of somebody else's, packed by `compress`.
+/// A root file system of a user's own, packed by `compress`.
 fn archive(place: &Place, name: &str, compress: &str, boot: &[&str]) -> RootFs {
     let root = tempfile::tempdir().unwrap();
     for (name, content) in [("etc/hostname", b"theirs".to_vec()), ("etc/issue", b"hello".to_vec())]

@@ -1,5 +1,5 @@
-//! A directory tree that exists only as a tar archive, so that owners, modes and device nodes are right whoever
-//! builds it.
+//! A directory tree that exists only as a tar archive, so that owners, modes and device nodes do not depend
+//! on the user who builds it.
 
 use std::{
     collections::BTreeMap,

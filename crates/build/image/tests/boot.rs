@@ -20,7 +20,7 @@ use image::{Identity, Image, Kernel, Net, Options, RootFs, Tools};
 use vmd_release::DiskFormat;
 
 /// For each answer of the guest: emulation without KVM, on a machine that does other things too.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 fn kernel() -> Kernel {
     let file = |name| env::var_os(name).map(PathBuf::from);

@@ -124,7 +124,7 @@ fn an_initial_ram_disk_goes_to_its_kernel() {
     };
     initrd("2", "again 2");
     initrd("3", "again 3");
-    initrd("1", "nobody's");
+    initrd("1", "another's");
     assert_eq!(guest.entries(), [["linux", "3", "kernel 3", "again 3"], ["old", "2", "kernel 2", "again 2"]]);
 }
 

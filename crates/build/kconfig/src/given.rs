@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn what_decides_nothing_does_not_change_the_identity() {
         let plain = given(&[("a", "CONFIG_A=y\n")]).unwrap();
-        let told = given(&[("b", "# Of somebody's\nCONFIG_A=n\nCONFIG_A=y\n")]).unwrap();
+        let told = given(&[("b", "# Given\nCONFIG_A=n\nCONFIG_A=y\n")]).unwrap();
         assert_eq!(plain.identity(), told.identity());
         assert_ne!(plain.identity(), given(&[("defconfig", ""), ("a", "CONFIG_A=y\n")]).unwrap().identity());
     }

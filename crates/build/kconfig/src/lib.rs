@@ -3,7 +3,7 @@
 //! [`Fragments`] are the TOML files of `kernel/config/`: every requested symbol with its value, why it is
 //! wanted, and for which kernel series, host generations and workloads. [`resolve`] lets the kernel's own
 //! `make` turn a [`Selection`] of them into a `.config` and then verifies that every request came true.
-//! [`Given`] has it complete a configuration of somebody else's, for comparison.
+//! [`Given`] completes a given configuration, for comparison.
 //! [`Tree`] reads a kernel's Kconfig files to say *why* a symbol has the value it has; it evaluates
 //! expressions over values that the kernel's `conf` has computed, and never solves anything itself.
 

@@ -51,7 +51,7 @@ impl fmt::Display for Location {
 pub struct Definition {
     /// Where it stands.
     pub location: Location,
-    /// The prompt and the condition under which it is shown; none for a symbol that nobody can set.
+    /// The prompt and the condition under which it is shown; none for a symbol that users cannot set.
     pub prompt: Option<(String, Option<Expr>)>,
     /// `depends on` of the entry and of everything around it (`if`, `menu`, `choice`), conjoined in order.
     pub depends: Vec<Expr>,

@@ -92,7 +92,7 @@ pub(crate) fn apply(tree: &Path, patch: &Path, version: &str) -> Result<()> {
 
 fn git_apply(tree: &Path) -> std::process::Command {
     let mut git = run::command("git");
-    // The tree may lie inside somebody's repository (a cache under a versioned home directory), whose settings and
+    // The tree may lie inside a user's repository (a cache under a versioned home directory), whose settings and
     // prefix must not take part.
     git.current_dir(tree)
         .env("GIT_CEILING_DIRECTORIES", tree.parent().unwrap_or(tree))

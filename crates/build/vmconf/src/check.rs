@@ -286,13 +286,13 @@ impl<'a> Judge<'a> {
                             option.at,
                             "SEV is made for OpenBSD guests here",
                             "for a Linux guest?",
-                            "the kernels of vmmlinux are not built for encrypted memory (AMD_MEM_ENCRYPT), and nobody \
-                             has reported a Linux that runs so on vmd",
+                            "the kernels of vmmlinux are not built for encrypted memory (AMD_MEM_ENCRYPT), and no \
+                             report of a Linux that runs so on vmd is known",
                         );
                     }
                 }
                 VmOption::Owner(Owner::Named { user: None, group: None }) => {
-                    self.note(option.at, "this names nobody", "neither a user nor a group", "");
+                    self.note(option.at, "this names no owner", "neither a user nor a group", "");
                 }
                 _ => {}
             }

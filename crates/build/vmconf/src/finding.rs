@@ -13,7 +13,7 @@ use crate::model::{Config, Source, Span};
 pub enum Severity {
     /// Good to know.
     Note,
-    /// The guest, or somebody who uses it, suffers.
+    /// The guest works badly or not at all.
     Warning,
     /// vmd refuses the file or the VM.
     Error,

@@ -285,7 +285,7 @@ impl Lexer {
             let Ok(number) = text.parse() else {
                 findings.push(Finding::error(
                     at,
-                    format!("`{text}` is no number that vmd can count to"),
+                    format!("`{text}` is out of vmd's range of numbers"),
                     "here",
                 ));
                 self.skip_line();

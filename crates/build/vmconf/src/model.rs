@@ -315,7 +315,7 @@ impl Owner {
     }
 }
 
-/// What somebody who makes an instance may choose.
+/// The options that a creator of instances may set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InstanceOption {
     /// The kernel or BIOS.

@@ -20,7 +20,7 @@ const DEEPEST: usize = 16;
 pub fn read(path: &Path) -> io::Result<Config> {
     let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
     let beside = path.parent().map(Path::to_owned).unwrap_or_default();
-    // vmd takes a relative path from where it was started. Whoever looks at a copy has the files beside it.
+    // vmd takes a relative path from where it was started. A copy that is examined has its files beside it.
     let include =
         |name: &str| fs::read(beside.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Ok(read_text(&path.display().to_string(), &text, &include))

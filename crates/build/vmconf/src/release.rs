@@ -1,4 +1,4 @@
-//! What differs from one generation of vmd to the next for somebody who configures a Linux guest.
+//! Differences between generations of vmd that matter when configuring a Linux guest.
 
 use vmd_release::Generation;
 

@@ -1,4 +1,4 @@
-//! Whole files: read, judged, written; and texts that nobody wrote.
+//! Whole files: read, judged, written; and random texts.
 
 use std::{fmt::Write as _, fs, io};
 
@@ -311,7 +311,7 @@ fn owner() -> impl Strategy<Value = Owner> {
     prop_oneof![
         (0i64..).prop_map(Owner::Uid),
         (prop::option::of("[a-z0-9_]{1,8}"), prop::option::of("[a-z0-9]{1,8}"))
-            .prop_filter("somebody", |(user, group)| user.is_some() || group.is_some())
+            .prop_filter("an owner", |(user, group)| user.is_some() || group.is_some())
             .prop_map(|(user, group)| Owner::Named { user, group }),
     ]
 }

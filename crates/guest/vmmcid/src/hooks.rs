@@ -213,7 +213,7 @@ mod tests {
         let environment = [("VMMCID_STEP", "10800.0".to_owned())];
         let mut command =
             command(&path, Moment::AfterResume, &environment, Duration::from_secs(9), &Init::Busybox);
-        process::run(&mut command, Duration::from_secs(60)).unwrap();
+        process::run(&mut command, Duration::from_mins(1)).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "after-resume 10800.0\n");
     }
 

@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn its_end_is_told() {
-        let long = Duration::from_secs(60);
+        let long = Duration::from_mins(1);
         assert!(shell("exit 0", long).is_ok());
         assert!(matches!(shell("exit 3", long), Err(Failure::Ended(status)) if status.code() == Some(3)));
         assert!(matches!(run(&mut Command::new("/nowhere/x"), long), Err(Failure::NotStarted(_))));

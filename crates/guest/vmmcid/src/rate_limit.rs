@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Minimum interval between messages about one subject.
-const QUIET: Duration = Duration::from_secs(600);
+const QUIET: Duration = Duration::from_mins(10);
 
 /// Passes one message in ten minutes: a broken device must not fill the log.
 #[derive(Debug, Default)]

@@ -42,11 +42,11 @@ use crate::{
 /// Interval between searches for a missing device; a search costs no port access.
 const SEARCH: Duration = Duration::from_secs(5);
 /// Upper limit of the delay before a failing device is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// A worker that ran for this long counts as healthy: the retry delay starts over.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_mins(1);
 /// A worker without a report for this long hangs and is killed; a healthy one reports every few seconds.
-const HANGS: Duration = Duration::from_secs(60);
+const HANGS: Duration = Duration::from_mins(1);
 /// Smallest step of the clock, in nanoseconds, that counts as a resume and runs hooks.
 const RESUMED: i64 = 1_000_000_000;
 /// OOM score adjustment (−1000: never killed).

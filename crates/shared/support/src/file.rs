@@ -27,7 +27,7 @@ pub struct Error {
     pub help: Option<&'static str>,
 }
 
-/// A result with an [`Error`](enum@Error) of this module.
+/// A result with an [`Error`](struct@Error) of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {

@@ -127,7 +127,7 @@ fn build(lab: &Runner, subject: &Subject, profile: bool) -> Result<Cost> {
     Ok(Cost { kernel: subject.name.clone(), cpu_seconds, symbols, image, parts, dearest: steps })
 }
 
-/// Removes the build directories of a name from the cache: nobody builds there again.
+/// Removes the build directories of a name from the cache: no build uses them again.
 fn remove_objects(name: &str) -> Result<()> {
     let builds = Cache::user()?.root().join("builds");
     for entry in fs::read_dir(&builds).map_err(Error::io("read", &builds))? {

@@ -123,7 +123,7 @@ fn measure(
     let mut machine = Machine::new(host, words.join(" "));
     machine.host_hz = host_hz;
     // A guest whose clock runs at one fifth takes five times as long for what it times itself.
-    machine.patience = options.compare + Duration::from_secs(600) + 6 * options.idle;
+    machine.patience = options.compare + Duration::from_mins(10) + 6 * options.idle;
     let mut measured = Measured {
         kernel: kernel.name.clone(),
         host,

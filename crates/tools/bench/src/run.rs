@@ -27,7 +27,7 @@ pub(crate) const RAM: u64 = 512;
 const PAUSE: Duration = Duration::from_secs(3);
 
 /// How long the host sleeps.
-const NAP: Duration = Duration::from_secs(3600);
+const NAP: Duration = Duration::from_hours(1);
 
 /// Lines of a console that are shown when its guest died.
 const LAST_LINES: usize = 12;
@@ -52,7 +52,7 @@ pub struct Machine {
 impl Machine {
     /// A machine with 512 MiB and a root disk.
     pub fn new(generation: Generation, words: impl Into<String>) -> Self {
-        let patience = Duration::from_secs(300);
+        let patience = Duration::from_mins(5);
         Self { generation, host_hz: 100, words: words.into(), data: false, net: false, patience }
     }
 }

@@ -27,7 +27,7 @@ use rustix::{
 use crate::{Error, GREETING, PORTS, PORTS_ARGUMENT, Result, Start};
 
 /// Timeout for all virtio-serial ports to appear.
-const PORT_TIMEOUT: Duration = Duration::from_secs(60);
+const PORT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The environment of a job.
 #[derive(Debug)]

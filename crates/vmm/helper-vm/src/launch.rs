@@ -40,7 +40,7 @@ const DIRECTORIES: [&str; 5] = ["proc", "sys", "run", "job", "modules"];
 const LOG_LINES: usize = 30;
 
 /// Timeout of the helper VM's start. It takes 3 s on an idle host.
-const START_TIMEOUT: Duration = Duration::from_secs(180);
+const START_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// A job for the helper VM, in which the running program is init.
 ///

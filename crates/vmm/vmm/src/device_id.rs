@@ -28,7 +28,7 @@ pub(crate) enum DeviceId {
     /// The memory BARs: tables of MSI-X vectors.
     PciMemory,
     /// No device: reads answer all ones, writes do nothing.
-    Nobody,
+    Unclaimed,
 }
 
 impl DeviceId {
@@ -46,7 +46,7 @@ impl DeviceId {
         Self::IoApic,
         Self::Lapic,
         Self::PciMemory,
-        Self::Nobody,
+        Self::Unclaimed,
     ];
 
     /// The device's name in statistics.
@@ -64,7 +64,7 @@ impl DeviceId {
             Self::IoApic => "ioapic",
             Self::Lapic => "lapic",
             Self::PciMemory => "pci memory",
-            Self::Nobody => "nobody",
+            Self::Unclaimed => "nobody",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A root file system that somebody else has made, as a tar archive: users, network and services are its own.
+//! A root file system from a tar archive, with its own users, network and services.
 
 use std::{
     fs::{self, File},

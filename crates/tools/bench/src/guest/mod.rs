@@ -54,7 +54,7 @@ pub fn main() {
 
 /// Says something to the bench.
 fn tell(event: &Event) {
-    // Nobody is there to hear that the console does not work.
+    // Without a console there is no place for an error.
     let _ = writeln!(io::stdout(), "{}", event.to_line());
 }
 

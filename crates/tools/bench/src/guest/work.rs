@@ -71,7 +71,7 @@ pub(super) fn disk(guest: &Guest, path: &Path) -> io::Result<()> {
     })
 }
 
-/// Numbers below a limit in an order that nobody reads ahead: the same in every run.
+/// Numbers below a limit in an order that defeats read-ahead: the same in every run.
 struct Scattered {
     limit: u64,
     state: u64,

@@ -287,7 +287,7 @@ mod tests {
     fn a_clock_bench_is_on_all_generations_unless_it_is_quick() {
         let options = |line| parse(line).unwrap().clock(Vec::new(), Duration::ZERO);
         assert_eq!(options("clock").generations.len(), 4);
-        assert_eq!(options("clock").compare, Duration::from_secs(600));
+        assert_eq!(options("clock").compare, Duration::from_mins(10));
         let quick = options("clock --quick");
         assert_eq!((quick.generations.len(), quick.host_hz.len()), (1, 1));
     }

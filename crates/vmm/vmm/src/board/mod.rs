@@ -211,7 +211,7 @@ impl Board {
                 if access.direction == Direction::In {
                     access.answer(u32::MAX);
                 }
-                DeviceId::Nobody
+                DeviceId::Unclaimed
             }
         }
     }
