@@ -142,7 +142,7 @@ fn run() -> io::Result<()> {
             "ticks" => ticks()?,
             // The interval of the random number generator's reseeds grows until two minutes after boot.
             "settle" => thread::sleep(Duration::from_secs(150)),
-            "wait" => thread::sleep(Duration::from_secs(600)),
+            "wait" => thread::sleep(Duration::from_mins(10)),
             "driver" => {
                 let function = driven()?;
                 let resource = fs::read_to_string(function.join("resource"))?;
