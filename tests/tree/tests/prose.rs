@@ -32,11 +32,17 @@ const QUOTED: [&str; 7] = [
     "that_nobody_acknowledges",
 ];
 
+/// The rules with their patterns as regular expressions, which ignore case.
+fn compiled(rules: &[(&str, &'static str)]) -> Vec<(Regex, &'static str)> {
+    let regex =
+        |pattern| Regex::new(&format!("(?i-u){pattern}")).expect("the pattern is a regular expression");
+    rules.iter().map(|(pattern, instead)| (regex(pattern), *instead)).collect()
+}
+
 /// Where `text` says what it should not.
-fn refused(name: &str, text: &str, rules: &[(&str, &str)]) -> Vec<String> {
+fn refused(name: &str, text: &str, rules: &[(Regex, &str)]) -> Vec<String> {
     let mut found = Vec::new();
     for (pattern, instead) in rules {
-        let pattern = Regex::new(&format!("(?i-u){pattern}")).expect("the pattern is a regular expression");
         for words in pattern.find_iter(text) {
             let (before, after) = (&text[..words.start()], &text[words.start()..]);
             let start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -50,11 +56,12 @@ fn refused(name: &str, text: &str, rules: &[(&str, &str)]) -> Vec<String> {
     found
 }
 
-fn refused_in(paths: &[PathBuf], rules: &[(&str, &str)]) -> Vec<String> {
+fn refused_in(paths: &[PathBuf], rules: &[(&str, &'static str)]) -> Vec<String> {
+    let rules = compiled(rules);
     let root = root();
     let name =
         |path: &Path| path.strip_prefix(&root).expect("the file lies in the tree").display().to_string();
-    paths.iter().flat_map(|path| refused(&name(path), &read(path), rules)).collect()
+    paths.iter().flat_map(|path| refused(&name(path), &read(path), &rules)).collect()
 }
 
 #[test]
@@ -91,14 +98,14 @@ fn reference_pages_tell_no_story() {
 
 #[test]
 fn a_line_without_an_actor_is_refused_with_its_place() {
-    let found = refused("a.rs", "fn f() {}\n// Somebody calls it.\n", &EVERYWHERE);
+    let found = refused("a.rs", "fn f() {}\n// Somebody calls it.\n", &compiled(&EVERYWHERE));
 
     assert_eq!(found, ["a.rs:2: \"Somebody\": name the actor"]);
 }
 
 #[test]
 fn the_user_nobody_is_no_offence() {
-    let found = refused("passwd", "nobody:x:65534:65534:nobody:/:/bin/false\n", &EVERYWHERE);
+    let found = refused("passwd", "nobody:x:65534:65534:nobody:/:/bin/false\n", &compiled(&EVERYWHERE));
 
     assert_eq!(found, [""; 0]);
 }
