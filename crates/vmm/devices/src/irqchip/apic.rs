@@ -10,10 +10,9 @@
 //! - An MSI is a fixed, edge-triggered interrupt for the vCPU whose number is in the address. An
 //!   MSI with a logical destination, another delivery mode or another address is dropped.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, sync::Arc};
+
+use parking_lot::Mutex;
 
 use crate::{
     bus::{
@@ -177,9 +176,7 @@ impl SharedApic {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Controllers) -> T) -> T {
-        // A poisoned lock is safe to take: every operation leaves the controllers consistent, so a
-        // panic of another thread cannot have left them half changed.
-        f(&mut self.controllers.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.controllers.lock())
     }
 
     /// As [`SharedApic::with`], then wakes every vCPU with a pending interrupt.

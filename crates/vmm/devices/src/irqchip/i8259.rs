@@ -12,10 +12,9 @@
 //!   even with it set, after all of the master's, whatever the rotation.
 //! - There are no spurious interrupts: without a pending request nothing is delivered.
 
-use std::{
-    fmt,
-    sync::{Mutex, PoisonError},
-};
+use std::fmt;
+
+use parking_lot::Mutex;
 
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
@@ -309,9 +308,7 @@ impl SharedPic {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Pic) -> T) -> T {
-        // A poisoned lock is safe to take: every operation leaves the pair consistent, so a panic
-        // of another thread cannot have left it half changed.
-        f(&mut self.pic.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.pic.lock())
     }
 }
 

@@ -14,7 +14,9 @@
 //! The available sources do not define the offset of the pending bits in the BAR; this model uses
 //! the BAR's second half.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::{
     bus::{
@@ -167,9 +169,7 @@ impl Messages {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        // A poisoned lock is safe to take: every operation leaves the state consistent, so a panic
-        // of another thread cannot have left it half changed.
-        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.state.lock())
     }
 
     /// Runs `f` under the lock, then sends the returned messages without it.
@@ -223,7 +223,7 @@ mod tests {
         fn deassert_irq(&self, _: u8) {}
 
         fn message(&self, address: u64, data: u32) {
-            self.0.lock().unwrap().push((address, data));
+            self.0.lock().push((address, data));
         }
     }
 
@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn sent(sink: &Sink) -> Vec<(u64, u32)> {
-        std::mem::take(&mut sink.0.lock().unwrap())
+        std::mem::take(&mut sink.0.lock())
     }
 
     #[test]
