@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use devices::{
     bus::{PortAccess, PortDevice, Width},
-    legacy::fw_cfg::{BootDevice, DMA_HIGH, DMA_LOW, FwCfg},
+    legacy::fw_cfg::{DMA_HIGH, DMA_LOW, FwCfg},
     memory_map::MemoryMap,
     pci::PciBus,
     virtio::GuestRam,
 };
 use libfuzzer_sys::fuzz_target;
 use vm_memory::{Bytes, GuestAddress};
-use vmd_release::Generation;
+use vmd_release::{BootDevice, Generation};
 use vmmlinux_fuzz::{NoLines, Step};
 
 fuzz_target!(|input: (Vec<[u8; 16]>, Vec<Step>)| {

@@ -150,9 +150,9 @@ impl<M: VirtioDevice> Machine<M> {
 
     /// Table and available ring of a queue.
     fn queue(queue: u8) -> (u64, u64) {
-        let queue = u64::from(queue) % u64::from(M::KIND.queues());
+        let queue = u64::from(queue) % u64::from(M::DEVICE_TYPE.queues());
         let table = 0x1_0000 * (queue + 1);
-        (table, table + 16 * u64::from(M::KIND.queue_size()))
+        (table, table + 16 * u64::from(M::DEVICE_TYPE.queue_size()))
     }
 
     /// Initialises the device.
@@ -160,7 +160,7 @@ impl<M: VirtioDevice> Machine<M> {
         let status = if self.legacy { 0x12 } else { 0x14 };
         self.output(status, Width::Byte, 0);
         if self.legacy {
-            for queue in 0..M::KIND.queues() {
+            for queue in 0..M::DEVICE_TYPE.queues() {
                 self.output(0x0e, Width::Word, queue.into());
                 let (table, _) = Self::queue(queue as u8);
                 self.output(0x08, Width::Dword, (table >> 12) as u32);
@@ -170,10 +170,10 @@ impl<M: VirtioDevice> Machine<M> {
                 self.output(0x08, Width::Dword, word);
                 self.output(0x0c, Width::Dword, u32::MAX);
             }
-            for queue in 0..M::KIND.queues() {
+            for queue in 0..M::DEVICE_TYPE.queues() {
                 self.output(0x16, Width::Word, queue.into());
                 let (table, avail) = Self::queue(queue as u8);
-                let used = (avail + 4 + 2 * u64::from(M::KIND.queue_size())).next_multiple_of(4096);
+                let used = (avail + 4 + 2 * u64::from(M::DEVICE_TYPE.queue_size())).next_multiple_of(4096);
                 for (register, address) in [(0x20, table), (0x28, avail), (0x30, used)] {
                     self.output(register, Width::Dword, address as u32);
                 }
@@ -213,7 +213,7 @@ impl<M: VirtioDevice> Machine<M> {
     pub fn submit(&mut self, queue: u8, head: u16) {
         let (_, avail) = Self::queue(queue);
         let index: u16 = self.ram.read_obj(GuestAddress(avail + 2)).unwrap();
-        let slot = u64::from(index) % u64::from(M::KIND.queue_size());
+        let slot = u64::from(index) % u64::from(M::DEVICE_TYPE.queue_size());
         self.poke(avail + 4 + 2 * slot, &head.to_le_bytes());
         self.poke(avail + 2, &index.wrapping_add(1).to_le_bytes());
         self.notify(queue);
