@@ -19,7 +19,7 @@ IMAGE = out/$(BUILD)/minimal.img
 NEXTEST = $(CARGO) nextest run --locked --workspace
 
 .DEFAULT_GOAL := guest
-.PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages release book nextest lint unit check e2e test check-config long-test fuzz bench boot-test
+.PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages release book nextest lint unit check e2e test check-config check-series check-patches long-test fuzz bench boot-test
 
 # Without a terminal, the guest is stopped through vmmci once it is ready, and terminal control sequences of the firmware
 # and the boot loader are removed from the output.
@@ -100,7 +100,15 @@ e2e: kernel nextest ## Boot guests in the vmd machine, ours and Debian's, and ho
 # The kernel is compiled beside the checks. Its output waits until it is done.
 test: program nextest ## All that CI checks
 	+$(MAKE) --jobs 2 --output-sync=target --no-print-directory kernel check
+	+$(MAKE) --no-print-directory check-patches
 	+$(MAKE) --no-print-directory e2e
+
+# Applies, names the blobs of the tree, pleases checkpatch.pl: seconds for each series once its source is there.
+check-patches: setup
+	$(PROGRAM) series check --no-compile
+
+check-series: setup ## Check every kernel patch by itself, on every series: it applies, compiles, pleases checkpatch.pl
+	$(PROGRAM) series check
 
 check-config: setup ## Resolve every selection of the kernel configuration for every series
 	$(PROGRAM) config check

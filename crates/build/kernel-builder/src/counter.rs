@@ -49,6 +49,7 @@ pub(crate) fn estimate(objects: &Path) -> u64 {
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
         reason = "a count of thousands, and an estimate"
     )]
     let steps = (set as f64 * STEPS_PER_SYMBOL) as u64;

@@ -20,6 +20,10 @@ pub enum Error {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Fetch(#[from] FetchError),
+    /// The patch stack could not be read.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Stack(#[from] kernel_series::Error),
     /// The tree could not be prepared.
     #[error(transparent)]
     #[diagnostic(transparent)]

@@ -1,4 +1,4 @@
-//! `git format-patch` files applied to a tree.
+//! Patches of the stack applied to a tree.
 
 use std::{
     fs,
@@ -27,8 +27,8 @@ pub enum PatchError {
     /// A hunk does not apply.
     #[error("patch {patch} does not apply: {file}, hunk {hunk}\n{output}")]
     #[diagnostic(help(
-        "the tree was left unpatched. Rebase the patch on {version} (`git format-patch`), or remove it from \
-         kernel/patches if {version} contains it"
+        "the tree was left unpatched. `vmmlinux series rebase` carries the stack to {version}; a patch that {version} contains \
+         is named in [without] of kernel/patches/stack.toml"
     ))]
     DoesNotApply {
         /// The patch's file name.
@@ -46,24 +46,6 @@ pub enum PatchError {
 
 /// A result with a [`PatchError`].
 pub(crate) type Result<T> = std::result::Result<T, PatchError>;
-
-/// The patches of a directory, in the order of their names; a directory that does not exist holds none.
-pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(file::Error::new("read", dir, e).into()),
-    };
-    let mut patches = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|e| file::Error::new("read", dir, e))?.path();
-        if path.extension().is_some_and(|e| e == "patch") {
-            patches.push(path);
-        }
-    }
-    patches.sort();
-    Ok(patches)
-}
 
 /// Whether a tree has a patch already: it would come off cleanly.
 pub(crate) fn is_applied(tree: &Path, patch: &Path) -> Result<bool> {
@@ -101,7 +83,7 @@ fn git_apply(tree: &Path) -> std::process::Command {
         .env_remove("GIT_DIR")
         .env_remove("GIT_WORK_TREE")
         .env_remove("GIT_INDEX_FILE")
-        .args(["apply", "--whitespace=nowarn"]);
+        .args(["apply", kernel_series::CONTEXT, "--whitespace=nowarn"]);
     git
 }
 

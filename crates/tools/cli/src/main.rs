@@ -9,7 +9,7 @@ mod welcome;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
 /// Linux as a first-class guest of OpenBSD's vmm(4)/vmd(8).
@@ -41,7 +41,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .log_internal_errors(false)
         .init();
-    cli.command.map_or_else(welcome::run, |command| command.run(level)).unwrap_or_else(|report| {
+    let result = cli.command.map_or_else(welcome::run, |command| command.run(Cli::command, level));
+    result.unwrap_or_else(|report| {
         support::note!("{report:?}");
         ExitCode::FAILURE
     })
@@ -49,8 +50,6 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -71,6 +71,11 @@ impl SeriesFile {
         Ok(file)
     }
 
+    /// The given name of a series, or that of the default one.
+    pub fn name_or_default(&self, name: Option<&str>) -> String {
+        name.unwrap_or(&self.default).to_owned()
+    }
+
     /// The description of a series.
     pub fn get(&self, series: &str) -> Result<&Series> {
         self.series.get(series).ok_or_else(|| FetchError::UnknownSeries {

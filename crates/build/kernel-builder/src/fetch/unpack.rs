@@ -58,7 +58,8 @@ pub(crate) fn unpack_tar_xz(stream: impl Read, archive: &Path, into: &Path) -> R
 
 /// An xz decoder that uses all CPUs if the archive consists of blocks.
 pub(crate) fn xz_decoder<R: Read>(stream: R) -> io::Result<XzDecoder<R>> {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let threads =
+        std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     let decoder = MtStreamBuilder::new()
         .threads(threads)
         .memlimit_threading(1 << 30)

@@ -1,7 +1,8 @@
-//! The changes to a pristine tree: patches and the drivers overlay.
+//! The changes to a pristine tree: patches and the overlay.
 
 use std::path::{Path, PathBuf};
 
+use kernel_series::Stack;
 use serde::{Deserialize, Serialize};
 use support::hash::{Hash, hash_file};
 
@@ -43,10 +44,10 @@ pub(crate) struct Additions {
 }
 
 impl Additions {
-    /// The series' patches and the drivers overlay of the kernel directory.
-    pub(crate) fn of_series(kernel_dir: &Path, series: &str) -> Result<Self> {
-        let patch_dir = kernel_dir.join("patches").join(series);
-        let overlay_dir = kernel_dir.join("drivers");
+    /// A series' patches of the stack, and the overlay of the kernel directory.
+    pub(crate) fn of_series(kernel_dir: &Path, stack: &Stack, series: &str) -> Result<Self> {
+        let patch_dir = stack.dir().to_owned();
+        let overlay_dir = kernel_dir.join(overlay::DIR);
         let piece = |dir: &Path, file: &Path| -> Result<Piece> {
             Ok(Piece {
                 name: file.display().to_string(),
@@ -54,9 +55,10 @@ impl Additions {
                 already_there: false,
             })
         };
-        let patches = patch::list(&patch_dir)?
+        let patches = stack
+            .product(series)
             .iter()
-            .map(|path| piece(&patch_dir, Path::new(path.file_name().expect("a listed file"))))
+            .map(|patch| piece(&patch_dir, Path::new(&patch.path)))
             .collect::<Result<_>>()?;
         let overlay = overlay::files(&overlay_dir)?
             .iter()

@@ -3,7 +3,7 @@
 pub(crate) mod additions;
 pub(crate) mod error;
 mod files;
-mod overlay;
+pub(crate) mod overlay;
 pub(crate) mod prepare;
 pub(crate) mod user_tree;
-mod version;
+pub(crate) mod version;

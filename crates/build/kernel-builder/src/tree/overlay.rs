@@ -1,9 +1,9 @@
-//! The overlay: files of `kernel/drivers/` that are copied to the tree's `drivers/` and hooked into its Kconfig and
-//! Makefile.
+//! The overlay: files of `kernel/overlay/` that are copied to the tree, and drivers hooked into its Kconfig and Makefile.
 //!
-//! A driver has the path that it would have upstream: `kernel/drivers/virt/vmmci/{Kconfig,Makefile,…}` becomes
-//! `drivers/virt/vmmci/`. Each overlay directory that the tree lacks is a driver: the directory above sources its
-//! `Kconfig` and builds it. Files of the tree are changed by patches, never by the overlay.
+//! A file has the path that it would have upstream: `kernel/overlay/drivers/virt/vmmci/{Kconfig,Makefile,…}` becomes
+//! `drivers/virt/vmmci/`. Each overlay directory below `drivers/` that the tree lacks is a driver: the directory above
+//! sources its `Kconfig` and builds it. Files below `Documentation/` need no hook. Files of the tree are changed by
+//! patches, never by the overlay.
 //!
 //! A symbolic link is replaced by the file or directory it points to, so that a driver can share source with the crates
 //! of the workspace.
@@ -18,6 +18,12 @@ use support::file::{self, write_atomically};
 use walkdir::WalkDir;
 
 use crate::tree::error::{Result, TreeError};
+
+/// The overlay's directory in the kernel directory.
+pub(crate) const DIR: &str = "overlay";
+
+/// The directories of a tree that the overlay may add files to.
+const TOPS: [&str; 2] = ["drivers", "Documentation"];
 
 /// The overlay's files, relative to its directory, sorted; none if there is no such directory.
 pub(crate) fn files(overlay: &Path) -> Result<Vec<PathBuf>> {
@@ -37,37 +43,40 @@ pub(crate) fn files(overlay: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Lays the overlay's files over `tree/drivers` and hooks new directories in.
+/// Copies the overlay's files to a tree and hooks new directories of `drivers/` in.
 pub(crate) fn lay(overlay: &Path, files: &[PathBuf], tree: &Path) -> Result<()> {
-    let drivers = tree.join("drivers");
+    let refused = |file: &Path, problem: String| TreeError::Overlay {
+        file: overlay.join(file),
+        problem,
+        help: Some("change existing files by a patch in kernel/patches/".to_owned()),
+    };
     // The topmost directory that the tree lacks is the driver's; it builds those below it itself.
     let missing = |file: &PathBuf| {
-        file.ancestors().skip(1).take_while(|dir| !drivers.join(dir).is_dir()).last().map(Path::to_owned)
+        file.ancestors().skip(1).take_while(|dir| !tree.join(dir).is_dir()).last().map(Path::to_owned)
     };
     let new_dirs: BTreeSet<PathBuf> = files.iter().filter_map(missing).collect();
     for file in files {
-        let target = drivers.join(file);
+        if !TOPS.iter().any(|top| file.starts_with(top)) {
+            return Err(refused(file, format!("its directory is none of {}", TOPS.join(", "))));
+        }
+        let target = tree.join(file);
         if target.exists() {
-            return Err(TreeError::Overlay {
-                file: overlay.join(file),
-                problem: format!("the tree already has drivers/{}", file.display()),
-                help: Some("change existing files by a patch in kernel/patches/<series>/".to_owned()),
-            });
+            return Err(refused(file, format!("the tree already has {}", file.display())));
         }
         let parent = target.parent().expect("a file has a parent");
         fs::create_dir_all(parent).map_err(|e| file::Error::new("create", parent, e))?;
         fs::copy(overlay.join(file), &target).map_err(|e| file::Error::new("create", &target, e))?;
     }
-    for dir in &new_dirs {
-        hook(overlay, &drivers, dir)?;
+    for dir in new_dirs.iter().filter(|dir| dir.starts_with("drivers")) {
+        hook(overlay, tree, dir)?;
     }
     Ok(())
 }
 
 /// Adds a driver's directory to the Kconfig and Makefile of the directory above it.
-fn hook(overlay: &Path, drivers: &Path, dir: &Path) -> Result<()> {
+fn hook(overlay: &Path, tree: &Path, dir: &Path) -> Result<()> {
     let name = dir.file_name().expect("a directory below drivers").to_string_lossy();
-    let own = drivers.join(dir);
+    let own = tree.join(dir);
     let above = own.parent().expect("below drivers");
     let lacks = |what: &str| TreeError::Overlay {
         file: overlay.join(dir),
@@ -85,7 +94,7 @@ fn hook(overlay: &Path, drivers: &Path, dir: &Path) -> Result<()> {
     }
     let kconfig = above.join("Kconfig");
     let text = read_hooked(&kconfig, overlay, dir)?;
-    let source = format!("source \"drivers/{}/Kconfig\"", dir.display());
+    let source = format!("source \"{}/Kconfig\"", dir.display());
     write_atomically(&kconfig, insert_source(&text, &source).as_bytes())?;
     let makefile = above.join("Makefile");
     let mut text = read_hooked(&makefile, overlay, dir)?;

@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use support::{
     cache::{Cache, Lock, hold},
-    file::{self, replace_dir, temp_dir},
+    file::{self, mirror_tree, replace_dir, temp_dir},
     make::kernel_make,
     progress::Progress,
     run,
@@ -169,19 +169,8 @@ fn new_instance() -> String {
 
 /// Hard-links every file of a tree into a new tree, or copies it if the file system cannot link.
 fn link_tree(from: &Path, to: &Path) -> Result<()> {
-    for entry in WalkDir::new(from) {
-        let entry = entry.map_err(|e| file::Error::new("read", from, e))?;
-        let target = to.join(entry.path().strip_prefix(from).expect("below the tree"));
-        let made = if entry.file_type().is_dir() {
-            fs::create_dir(&target)
-        } else if entry.file_type().is_symlink() {
-            fs::read_link(entry.path()).and_then(|link| std::os::unix::fs::symlink(link, &target))
-        } else {
-            fs::hard_link(entry.path(), &target).or_else(|_| copy_with_times(entry.path(), &target))
-        };
-        made.map_err(|e| file::Error::new("create", &target, e))?;
-    }
-    Ok(())
+    let link = |from: &Path, to: &Path| fs::hard_link(from, to).or_else(|_| copy_with_times(from, to));
+    Ok(mirror_tree(from, to, |_| true, link)?)
 }
 
 /// The files that differ between the two trees or are only in one of them.

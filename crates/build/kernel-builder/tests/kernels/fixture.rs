@@ -76,11 +76,9 @@ mrproper:
 
 /// A patch that applies.
 pub(crate) const PATCH: &str = "\
-From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
-From: A Tester <tester@example.invalid>
-Date: Sun, 22 Nov 2026 12:00:00 +0000
-Subject: [PATCH] sum: subtract
+Subject: sum: Subtract
 
+The sum is a difference.
 ---
  lib/sum.c | 2 +-
  1 file changed, 1 insertion(+), 1 deletion(-)
@@ -127,7 +125,7 @@ impl Place {
         let (cache, out) = (dir.path().join("cache"), dir.path().join("out"));
         let place = Self { dir, key, cache, out };
         fs::create_dir_all(place.mirror()).unwrap();
-        for sub in ["keys", "patches/7.3"] {
+        for sub in ["keys", "patches/test"] {
             fs::create_dir_all(place.kernel_dir().join(sub)).unwrap();
         }
         let armored = place.key.to_public_key().to_armored_string(ArmorOptions::default()).unwrap();
@@ -140,6 +138,8 @@ impl Place {
             place.key.fingerprint()
         );
         fs::write(place.kernel_dir().join("series.toml"), series).unwrap();
+        let stack = "[[group]]\nname = \"test\"\npurpose = \"to be applied\"\n";
+        fs::write(place.kernel_dir().join("patches/stack.toml"), stack).unwrap();
         place.offer("7.3.3", &tarball("7.3.3", FILES), &place.key);
         place.offer("7.3.4", &tarball("7.3.4", FILES), &place.key);
         place
@@ -203,7 +203,7 @@ impl Place {
     }
 
     pub(crate) fn patch(&self, name: &str, text: &str) {
-        fs::write(self.kernel_dir().join("patches/7.3").join(name), text).unwrap();
+        fs::write(self.kernel_dir().join("patches/test").join(name), text).unwrap();
     }
 
     /// Everything in a directory of the cache that is not a lock, temporary names included.

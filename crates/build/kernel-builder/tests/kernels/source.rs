@@ -17,7 +17,7 @@ fn the_newest_release_is_verified_patched_and_locked() {
     let tree = place.builder().prepare("7.3").unwrap();
     assert_eq!(tree.version, "7.3.4");
     assert_eq!(tree.epoch, 1_795_000_000);
-    assert_eq!(tree.patches[0].name, "0001-sum-subtract.patch");
+    assert_eq!(tree.patches[0].name, "test/0001-sum-subtract.patch");
     assert!(fs::read_to_string(tree.path.join("lib/sum.c")).unwrap().contains("a - b"));
     // The pristine tree, which the patched one links to, is as it was.
     let pristine = place.cache().join("pristine").join(&tree.source.sha256);
@@ -105,6 +105,7 @@ fn a_patch_that_does_not_apply_is_named_with_file_and_hunk() {
     let second = PATCH
         .replace("@@ -1,4 +1,4 @@\n int sum(int a, int b)\n {\n-\treturn a + b;\n+\treturn a - b;\n }\n", "")
         .replace("lib/sum.c", "init/main.c")
+        .replace("1 insertion(+)", "2 insertions(+)")
         + "@@ -1,3 +1,4 @@\n int sum(int a, int b);\n+int more;\n \n int start_kernel(void)\n\
            @@ -4,3 +5,3 @@\n {\n-\treturn sum(3, 4);\n+\treturn sum(5, 6);\n }\n";
     place.patch("0002-no.patch", &second);
@@ -131,6 +132,7 @@ fn a_changed_patch_gives_only_the_files_it_changes_a_new_time() {
     let other = other[..hunk]
         .replace("--- a/init/extra.c", "--- /dev/null")
         .replace("index 1", "new file mode 100644\nindex 1")
+        .replace(", 1 deletion(-)", "")
         + "@@ -0,0 +1 @@\n+int extra;\n";
     place.patch("0002-extra.patch", &other);
     place.builder().prepare("7.3").unwrap();
@@ -146,9 +148,9 @@ fn a_changed_patch_gives_only_the_files_it_changes_a_new_time() {
 }
 
 #[test]
-fn an_overlay_is_laid_over_drivers_and_hooked_in() {
+fn an_overlay_is_laid_over_the_tree_and_its_drivers_are_hooked_in() {
     let place = Place::new();
-    let driver = place.kernel_dir().join("drivers/virt/vmmci");
+    let driver = place.kernel_dir().join("overlay/drivers/virt/vmmci");
     fs::create_dir_all(driver.join("parts")).unwrap();
     fs::write(driver.join("Kconfig"), "config VMMCI\n\ttristate \"vmmci\"\n").unwrap();
     fs::write(driver.join("Makefile"), "obj-$(CONFIG_VMMCI) += vmmci.o\n").unwrap();
@@ -170,7 +172,7 @@ fn a_link_in_an_overlay_stands_for_what_it_points_to() {
     let shared = place.dir.path().join("shared");
     fs::create_dir_all(&shared).unwrap();
     fs::write(shared.join("lib.rs"), "//! Shared.\n").unwrap();
-    let driver = place.kernel_dir().join("drivers/virt/vmmci");
+    let driver = place.kernel_dir().join("overlay/drivers/virt/vmmci");
     fs::create_dir_all(&driver).unwrap();
     fs::write(driver.join("Kconfig"), "config VMMCI\n\ttristate \"vmmci\"\n").unwrap();
     fs::write(driver.join("Makefile"), "obj-$(CONFIG_VMMCI) += vmmci.o\n").unwrap();
@@ -190,7 +192,7 @@ fn a_link_in_an_overlay_stands_for_what_it_points_to() {
 #[test]
 fn a_link_to_nowhere_in_an_overlay_is_named() {
     let place = Place::new();
-    let virt = place.kernel_dir().join("drivers/virt");
+    let virt = place.kernel_dir().join("overlay/drivers/virt");
     fs::create_dir_all(&virt).unwrap();
     symlink("nowhere", virt.join("protocol")).unwrap();
     let error = place.builder().prepare("7.3").unwrap_err();
@@ -200,7 +202,7 @@ fn a_link_to_nowhere_in_an_overlay_is_named() {
 #[test]
 fn an_overlay_does_not_replace_files() {
     let place = Place::new();
-    let virt = place.kernel_dir().join("drivers/virt");
+    let virt = place.kernel_dir().join("overlay/drivers/virt");
     fs::create_dir_all(&virt).unwrap();
     fs::write(virt.join("Makefile"), "").unwrap();
     let error = place.builder().prepare("7.3").unwrap_err();

@@ -138,37 +138,37 @@ impl Args {
             env::current_exe().into_diagnostic().wrap_err("cannot find the path of this program")?;
         // Resolved once, for all runs and the report.
         let accel = runner::resolve_accel(self.accel.into())?;
-        let lab = Runner::new(&program, accel.as_str(), Box::new(|what| support::note!("{what}")))?;
+        let runner = Runner::new(&program, accel.as_str(), Box::new(|what| support::note!("{what}")))?;
         let everything = [What::Boot, What::Idle, What::Disk, What::Net, What::Size];
         let benches = if self.what == What::All { &everything[..] } else { &[self.what] };
         for &what in benches {
-            let report = self.bench(what, &lab)?;
+            let report = self.bench(what, &runner)?;
             write(&self.out, &report)?;
             support::print(&format!("{report}\n"))?;
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    fn bench(&self, what: What, lab: &Runner) -> miette::Result<Report> {
+    fn bench(&self, what: What, runner: &Runner) -> miette::Result<Report> {
         let rounds = self.rounds.unwrap_or(if self.quick { 1 } else { 5 });
         let idle = Duration::from_secs(self.idle.unwrap_or(if self.quick { 3 } else { 30 }));
         let host = |otherwise| self.host.first().copied().unwrap_or(otherwise);
         if what == What::Build {
-            return Ok(bench::build::run(lab, &self.subjects(), self.profile)?);
+            return Ok(bench::build::run(runner, &self.subjects(), self.profile)?);
         }
         let kernels = self.kernels(what)?;
         Ok(match what {
-            What::Clock => bench::clock::run(lab, &self.clock(kernels, idle))?,
-            What::Boot => bench::boot::run(lab, &kernels, host(Generation::V7_8), rounds)?,
+            What::Clock => bench::clock::run(runner, &self.clock(kernels, idle))?,
+            What::Boot => bench::boot::run(runner, &kernels, host(Generation::V7_8), rounds)?,
             What::Idle => {
                 let settle = Duration::from_secs(self.settle.unwrap_or(if self.quick { 0 } else { 150 }));
                 let times = bench::idle::Times { settle, watch: idle };
-                bench::idle::run(lab, &kernels, host(Generation::V7_8), rounds, times)?
+                bench::idle::run(runner, &kernels, host(Generation::V7_8), rounds, times)?
             }
-            What::Disk => bench::io::disk(lab, &kernels, host(Generation::V7_8), rounds)?,
+            What::Disk => bench::io::disk(runner, &kernels, host(Generation::V7_8), rounds)?,
             // On 7.8, stock kernels have no network: they negotiate features that vmd does not implement.
-            What::Net => bench::io::net(lab, &kernels, host(Generation::V7_9), rounds)?,
-            What::Size => bench::size::run(lab, &kernels)?,
+            What::Net => bench::io::net(runner, &kernels, host(Generation::V7_9), rounds)?,
+            What::Size => bench::size::run(runner, &kernels)?,
             What::Build | What::All => unreachable!("handled above"),
         })
     }
@@ -201,7 +201,7 @@ impl Args {
             compare: Duration::try_from_secs_f64(minutes * 60.0).unwrap_or_default(),
             sleeps: if self.quick { 8 } else { 40 },
             idle,
-            ordeals: true,
+            disturbances: true,
         }
     }
 

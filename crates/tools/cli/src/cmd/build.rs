@@ -68,7 +68,7 @@ impl Args {
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         let out = std::path::absolute(&self.out).into_diagnostic().wrap_err("--out is not a valid path")?;
         let builder = self.kernel.builder()?;
-        let series = self.series.clone().unwrap_or_else(|| builder.series().default.clone());
+        let series = builder.series().name_or_default(self.series.as_deref());
         let mut selection = Selection::new(&series);
         let usual = selection.clone();
         selection.workloads = self.workload.iter().copied().collect();

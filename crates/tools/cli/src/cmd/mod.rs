@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Subcommand};
+use clap::Subcommand;
 
 mod bench;
 mod build;
@@ -13,6 +13,7 @@ mod doctor;
 mod image;
 mod package;
 mod run;
+mod series;
 mod setup;
 mod source;
 mod vmconf;
@@ -57,13 +58,16 @@ pub(crate) enum Command {
     Completions(completions::Args),
     /// Install the tools that building and running needs and this machine lacks
     Setup(setup::Args),
+    /// Check the kernel patches, carry them to another kernel, or export them for its maintainers
+    Series(Box<series::Args>),
     /// Prepare the patched source tree of a series and print its path
     Source(source::Args),
 }
 
 impl Command {
-    /// Runs the subcommand; the exit code is the process's. `log_filter` is in `RUST_LOG` syntax.
-    pub(crate) fn run(self, log_filter: &str) -> miette::Result<ExitCode> {
+    /// Runs the subcommand; the exit code is the process's. `definition` makes that of the whole command line; `log_filter`
+    /// is in `RUST_LOG` syntax.
+    pub(crate) fn run(self, definition: fn() -> clap::Command, log_filter: &str) -> miette::Result<ExitCode> {
         match self {
             Self::Build(args) => args.run(),
             Self::Image(args) => args.run(),
@@ -73,9 +77,10 @@ impl Command {
             Self::Vmconf(args) => args.run(),
             Self::Config(args) => args.run(),
             Self::Doctor(args) => args.run(),
-            Self::Package(args) => args.run(crate::Cli::command()),
-            Self::Completions(args) => args.run(&mut crate::Cli::command()),
+            Self::Package(args) => args.run(definition()),
+            Self::Completions(args) => args.run(&mut definition()),
             Self::Setup(args) => args.run(),
+            Self::Series(args) => args.run(),
             Self::Source(args) => args.run(),
         }
     }

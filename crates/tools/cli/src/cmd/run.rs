@@ -9,7 +9,7 @@ use std::{
 
 use miette::miette;
 use runner::{Detached, EXIT_STATUS_HELP, FAILED, Network, Outcome, RunConfig};
-use vmd_release::{BootDevice, Generation};
+use vmd_release::{BootDevice, Generation, Unsettled};
 use vmm::{Boot, Config, Disk, OnReset, Vendor};
 use vmm_control::{ExitReport, runtime_dir::check_name};
 
@@ -86,6 +86,12 @@ pub(crate) struct Args {
     /// Emulate a host whose TSC is not invariant: OpenBSD then hides the TSC's rate from guests
     #[arg(long)]
     variable_tsc: bool,
+    /// With --host 7.9: emulate 8.0's corrected 8253 instead of 7.8's; which one 7.9 has is not known
+    #[arg(long)]
+    corrected_pit: bool,
+    /// With --host 7.9: virtio feature words 2 and 3 read as ones instead of zero; what 7.9 does is not known
+    #[arg(long)]
+    feature_ones: bool,
     /// Exit when the guest resets, instead of starting it again
     #[arg(long)]
     no_reboot: bool,
@@ -166,6 +172,8 @@ impl Args {
         };
         let mut config = Config::new(name, boot);
         config.generation = self.host;
+        config.unsettled =
+            Unsettled { pit_corrected: self.corrected_pit, feature_words_read_ones: self.feature_ones };
         config.memory = self.memory;
         config.cpus = self.cpus;
         // Checked before the helper VM is started for it.

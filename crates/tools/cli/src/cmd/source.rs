@@ -18,7 +18,7 @@ impl Args {
     /// Prepares the tree and prints its path.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         let builder = self.kernel.builder()?;
-        let series = self.series.unwrap_or_else(|| builder.series().default.clone());
+        let series = builder.series().name_or_default(self.series.as_deref());
         let tree = builder.prepare(&series)?;
         support::print(&format!("{}\n", tree.path.display()))?;
         Ok(ExitCode::SUCCESS)

@@ -1,15 +1,15 @@
 //! `vmmlinux vmconf`: writes a vm.conf(5) stanza for an image, and checks an existing vm.conf.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::{Subcommand, ValueEnum};
-use miette::miette;
+use miette::{MietteHandler, MietteHandlerOpts, ReportHandler, miette};
 use serde_json::json;
-use vmconf::{Check, Network, Owner, Proposal, Severity};
+use vmconf::{Check, Config, Finding, Located, Network, NewSwitch, Owner, Proposal, Severity};
 use vmd_release::{DiskFormat, Generation};
 
 use crate::{
@@ -42,7 +42,7 @@ enum Command {
         /// OpenBSD releases to check for, separated by commas
         #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
         host: Vec<Generation>,
-        /// Also check the disk images, with paths relative to this directory (/ on the host itself)
+        /// Host's root directory: look up includes, images and owners below it
         #[arg(long, value_name = "DIR")]
         root: Option<PathBuf>,
         /// Print the findings as JSON
@@ -97,15 +97,22 @@ struct WriteArgs {
     /// Add an ISO image
     #[arg(short = 'r', long, value_name = "ISO")]
     cdrom: Option<String>,
-    /// Network interface: `local` (DHCP from vmd), `none`, the NAME of a switch, or NAME=veb0 to declare that switch too
+    /// Network interface: `local` (DHCP from vmd), `none`, the NAME of a switch, NAME=veb0 to make a switch with a network
+    /// of its own (NAT), or NAME=veb0,em0 and NAME=bridge0,em0 to join the network of the host's em0
     #[arg(short = 'i', long = "interface", value_name = "NETWORK", default_value = "local")]
     network: String,
     /// User or group that may start and stop the VM and use its console: USER, USER:GROUP or :GROUP
     #[arg(long, value_name = "OWNER")]
     owner: Option<String>,
-    /// Start the VM when vmd starts
+    /// Start the VM, or its instances, when vmd starts
     #[arg(long)]
     autostart: bool,
+    /// Write a template: its owner may make instances of it with `vmctl start -t`
+    #[arg(long)]
+    template: bool,
+    /// Write a template and these instances of it, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    instance: Vec<String>,
     /// Directory of the images on the host
     #[arg(long, value_name = "DIR", default_value = "/var/vmm")]
     home: String,
@@ -129,7 +136,7 @@ impl Args {
                 Ok(ExitCode::SUCCESS)
             }
             None => {
-                support::print(&self.write.proposal()?.text())?;
+                support::print(&self.write.proposal()?.text()?)?;
                 Ok(ExitCode::SUCCESS)
             }
         }
@@ -149,46 +156,94 @@ impl WriteArgs {
             Some(format) => format,
             None => found_format(&image.path)?,
         };
-        let on_host = self.format.unwrap_or(format);
-        let network = match self.network.split_once('=') {
-            None if self.network == "local" => Network::Local,
-            None if self.network == "none" => Network::None,
-            None => Network::Switch { name: self.network, interface: None },
-            Some((name, interface)) => {
-                Network::Switch { name: name.to_owned(), interface: Some(interface.to_owned()) }
+        let template = self.template || !self.instance.is_empty();
+        let on_host = match self.format {
+            Some(DiskFormat::Raw) if template => {
+                let help = "leave --format away: a raw image is converted on the host";
+                return Err(miette!(help = help, "the disks of instances need a qcow2 image as their base"));
             }
+            Some(format) => format,
+            None if template => DiskFormat::Qcow2,
+            None => format,
         };
-        let path = image.path.display().to_string();
-        let disk = vmconf::Disk { path, format, on_host };
+        let path = image.path.to_str().ok_or_else(|| {
+            let name = vmconf::printable(&image.path.to_string_lossy());
+            miette!(
+                help = "rename the file",
+                "the name {name} is not UTF-8, and vm.conf cannot be sure to have it"
+            )
+        })?;
+        let disk = vmconf::Disk { path: path.to_owned(), format, on_host };
         let ssh_keys = self.ssh_key.as_deref().map(image::SshKeys::read).transpose()?;
         let proposal = Proposal {
             memory: self.memory.cast_signed(),
             data: self.data.map(u64::cast_signed),
             cdrom: self.cdrom,
-            network,
+            network: network(&self.network)?,
             owner: self.owner.as_deref().map(Owner::parse),
             autostart: self.autostart,
+            template: self.template,
+            instances: self.instance,
             home: self.home.trim_end_matches('/').to_owned(),
             ssh_keys: ssh_keys.map(|keys| keys.as_str().to_owned()),
             hosts: self.host,
             ..Proposal::new(self.name, disk)
         };
-        // The stanza must be one that vmd accepts.
-        let text: String = proposal.statements().iter().map(ToString::to_string).collect();
-        let config = vmconf::read_text("the stanza", &text, &|_| Err(std::io::ErrorKind::NotFound.into()));
-        let check = Check { hosts: proposal.hosts.clone(), root: None };
-        for finding in vmconf::check(&config, &check) {
-            match finding.severity {
-                Severity::Error => return Err(miette::Report::new(finding.located(&config))),
-                // A switch without a declaration here is expected in the existing file.
-                Severity::Warning if !finding.message.starts_with("there is no switch") => {
-                    support::note!("{:?}", miette::Report::new(finding.located(&config)));
-                }
-                _ => {}
-            }
-        }
+        accepted_by_vmd(&proposal)?;
         Ok(proposal)
     }
+}
+
+/// The network that `-i` names. Fails for an uplink that would cut the host off.
+fn network(text: &str) -> miette::Result<Network> {
+    let (name, declared) = match text.split_once('=') {
+        None if text == "local" => return Ok(Network::Local),
+        None if text == "none" => return Ok(Network::None),
+        None => (text, None),
+        Some((name, declared)) => (name, Some(declared)),
+    };
+    let declared = declared.map(|declared| match declared.split_once(',') {
+        None => NewSwitch { interface: declared.to_owned(), uplink: None },
+        Some((interface, uplink)) => {
+            NewSwitch { interface: interface.to_owned(), uplink: Some(uplink.to_owned()) }
+        }
+    });
+    if let Some(NewSwitch { interface, uplink: Some(uplink) }) = &declared {
+        let shown = vmconf::printable(uplink);
+        if vmconf::is_wireless(uplink) {
+            let help = format!("-i {name}={interface} makes a network of the guests' own, with NAT");
+            return Err(miette!(
+                help = help,
+                "{shown} is a wireless interface: guests cannot join its network"
+            ));
+        }
+        let kind = uplink.trim_end_matches(|c: char| c.is_ascii_digit());
+        if kind.is_empty() || kind.len() == uplink.len() || !kind.bytes().all(|b| b.is_ascii_alphabetic()) {
+            return Err(miette!(
+                help = "ifconfig(8) lists them on the host",
+                "`{shown}` cannot be a network interface"
+            ));
+        }
+    }
+    Ok(Network::Switch { name: name.to_owned(), declared })
+}
+
+/// Fails if vmd would refuse the proposed stanza; prints what else is wrong with it.
+fn accepted_by_vmd(proposal: &Proposal) -> miette::Result<()> {
+    let text: String = proposal.statements().iter().map(ToString::to_string).collect();
+    let config = vmconf::read_text("the stanza", &text, &|_| Err(std::io::ErrorKind::NotFound.into()));
+    let check = Check { hosts: proposal.hosts.clone(), root: None };
+    for finding in vmconf::check(&config, &check) {
+        match finding.severity {
+            Severity::Error => return Err(miette::Report::new(finding.located(&config.sources))),
+            // A switch without a declaration here is expected in the existing file.
+            Severity::Warning if !finding.message.starts_with("there is no switch") => {
+                support::note!("{:?}", miette::Report::new(finding.located(&config.sources)));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The format of an image, by its first bytes. Fails for a kernel, with the command that makes a disk from it.
@@ -215,60 +270,77 @@ fn found_format(path: &Path) -> miette::Result<DiskFormat> {
 }
 
 fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Result<ExitCode> {
-    let config = vmconf::read(file).map_err(|error| {
+    let config = vmconf::read(file, options.root.as_deref()).map_err(|error| {
         let help = "name a copy of the host's /etc/vm.conf; `vmmlinux vmconf IMAGE` writes a new stanza";
-        miette!(help = help, "cannot read {}: {error}", file.display())
+        miette!(help = help, "cannot read {}: {error}", vmconf::printable(&file.to_string_lossy()))
     })?;
     let mut findings = vmconf::check(&config, options);
     findings.retain(|finding| finding.severity >= min);
-    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
-    let errors = count(Severity::Error);
-    let text = if json {
-        let list: Vec<_> = findings
-            .iter()
-            .map(|finding| {
-                json!({
-                    "severity": finding.severity,
-                    "place": finding.place(&config),
-                    "message": finding.message,
-                    "label": finding.label,
-                    "help": finding.help,
-                })
+    let text =
+        if json { as_json(file, &config, &findings) } else { as_text(file, &config, options, &findings) };
+    support::print(&text)?;
+    let refused = findings.iter().any(|finding| finding.severity == Severity::Error);
+    Ok(if refused { ExitCode::from(EXIT_REFUSED) } else { ExitCode::SUCCESS })
+}
+
+fn as_json(file: &Path, config: &Config, findings: &[Finding]) -> String {
+    let list: Vec<_> = findings
+        .iter()
+        .map(|finding| {
+            json!({
+                "severity": finding.severity,
+                "place": finding.place(&config.sources),
+                "message": finding.message,
+                "label": finding.label,
+                "help": finding.help,
             })
-            .collect();
-        format!("{:#}\n", json!({ "file": file, "grammar": vmconf::NEWEST_GRAMMAR, "findings": list }))
-    } else {
-        let mut text = String::new();
-        for finding in &findings {
-            let _ = writeln!(text, "{:?}", miette::Report::new(finding.located(&config)));
-        }
-        let counted = |count: usize, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        })
+        .collect();
+    let file = vmconf::printable(&file.to_string_lossy());
+    format!("{:#}\n", json!({ "file": file, "grammar": vmconf::NEWEST_GRAMMAR, "findings": list }))
+}
+
+/// A finding as miette shows it. Reports that make their handler anew look at the terminal each time.
+struct Shown<'a>(&'a MietteHandler, &'a Located);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.debug(self.1, f)
+    }
+}
+
+fn as_text(file: &Path, config: &Config, options: &Check, findings: &[Finding]) -> String {
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let counted = |count: usize, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let mut text = String::new();
+    let handler = MietteHandlerOpts::new().build();
+    for finding in findings {
+        let _ = writeln!(text, "{}", Shown(&handler, &finding.located(&config.sources)));
+    }
+    let _ = writeln!(
+        text,
+        "{}: {}, {}, {}, {}",
+        vmconf::printable(&file.to_string_lossy()),
+        counted(config.vms().count(), "VM"),
+        counted(count(Severity::Error), "error"),
+        counted(count(Severity::Warning), "warning"),
+        counted(count(Severity::Note), "note")
+    );
+    if options.hosts.iter().any(|host| *host > vmconf::NEWEST_GRAMMAR) {
         let _ = writeln!(
             text,
-            "{}: {}, {}, {}, {}",
-            file.display(),
-            counted(config.vms().count(), "VM"),
-            counted(errors, "error"),
-            counted(count(Severity::Warning), "warning"),
-            counted(count(Severity::Note), "note")
+            "checked against the vm.conf(5) of {}, the newest known release: additions of later releases are reported as \
+             errors; run `vmd -n` on the host",
+            vmconf::NEWEST_GRAMMAR
         );
-        if options.hosts.iter().any(|host| *host > vmconf::NEWEST_GRAMMAR) {
-            let _ = writeln!(
-                text,
-                "checked against the vm.conf(5) of {}, the newest known release: additions of later releases are reported as \
-                 errors; run `vmd -n` on the host",
-                vmconf::NEWEST_GRAMMAR
-            );
-        }
-        text
-    };
-    support::print(&text)?;
-    Ok(if errors > 0 { ExitCode::from(EXIT_REFUSED) } else { ExitCode::SUCCESS })
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
+    use rstest::rstest;
 
     use super::*;
 
@@ -290,28 +362,67 @@ mod tests {
         assert!(parse(&["a.img", "-m", "lots"]).is_err());
     }
 
+    /// The script for these arguments, or the first line of the error.
+    fn text(arguments: &[&str]) -> Result<String, String> {
+        let proposal = parse(arguments).unwrap().write.proposal().map_err(|error| error.to_string())?;
+        proposal.text().map_err(|error| error.to_string())
+    }
+
     #[test]
     fn an_image_is_told_by_its_contents() {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("disk.qcow2");
         std::fs::write(&image, b"QFI\xfb\0\0\0\x03").unwrap();
-        let path = image.to_str().unwrap();
-        let text = |arguments: &[&str]| {
-            parse(arguments).unwrap().write.proposal().map(|p| p.text()).map_err(|e| e.to_string())
-        };
-        let written = text(&[path, "--format", "raw", "-i", "up=veb0", "--owner", "joe"]).unwrap();
+
+        let written = text(&[image.to_str().unwrap(), "--format", "raw"]).unwrap();
+
         assert!(
             written.contains("vmctl create -i qcow2:/var/vmm/disk.qcow2 raw:/var/vmm/disk.img"),
             "{written}"
         );
-        assert!(written.contains("switch \"up\" {\n\tinterface veb0\n}"), "{written}");
-        assert!(text(&[path, "--name", "_odd"]).is_err());
-        assert!(text(&[path, "-i", "up=em0"]).unwrap_err().contains("cannot be a switch"));
+    }
+
+    #[rstest]
+    #[case::directory(".")]
+    #[case::file("bzImage")]
+    fn a_kernel_is_not_taken_for_an_image(#[case] name: &str) {
+        let dir = tempfile::tempdir().unwrap();
         let mut kernel = vec![0; 0x300];
         kernel[0x202..0x206].copy_from_slice(b"HdrS");
         std::fs::write(dir.path().join("bzImage"), kernel).unwrap();
-        for path in [dir.path(), &dir.path().join("bzImage")] {
-            assert!(text(&[path.to_str().unwrap()]).unwrap_err().contains("boots Linux from disks"));
-        }
+
+        let refused = text(&[dir.path().join(name).to_str().unwrap()]).unwrap_err();
+
+        assert!(refused.contains("boots Linux from disks"), "{refused}");
+    }
+
+    #[rstest]
+    #[case::name(&["--name", "_odd"], "cannot be the name of a VM")]
+    #[case::switch(&["-i", "up=em0"], "cannot be a switch")]
+    #[case::wireless(&["-i", "up=veb0,iwx0"], "wireless")]
+    #[case::uplink(&["-i", "up=veb0,em0;reboot"], "cannot be a network interface")]
+    #[case::raw_base(&["--instance", "web", "--format", "raw"], "need a qcow2 image")]
+    #[case::home(&["--home", "~/vms"], "does not expand")]
+    #[case::control(&["--cdrom", "a\u{1b}[2J.iso"], "control characters")]
+    fn a_bad_choice_is_refused(#[case] arguments: &[&str], #[case] why: &str) {
+        let refused = text(&[&["raw:a.img"], arguments].concat()).unwrap_err();
+
+        assert!(refused.contains(why), "{refused}");
+    }
+
+    #[test]
+    fn instances_turn_the_vm_into_a_template() {
+        let written = text(&["raw:a.img", "--name", "base", "--instance", "web,mail"]).unwrap();
+
+        assert!(written.contains("vm \"base\" instance \"mail\" {"), "{written}");
+        assert!(written.contains("vmctl create -b /var/vmm/a.qcow2 qcow2:/var/vmm/mail.qcow2"), "{written}");
+    }
+
+    #[test]
+    fn a_switch_leaves_the_hosts_interfaces_alone() {
+        let written = text(&["raw:a.img", "-i", "up=veb0"]).unwrap();
+
+        assert!(written.contains("switch \"up\" {\n\tinterface veb0\n}"), "{written}");
+        assert!(!written.contains("add em0"), "{written}");
     }
 }
