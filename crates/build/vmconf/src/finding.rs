@@ -1,11 +1,11 @@
 //! What is wrong with a configuration, and where.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
-use miette::{Diagnostic, LabeledSpan, NamedSource};
+use miette::{Diagnostic, LabeledSpan};
 use serde::Serialize;
 
-use crate::model::{Config, Source, Span};
+use crate::source::{Place, Source, Span, Spanned, printable};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -19,7 +19,7 @@ pub enum Severity {
     Error,
 }
 
-/// Something to say about a place in a configuration.
+/// Something to say about a place in a configuration. Its texts have no control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// How bad it is.
@@ -41,65 +41,62 @@ impl Finding {
         message: impl Into<String>,
         label: impl Into<String>,
     ) -> Self {
-        Self { severity, message: message.into(), help: None, at, label: label.into() }
+        Self {
+            severity,
+            message: printable(&message.into()),
+            help: None,
+            at,
+            label: printable(&label.into()),
+        }
     }
 
     pub(crate) fn error(at: Span, message: impl Into<String>, label: impl Into<String>) -> Self {
         Self::new(Severity::Error, at, message, label)
     }
 
+    pub(crate) fn warning(at: Span, message: impl Into<String>, label: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, at, message, label)
+    }
+
+    pub(crate) fn note(at: Span, message: impl Into<String>, label: impl Into<String>) -> Self {
+        Self::new(Severity::Note, at, message, label)
+    }
+
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(printable(&help.into()));
         self
     }
 
     /// The finding with the text that it is about, for miette to print.
-    pub fn located(&self, config: &Config) -> Located {
-        let source = config.sources.get(self.at.source).cloned().unwrap_or_default();
-        Located { text: NamedSource::new(&source.name, source.text.clone()), finding: self.clone() }
+    pub fn located(&self, sources: &[Source]) -> Located {
+        Located { text: sources.get(self.at.source).cloned().unwrap_or_default(), finding: self.clone() }
     }
 
     /// The file, line and column of it.
-    pub fn place(&self, config: &Config) -> Place {
-        config.sources.get(self.at.source).map_or_else(Place::default, |source| source.place(self.at.start))
+    pub fn place(&self, sources: &[Source]) -> Place {
+        sources.get(self.at.source).map_or_else(Place::default, |source| source.place(self.at.start))
     }
 }
 
-/// A place in a file, as people count: from 1.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Place {
-    /// The file's name.
-    pub file: String,
-    /// The line.
-    pub line: usize,
-    /// The column, in characters.
-    pub column: usize,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+/// What vmd makes of a path that does not begin at the root directory. `None` for one that does.
+pub(crate) fn relative_path(path: &Spanned<String>) -> Option<Finding> {
+    if path.starts_with('/') {
+        return None;
     }
-}
-
-impl Source {
-    /// The place of the byte at `offset`.
-    pub fn place(&self, offset: usize) -> Place {
-        let before = self.text.get(..offset).unwrap_or(&self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Place {
-            file: self.name.clone(),
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-        }
-    }
+    Some(if path.starts_with('~') {
+        Finding::error(path.at, "vmd does not expand `~`", "vmd looks for a directory of this name")
+            .help("write the path from the root: \"/home/…\"")
+    } else {
+        Finding::new(Severity::Warning, path.at, "not a whole path", "vmd looks for it in `/`")
+            .help("the daemon runs in `/`, and `vmd -n` in the directory of its caller: write the path from the root")
+    })
 }
 
 /// A [`Finding`] with its text: a diagnostic of miette's.
 #[derive(Debug)]
 pub struct Located {
     finding: Finding,
-    text: NamedSource<Arc<str>>,
+    text: Source,
 }
 
 impl fmt::Display for Located {

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{finding::Finding, model::Span};
+use crate::{finding::Finding, source::Span};
 
 /// Reserved words.
 const KEYWORDS: [&str; 39] = [
@@ -88,7 +88,7 @@ impl Token {
     }
 }
 
-/// A macro: its value, where it was set, and whether anybody asked for it.
+/// A macro: its value, where it was set, and whether it is used.
 #[derive(Debug, Clone)]
 pub(crate) struct Macro {
     pub(crate) value: String,
@@ -96,7 +96,20 @@ pub(crate) struct Macro {
     pub(crate) used: bool,
 }
 
-pub(crate) type Macros = BTreeMap<String, Macro>;
+/// Characters that all macros of a configuration together may expand to.
+const MOST_EXPANDED: usize = 16 << 20;
+
+/// The macros that are set, and how much they may still expand to.
+pub(crate) struct Macros {
+    pub(crate) values: BTreeMap<String, Macro>,
+    left: usize,
+}
+
+impl Macros {
+    pub(crate) fn new() -> Self {
+        Self { values: BTreeMap::new(), left: MOST_EXPANDED }
+    }
+}
 
 /// A character that is still to be read: where from, and whether out of a macro.
 #[derive(Clone, Copy)]
@@ -179,6 +192,12 @@ impl Lexer {
         }
     }
 
+    /// Passes over the rest of the file.
+    fn stop(&mut self) {
+        self.pending.clear();
+        self.offset = self.text.len();
+    }
+
     /// A file ends with a newline, be there one or not.
     fn end(&mut self) -> (Token, Span) {
         let token = if self.at_end { Token::End } else { Token::Newline };
@@ -203,8 +222,18 @@ impl Lexer {
             name.push(character.c);
             at = at.to(character.at);
         }
-        if let Some(value) = macros.get_mut(&name) {
+        if let Some(value) = macros.values.get_mut(&name) {
             value.used = true;
+            let Some(left) = macros.left.checked_sub(value.value.len()) else {
+                findings.push(Finding::error(
+                    at,
+                    "the macros expand to more than 16 MiB",
+                    "not read further",
+                ));
+                self.stop();
+                return Some((Token::Bad, at));
+            };
+            macros.left = left;
             let characters = value.value.chars().rev().map(|c| Character { c, at, expanded: true });
             self.pending.extend(characters);
             return None;

@@ -1,84 +1,12 @@
 //! A configuration as data.
 
-use std::{ops::Deref, sync::Arc};
-
 pub use vmd_release::{BootDevice, DiskFormat};
 
-use crate::{finding::Finding, mac::MacAddress};
-
-/// A file that was read.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// Its name, as it was given or included.
-    pub name: String,
-    /// What is in it.
-    pub text: Arc<str>,
-}
-
-impl Default for Source {
-    fn default() -> Self {
-        Self { name: String::new(), text: Arc::from("") }
-    }
-}
-
-/// Bytes of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Span {
-    /// Which of [`Config::sources`].
-    pub source: usize,
-    /// The first byte.
-    pub start: usize,
-    /// The byte after the last one.
-    pub end: usize,
-}
-
-impl Span {
-    pub(crate) fn to(self, end: Self) -> Self {
-        Self { end: end.end.max(self.start), ..self }
-    }
-}
-
-/// Something and where it was read. Two are equal if the things are.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Spanned<T> {
-    /// The thing.
-    pub value: T,
-    /// Where it was.
-    pub at: Span,
-}
-
-impl<T> Spanned<T> {
-    pub(crate) fn new(value: T, at: Span) -> Self {
-        Self { value, at }
-    }
-}
-
-/// Something that was not read anywhere.
-impl<T> From<T> for Spanned<T> {
-    fn from(value: T) -> Self {
-        Self { value, at: Span::default() }
-    }
-}
-
-impl From<&str> for Spanned<String> {
-    fn from(value: &str) -> Self {
-        value.to_owned().into()
-    }
-}
-
-impl<T: PartialEq> PartialEq for Spanned<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.value == other.value
-    }
-}
-
-impl<T> Deref for Spanned<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
+use crate::{
+    finding::Finding,
+    mac::MacAddress,
+    source::{Source, Span, Spanned},
+};
 
 /// A configuration that was read.
 #[derive(Debug, Clone, Default)]
@@ -253,10 +181,26 @@ impl Vm {
         })
     }
 
-    /// Its CD-ROM.
+    /// Its CD-ROM; an empty path is none.
     pub fn cdrom(&self) -> Option<&Spanned<String>> {
         self.options.iter().find_map(|option| match &option.value {
-            VmOption::Cdrom(path) => Some(path),
+            VmOption::Cdrom(path) if !path.is_empty() => Some(path),
+            _ => None,
+        })
+    }
+
+    /// The last owner that is named.
+    pub fn owner(&self) -> Option<Spanned<&Owner>> {
+        self.options.iter().rev().find_map(|option| match &option.value {
+            VmOption::Owner(owner) => Some(Spanned::new(owner, option.at)),
+            _ => None,
+        })
+    }
+
+    /// The number of interfaces that there are at least.
+    pub fn least_interfaces(&self) -> Option<Spanned<i64>> {
+        self.options.iter().find_map(|option| match option.value {
+            VmOption::Interfaces(count) => Some(Spanned::new(count, option.at)),
             _ => None,
         })
     }

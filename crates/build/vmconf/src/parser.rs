@@ -1,44 +1,67 @@
 //! From tokens to a configuration. After an error reading goes on, in the same block where that is possible.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{fs::File, io, path::Path, sync::Arc};
 
 use crate::{
-    finding::{Finding, Severity},
+    finding::{Finding, Severity, relative_path},
+    host_files::{HostFiles, read_limited},
     lexer::{Lexer, Macro, Macros, Token},
     model::{
-        BootDevice, Config, DiskFormat, InstanceOption, Interface, Owner, Source, Span, Spanned, Statement,
-        Switch, SwitchOption, Vm, VmOption,
+        BootDevice, Config, DiskFormat, InstanceOption, Interface, Owner, Statement, Switch, SwitchOption,
+        Vm, VmOption,
     },
     size::parse_size,
+    source::{Source, Span, Spanned},
 };
 
-/// Files that include each other deeper than that do so in a circle.
+/// Levels of files that include each other.
 const DEEPEST: usize = 16;
+/// Files that a configuration may consist of, each inclusion counted.
+const MOST_FILES: usize = 256;
+/// Bytes that these files may have together.
+const MOST_BYTES: usize = 4 << 20;
+/// Errors after which a configuration is not read further.
+const MOST_FINDINGS: usize = 1000;
 
-/// Reads a file and what it includes. Fails only if the file itself cannot be read; what is wrong in it is in
-/// [`Config::findings`]. Bytes that are not UTF-8 are replaced.
-pub fn read(path: &Path) -> io::Result<Config> {
-    let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
+/// Reads a file and what it includes; with `root`, includes are files below this directory. Fails only if the file
+/// itself cannot be read; what is wrong in it is in [`Config::findings`]. Bytes that are not UTF-8 are replaced.
+pub fn read(path: &Path, root: Option<&Path>) -> io::Result<Config> {
+    let text = read_limited(File::open(path)?, MOST_BYTES as u64)?;
     let beside = path.parent().map(Path::to_owned).unwrap_or_default();
-    // vmd takes a relative path from where it was started. A copy that is examined has its files beside it.
-    let include =
-        |name: &str| fs::read(beside.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let include = |name: &str| {
+        // A copy of a configuration that is examined without its host has its files beside it.
+        let file = match root {
+            Some(root) => HostFiles::new(root).open(name),
+            None => File::open(beside.join(name)),
+        };
+        read_limited(file?, MOST_BYTES as u64)
+    };
     Ok(read_text(&path.display().to_string(), &text, &include))
 }
 
 /// Reads a text. `include` gives the text of an included file.
 pub fn read_text(name: &str, text: &str, include: &dyn Fn(&str) -> io::Result<String>) -> Config {
-    let mut reader = Reader { config: Config::default(), macros: Macros::new(), include, depth: 0 };
-    reader.file(name, text);
-    for (name, unused) in reader.macros.iter().filter(|(_, value)| !value.used) {
-        let finding = Finding::new(
-            Severity::Note,
-            unused.at,
-            format!("the macro `{name}` is not used"),
-            "vmd warns of it, too",
-        );
-        reader.config.findings.push(finding);
+    let mut reader = Reader {
+        config: Config::default(),
+        macros: Macros::new(),
+        include,
+        open: vec![name.to_owned()],
+        bytes: 0,
+        stopped: false,
+    };
+    reader.file(name, text, Span::default());
+    if reader.config.findings.len() >= MOST_FINDINGS {
+        reader.config.findings.push(Finding::error(
+            reader.config.findings.last().map_or_else(Span::default, |last| last.at),
+            format!("more than {MOST_FINDINGS} errors"),
+            "not read further",
+        ));
     }
+    let unused = reader.macros.values.iter().filter(|(_, value)| !value.used);
+    reader.config.findings.extend(unused.map(|(name, unused)| {
+        let message = format!("the macro `{name}` is not used");
+        Finding::new(Severity::Note, unused.at, message, "vmd warns of it, too")
+    }));
     reader.config
 }
 
@@ -46,14 +69,29 @@ struct Reader<'a> {
     config: Config,
     macros: Macros,
     include: &'a dyn Fn(&str) -> io::Result<String>,
-    depth: usize,
+    /// The names of the files that are being read, from the first one to the innermost.
+    open: Vec<String>,
+    /// Bytes of all files so far.
+    bytes: usize,
+    /// A limit is reached: nothing more is read.
+    stopped: bool,
 }
 
 impl Reader<'_> {
-    fn file(&mut self, name: &str, text: &str) {
+    /// Reads a file that is included at `at`.
+    fn file(&mut self, name: &str, text: &str, at: Span) {
+        self.bytes += text.len();
+        if self.bytes > MOST_BYTES || self.config.sources.len() == MOST_FILES {
+            self.stopped = true;
+            self.config.findings.push(
+                Finding::error(at, "the configuration is too large", "not read further")
+                    .help(format!("limits: {MOST_FILES} files, {} MiB", MOST_BYTES >> 20)),
+            );
+            return;
+        }
         let source = self.config.sources.len();
         let text: Arc<str> = Arc::from(text);
-        self.config.sources.push(Source { name: name.to_owned(), text: Arc::clone(&text) });
+        self.config.sources.push(Source::new(name, Arc::clone(&text)));
         Parser {
             lexer: Lexer::new(text, source),
             peeked: None,
@@ -87,8 +125,13 @@ impl Parser<'_, '_> {
 
     fn peek_at(&mut self) -> &(Token, Span) {
         if self.peeked.is_none() {
-            let token = self.lexer.next(&mut self.reader.macros, &mut self.reader.config.findings);
-            self.peeked = Some(token);
+            let Reader { config, macros, stopped, .. } = &mut *self.reader;
+            let stop = *stopped || config.findings.len() >= MOST_FINDINGS;
+            self.peeked = Some(if stop {
+                (Token::End, self.lexer.here())
+            } else {
+                self.lexer.next(macros, &mut config.findings)
+            });
         }
         self.peeked.get_or_insert_with(|| (Token::End, Span::default()))
     }
@@ -155,10 +198,16 @@ impl Parser<'_, '_> {
     /// One word or string.
     fn text(&mut self, what: &str) -> Parsed<Spanned<String>> {
         if !matches!(self.peek(), Token::Text(_)) {
-            let is_keyword = matches!(self.peek(), Token::Keyword(_));
+            let help = match self.peek() {
+                Token::Keyword(_) => Some("in quotes it is not a keyword"),
+                Token::Sign('~') => {
+                    Some("vmd does not expand `~`: write the path from the root, as in /home/…")
+                }
+                _ => None,
+            };
             let failed = self.unexpected(what);
-            if is_keyword && let Some(last) = self.reader.config.findings.last_mut() {
-                last.help = Some("in quotes it is no keyword".to_owned());
+            if let (Some(help), Some(last)) = (help, self.reader.config.findings.last_mut()) {
+                last.help = Some(help.to_owned());
             }
             return failed;
         }
@@ -312,33 +361,33 @@ impl Parser<'_, '_> {
                 "only letters, digits and underscores are",
             ));
         }
-        self.reader.macros.insert(name.value, Macro { value: value.value, at: name.at, used: false });
+        self.reader.macros.values.insert(name.value, Macro { value: value.value, at: name.at, used: false });
         Ok(())
     }
 
     fn include(&mut self) -> Parsed<()> {
         self.next();
         let path = self.texts("the path of a file")?;
-        if !path.value.starts_with('/') {
-            self.found(
-                Finding::new(
-                    Severity::Warning,
-                    path.at,
-                    "vmd looks for this file in the directory that it was started in",
-                    "not a whole path",
-                )
-                .help("write the whole path"),
-            );
+        let relative = relative_path(&path);
+        let refused = relative.as_ref().is_some_and(|finding| finding.severity == Severity::Error);
+        self.reader.config.findings.extend(relative);
+        if refused {
+            return Err(Failed);
         }
-        if self.reader.depth == DEEPEST {
-            self.found(Finding::error(path.at, "files include each other in a circle", "once more"));
+        if self.reader.open.contains(&path.value) || self.reader.open.len() == DEEPEST {
+            let message = if self.reader.open.len() == DEEPEST {
+                format!("more than {DEEPEST} files include each other")
+            } else {
+                "files include each other in a circle".to_owned()
+            };
+            self.found(Finding::error(path.at, message, "once more"));
             return Err(Failed);
         }
         match (self.reader.include)(&path.value) {
             Ok(text) => {
-                self.reader.depth += 1;
-                self.reader.file(&path.value, &text);
-                self.reader.depth -= 1;
+                self.reader.open.push(path.value.clone());
+                self.reader.file(&path.value, &text, path.at);
+                self.reader.open.pop();
                 Ok(())
             }
             Err(error) => {

@@ -30,7 +30,6 @@ pub fn notes(generation: Generation) -> &'static [&'static str] {
         ],
         Generation::V7_9 => &[
             "KVM's clock is offered only where the host knows the rate of its TSC.",
-            "Disks know FLUSH: what a guest has synced is on the host's disk.",
             "Linux restarts without further ado.",
             "A stop that a guest has answered and not followed no longer crashes the VM's process.",
             "The announcement names no change of vm.conf(5) or vmctl(8), and neither was at hand: what is written here is \

@@ -22,7 +22,7 @@ fn findings(config: &Config, options: &Check) -> String {
         let severity = format!("{:?}", finding.severity).to_lowercase();
         let source = &config.sources[finding.at.source].text;
         let marked = &source[finding.at.start..finding.at.end];
-        let place = finding.place(config);
+        let place = finding.place(&config.sources);
         let _ = writeln!(text, "{place} {severity}: {} [{marked}] {}", finding.message, finding.label);
     }
     text
@@ -150,8 +150,9 @@ fn what_hurts_a_linux_guest_is_found() {
 
 #[test]
 fn an_openbsd_guest_is_left_alone() {
-    let config =
-        parse("vm bsd {\n\tboot \"/bsd.rd\"\n\tmemory 64M\n\tboot device net\n\tsev\n\tlocal interface\n}\n");
+    let config = parse(
+        "vm bsd {\n\tboot \"/bsd.rd\"\n\tdisk \"/bsd.img\"\n\tmemory 64M\n\tboot device net\n\tsev\n\tlocal interface\n}\n",
+    );
     assert_eq!(findings(&config, &Check::default()), "");
 }
 
@@ -192,9 +193,9 @@ fn files_include_files() {
     )
     .unwrap();
     fs::write(dir.path().join("vms.conf"), "vm a { memory $size\ndisk \"/a\"\nbad\n}").unwrap();
-    let config = read(&dir.path().join("vm.conf")).unwrap();
+    let config = read(&dir.path().join("vm.conf"), None).unwrap();
     assert_eq!(config.vms().map(|vm| vm.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    let places: Vec<_> = config.findings.iter().map(|finding| finding.place(&config)).collect();
+    let places: Vec<_> = config.findings.iter().map(|finding| finding.place(&config.sources)).collect();
     assert!(
         places.iter().any(|place| (place.file.as_str(), place.line, place.column) == ("vms.conf", 3, 1)),
         "{places:?}"
@@ -202,15 +203,15 @@ fn files_include_files() {
 
     // Round and round, and across each other.
     fs::write(dir.path().join("vms.conf"), "include \"vms.conf\"\n").unwrap();
-    let config = read(&dir.path().join("vm.conf")).unwrap();
+    let config = read(&dir.path().join("vm.conf"), None).unwrap();
     assert!(config.findings.iter().any(|finding| finding.message.contains("circle")));
-    assert!(read(&dir.path().join("none")).is_err());
+    assert!(read(&dir.path().join("none"), None).is_err());
 }
 
 #[test]
 fn a_finding_is_a_diagnostic() {
     let config = parse("vm a {\n\tdisk \"/a\"\n\tmemory lots\n}\n");
-    let report = miette::Report::new(config.findings[0].located(&config));
+    let report = miette::Report::new(config.findings[0].located(&config.sources));
     let mut text = String::new();
     miette::NarratableReportHandler::new().render_report(&mut text, report.as_ref()).unwrap();
     insta::assert_snapshot!(text);
@@ -223,7 +224,7 @@ fn proposal() -> Proposal {
 
 #[test]
 fn a_plain_proposal() {
-    insta::assert_snapshot!(proposal().text());
+    insta::assert_snapshot!(proposal().text().unwrap());
 }
 
 #[test]
@@ -233,7 +234,10 @@ fn a_proposal_with_everything() {
         disk: Disk { on_host: DiskFormat::Qcow2, ..proposal().disk },
         data: Some(20 << 30),
         cdrom: Some("debian.iso".into()),
-        network: Network::Switch { name: "uplink".into(), interface: Some("veb0".into()) },
+        network: Network::Switch {
+            name: "uplink".into(),
+            declared: Some(NewSwitch { interface: "veb0".into(), uplink: None }),
+        },
         owner: Some(Owner::parse("joe:vmusers")),
         autostart: true,
         ssh_keys: Some("# mine\nssh-ed25519 AAAA me\n".into()),
@@ -241,7 +245,42 @@ fn a_proposal_with_everything() {
         ..proposal()
     }
     .text();
-    insta::assert_snapshot!(text);
+    insta::assert_snapshot!(text.unwrap());
+}
+
+#[test]
+fn a_template_with_instances() {
+    let text = Proposal {
+        data: Some(1 << 30),
+        disk: Disk { on_host: DiskFormat::Qcow2, ..proposal().disk },
+        network: Network::Switch {
+            name: "lan".into(),
+            declared: Some(NewSwitch { interface: "veb0".into(), uplink: Some("em0".into()) }),
+        },
+        owner: Some(Owner::parse("joe:vmusers")),
+        template: true,
+        instances: vec!["web".into(), "mail".into()],
+        ..proposal()
+    }
+    .text();
+
+    insta::assert_snapshot!(text.unwrap());
+}
+
+#[test]
+fn instances_on_the_network_of_a_bridge() {
+    let text = Proposal {
+        network: Network::Switch {
+            name: "lan".into(),
+            declared: Some(NewSwitch { interface: "bridge0".into(), uplink: Some("em0".into()) }),
+        },
+        disk: Disk { on_host: DiskFormat::Qcow2, ..proposal().disk },
+        template: true,
+        ..proposal()
+    }
+    .text();
+
+    insta::assert_snapshot!(text.unwrap());
 }
 
 #[test]
@@ -249,12 +288,19 @@ fn a_proposal_has_nothing_wrong() {
     let networks = [
         Network::None,
         Network::Local,
-        Network::Switch { name: "up".into(), interface: Some("bridge0".into()) },
+        Network::Switch {
+            name: "up".into(),
+            declared: Some(NewSwitch { interface: "bridge0".into(), uplink: None }),
+        },
     ];
     for network in networks {
-        for on_host in [DiskFormat::Raw, DiskFormat::Qcow2] {
+        for (on_host, instances) in
+            [(DiskFormat::Raw, vec![]), (DiskFormat::Qcow2, vec!["a".into(), "b".into()])]
+        {
             let proposal = Proposal {
                 network: network.clone(),
+                instances,
+                owner: Some(Owner::parse("joe:vmusers")),
                 disk: Disk { on_host, ..proposal().disk },
                 data: Some(1 << 30),
                 cdrom: Some("a.iso".into()),
@@ -391,7 +437,7 @@ proptest! {
         for finding in check(&config, &Check { hosts: Generation::ALL.to_vec(), root: None }) {
             let source = &config.sources[finding.at.source].text;
             prop_assert!(source.get(finding.at.start..finding.at.end).is_some(), "{finding:?}");
-            finding.located(&config);
+            finding.located(&config.sources);
         }
     }
 
