@@ -104,6 +104,13 @@ impl Fixture {
         fs::write(path, text).unwrap();
     }
 
+    /// A file of `length` zeroes that take no room.
+    pub(crate) fn sparse(&self, path: &str, length: u64) {
+        let path = self.dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::File::create(path).unwrap().set_len(length).unwrap();
+    }
+
     pub(crate) fn link(&mut self, path: &str, target: &str) {
         let path = self.dir.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -3,8 +3,11 @@
 //! | | up to 7.7 | 7.8 | 7.9 | 8.0 |
 //! |---|---|---|---|---|
 //! | CPUID 0x40000000 | `OpenBSDVMM58` | the same | the same | the same |
-//! | CPUID 0x40000100 | nothing | `KVMKVMKVM` | where the TSC's rate is known | as 7.9 |
-//! | virtio | legacy | 1.x | 1.x, disks can be flushed | as 7.9 |
+//! | CPUID 0x40000100 | nothing | `KVMKVMKVM` | the same | the same |
+//! | its clock bits | | always | where the TSC's rate is known | as 7.9 |
+//! | virtio | legacy | 1.x | 1.x | 1.x |
+//! | low memory ends at | 0xa0000 | 0xa0000 | 0x90000 | 0x90000 |
+//! | RDMSR of SYSCFG, on AMD | #GP | #GP | 0 | 0 |
 //! | local APIC, ACPI | no | no | no | yes |
 
 use std::fmt;
@@ -19,8 +22,12 @@ use crate::System;
 const HOST_BRIDGE: u16 = 0x0666;
 /// The vendor of virtio devices.
 const VIRTIO: u16 = 0x1af4;
-/// Among the features of a virtio disk (virtio 1.2, 5.2.3).
-const VIRTIO_BLK_F_FLUSH: usize = 9;
+/// End of low memory from 7.9 on; before, it ends at 0xa0000 or where the firmware has put its own.
+const LOW_MEMORY_END_7_9: u64 = 0x9_0000;
+/// AMD's MSR that 7.9 added.
+const SYSCFG: u64 = 0xc001_0010;
+/// The clocks in leaves 0x40000001 and 0x40000101, EAX.
+const CLOCKS: u32 = 1 << 3;
 /// CPUID leaf 1, EDX.
 const APIC: u32 = 1 << 9;
 
@@ -64,7 +71,7 @@ impl PciFunction {
                 vendor: number("vendor")?,
                 device: number("device")?,
                 subsystem: number("subsystem_device").unwrap_or(0),
-                revision: number("revision").unwrap_or(0) as u8,
+                revision: number("revision").and_then(|r| u8::try_from(r).ok()).unwrap_or(0),
                 driver: system.link(format!("{path}/driver")),
                 address,
             })
@@ -187,32 +194,54 @@ impl Host {
         } else if legacy || !(kvm || modern) {
             vec![Generation::V7_7]
         } else {
-            let flush = disk_flush(system);
-            match flush {
-                Some(true) => say("its disks can be flushed, which 7.8's cannot"),
-                Some(false) => say("its disks cannot be flushed, which 7.9's can"),
-                None => say("there is no disk in use that would tell 7.8 from 7.9"),
-            }
-            match (kvm, flush) {
-                (false, _) | (_, Some(true)) => vec![Generation::V7_9],
-                (true, Some(false)) => vec![Generation::V7_8],
-                (true, None) => vec![Generation::V7_8, Generation::V7_9],
+            match self.is_7_9(system) {
+                Some(true) => vec![Generation::V7_9],
+                Some(false) => vec![Generation::V7_8],
+                None => vec![Generation::V7_8, Generation::V7_9],
             }
         };
     }
+
+    /// Tells 7.9 from 7.8, with the evidence; `None` if nothing that can be read tells.
+    fn is_7_9(&mut self, system: &System) -> Option<bool> {
+        if let Some(end) = low_memory_end(system) {
+            let newer = end <= LOW_MEMORY_END_7_9;
+            let since = if newer { "as from 7.9 on" } else { "as up to 7.8" };
+            self.evidence.push(format!("low memory ends at {end:#x}, {since}"));
+            return Some(newer);
+        }
+        if let Some(readable) = self.amd.then(|| system.msr(SYSCFG)).flatten() {
+            let says = if readable { "can be read, as from 7.9 on" } else { "cannot be read, as up to 7.8" };
+            self.evidence.push(format!("the MSR SYSCFG {says}"));
+            return Some(readable);
+        }
+        if system.cpuid(0x4000_0001)[0] & CLOCKS == 0 {
+            self.evidence.push("vmm announces no clock, which 7.8 always does".to_owned());
+            return Some(true);
+        }
+        self.evidence.push(
+            "7.8 and 7.9 cannot be told apart: neither memory map nor boot messages can be read".to_owned(),
+        );
+        None
+    }
 }
 
-/// Whether virtio disks that a driver has taken agreed on flushing.
-fn disk_flush(system: &System) -> Option<bool> {
-    let directory = "sys/bus/virtio/devices";
-    system.names(directory).into_iter().find_map(|name| {
-        let path = format!("{directory}/{name}");
-        if system.text(format!("{path}/device"))? != "0x0002" {
-            return None;
-        }
-        system.link(format!("{path}/driver"))?;
-        Some(system.text(format!("{path}/features"))?.as_bytes().get(VIRTIO_BLK_F_FLUSH)? == &b'1')
-    })
+/// End of the RAM that begins at 0 in the firmware's memory map: from sysfs, or else from the boot
+/// messages.
+fn low_memory_end(system: &System) -> Option<u64> {
+    let hex = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+    let directory = "sys/firmware/memmap";
+    let in_sysfs = system.names(directory).into_iter().find_map(|name| {
+        let text = |file: &str| system.text(format!("{directory}/{name}/{file}"));
+        let low = text("type")? == "System RAM" && hex(&text("start")?)? == 0;
+        low.then(|| hex(&text("end")?)).flatten()
+    });
+    let last = in_sysfs.or_else(|| {
+        let log = system.kernel_messages().ok()?;
+        let (_, rest) = log.split_once("BIOS-e820: [mem 0x0000000000000000-")?;
+        hex(rest.split_once(']')?.0)
+    })?;
+    last.checked_add(1)
 }
 
 impl fmt::Display for Host {

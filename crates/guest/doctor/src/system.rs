@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -71,6 +71,13 @@ impl System {
         let mut bytes = Vec::new();
         file.take(LIMIT).read_to_end(&mut bytes).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Whether the first processor lets MSR `index` be read; `None` without the module msr or its
+    /// permission.
+    pub fn msr(&self, index: u64) -> Option<bool> {
+        let file = File::open(self.path("dev/cpu/0/msr")).ok()?;
+        Some(file.read_exact_at(&mut [0; 8], index).is_ok())
     }
 
     /// The kernel's messages as /dev/kmsg has them.

@@ -5,7 +5,7 @@ use std::{cell::Cell, fs::File, io, os::unix::fs::FileExt};
 use rustix::io::Errno;
 use vmmci_protocol::{HostTime, Registers};
 
-use crate::{Offset, measure, realtime};
+use crate::{Offset, compare, realtime};
 
 /// The device's registers, by accesses of 4 bytes to `resource0`, which Linux makes one IN or OUT of.
 #[derive(Debug)]
@@ -25,10 +25,10 @@ impl Bar {
         self.failure.get()
     }
 
-    /// Compares the guest's clock with the host's so many times and gives the surest result, as [`measure`] does. Nothing
+    /// Compares the guest's clock with the host's so many times and gives the surest result, as [`compare`] does. Nothing
     /// is written to the device.
     pub fn offset(&self, times: usize) -> Option<Offset> {
-        measure(|| HostTime::read(self, realtime), times)
+        compare(|| HostTime::read(self, realtime), times).map(Offset::from)
     }
 
     fn note<T>(&self, result: io::Result<T>) -> Option<T> {

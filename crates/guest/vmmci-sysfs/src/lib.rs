@@ -15,7 +15,7 @@ use std::{
 
 pub use bar::Bar;
 use miette::Diagnostic;
-pub use offset::{Offset, measure, offset_in_words, realtime, show};
+pub use offset::{Offset, compare, offset_in_words, realtime, show};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 use vmmci_protocol::{DEVICE_ID, VENDOR_ID};

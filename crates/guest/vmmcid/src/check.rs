@@ -180,7 +180,7 @@ impl Checks {
             let names: Vec<_> = found
                 .programs
                 .iter()
-                .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+                .filter_map(|hook| Some(hook.path.file_name()?.to_string_lossy().into_owned()))
                 .collect();
             let text = if names.is_empty() { "no hooks".to_owned() } else { names.join(", ") };
             self.fine(moment.name(), text);

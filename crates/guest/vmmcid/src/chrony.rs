@@ -4,66 +4,42 @@
 //! with 64 bits): seconds and microseconds when the sample was taken, by the guest's clock; host − guest in seconds as
 //! a double; no pulse; no leap second; padding; and a magic number.
 
-use std::{
-    io,
-    os::unix::net::UnixDatagram,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{io, os::unix::net::UnixDatagram, path::Path};
 
 use vmmci_sysfs::Offset;
-
-use crate::config;
 
 const MAGIC: i32 = 0x534f_434b;
 const SIZE: usize = 40;
 
-/// The sender of samples to chronyd.
-#[derive(Debug)]
+/// The sender of samples to chronyd. It runs in the supervisor: the worker cannot reach a socket.
+#[derive(Debug, Default)]
 pub struct Feed {
-    socket: UnixDatagram,
-    path: PathBuf,
-    interval: Duration,
-    next: Instant,
     /// Whether chronyd took the last one.
     taken: Option<bool>,
-    sent: u64,
 }
 
 impl Feed {
-    /// Samples as the configuration says, the first of them at once.
-    pub fn new(config: config::Chrony) -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        let (path, interval) = (config.socket, config.interval);
-        Ok(Self { socket, path, interval, next: Instant::now(), taken: None, sent: 0 })
-    }
-
-    /// Whether a sample is due.
-    pub fn due(&self, now: Instant) -> bool {
-        now >= self.next
-    }
-
-    /// How many samples chronyd took.
-    pub fn sent(&self) -> u64 {
-        self.sent
-    }
-
-    /// Sends a sample. Returns a message if chronyd has started or stopped taking them.
-    pub fn send(&mut self, now: Instant, offset: Option<Offset>) -> Option<Result<String, String>> {
-        self.next = now + self.interval;
+    /// Sends a sample to chronyd's socket. Returns a message if chronyd has started or stopped taking them.
+    pub fn send(&mut self, path: &Path, offset: Offset) -> Option<Result<String, String>> {
         // The path is looked up each time: chronyd makes the socket anew when it starts.
-        let sent = self.socket.send_to(&sample(offset?), &self.path);
-        self.sent += u64::from(sent.is_ok());
+        let sent = send(path, &sample(offset));
         if self.taken.replace(sent.is_ok()) == Some(sent.is_ok()) {
             return None;
         }
-        let path = self.path.display();
+        let path = path.display();
         Some(match sent {
-            Ok(_) => Ok(format!("chrony takes the host's time from {path}")),
+            Ok(()) => Ok(format!("chrony takes the host's time from {path}")),
             Err(error) => Err(format!("chrony does not take the host's time from {path}: {error}")),
         })
     }
+}
+
+/// Sends a datagram without blocking.
+fn send(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to(bytes, path)?;
+    Ok(())
 }
 
 fn sample(offset: Offset) -> [u8; SIZE] {
@@ -104,17 +80,15 @@ mod tests {
     fn chronyd_may_come_and_go() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("c");
-        let interval = Duration::from_secs(16);
-        let mut feed = Feed::new(config::Chrony { socket: socket.clone(), interval }).unwrap();
-        let now = Instant::now();
-        assert!(feed.due(now));
-        assert!(feed.send(now, Some(OFFSET)).unwrap().is_err());
-        assert!(!feed.due(now) && feed.due(now + interval));
-        assert!(feed.send(now, Some(OFFSET)).is_none(), "said once");
+        let mut feed = Feed::default();
+
+        let silent = [feed.send(&socket, OFFSET), feed.send(&socket, OFFSET)];
         let chronyd = UnixDatagram::bind(&socket).unwrap();
-        assert!(feed.send(now, Some(OFFSET)).unwrap().is_ok());
+        let heard = [feed.send(&socket, OFFSET), feed.send(&socket, OFFSET)];
+
+        assert!(matches!(silent, [Some(Err(_)), None]), "{silent:?}");
+        assert!(matches!(heard, [Some(Ok(_)), None]), "{heard:?}");
         let mut buffer = [0; 64];
         assert_eq!(chronyd.recv(&mut buffer).unwrap(), SIZE);
-        assert_eq!((feed.send(now, None), feed.sent()), (None, 1));
     }
 }

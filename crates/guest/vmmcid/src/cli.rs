@@ -83,6 +83,9 @@ struct Run {
     /// Do not set the clock
     #[arg(long)]
     no_set_clock: bool,
+    /// Interval between comparisons of the clocks without the host's asking: 15s or more, 0s for never
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    follow: Option<Duration>,
     /// Directory with before-stop.d and after-resume.d
     #[arg(long, value_name = "DIR")]
     hooks: Option<PathBuf>,
@@ -100,6 +103,7 @@ impl Run {
         let mut config = Config::read(self.config.as_deref())?;
         config.poll_interval = self.poll_interval.unwrap_or(config.poll_interval);
         config.force_after = self.force_after.unwrap_or(config.force_after);
+        config.follow = self.follow.unwrap_or(config.follow);
         config.set_clock &= !self.no_set_clock;
         if let Some(hooks) = &self.hooks {
             config.hooks.clone_from(hooks);
@@ -248,6 +252,7 @@ mod tests {
         assert!(!config.set_clock);
         let config = run(&["--chrony", "/run/c", "--chrony-interval", "32s"]).unwrap();
         assert_eq!(config.chrony.unwrap().interval.as_secs(), 32);
+        assert_eq!(run(&["--follow", "1m"]).unwrap().follow.as_secs(), 60);
         assert!(run(&["--poll-interval", "5s"]).is_err());
     }
 }

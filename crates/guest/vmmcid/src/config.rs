@@ -9,7 +9,7 @@ use std::{
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use vmmci_protocol::ShutdownKind;
+use vmmci_protocol::{ShutdownKind, follow};
 
 /// Default path of the configuration.
 pub const PATH: &str = "/etc/vmmcid.toml";
@@ -37,6 +37,9 @@ pub struct Config {
     /// Smallest offset that is corrected.
     #[serde(with = "duration")]
     pub smallest_step: Duration,
+    /// Interval between the follower's comparisons of the clocks; zero: there is no follower.
+    #[serde(with = "duration")]
+    pub follow: Duration,
     /// Kind of shutdown when the host commands REBOOT, which `vmctl stop` sends too.
     #[serde(with = "ShutdownKindDef")]
     pub on_reboot: ShutdownKind,
@@ -82,6 +85,7 @@ impl Default for Config {
             poll_interval: Duration::from_millis(600),
             set_clock: true,
             smallest_step: Duration::from_millis(1),
+            follow: Duration::ZERO,
             on_reboot: ShutdownKind::Reboot,
             poweroff_command: Vec::new(),
             reboot_command: Vec::new(),
@@ -162,6 +166,10 @@ impl Config {
         let killed = "a guest that has not answered within 3 s is killed by the host";
         range("poll-interval", self.poll_interval, 500, 1500, killed)?;
         range("smallest-step", self.smallest_step, 0, 60_000, "larger steps are what the host asks for")?;
+        if !self.follow.is_zero() {
+            let least = u64::from(follow::MIN_INTERVAL) * 1000;
+            range("follow", self.follow, least, 86_400_000, "it reads the host's clock; 0s is never")?;
+        }
         let ended = "the host ends the VM 120 s after its command";
         range("force-after", self.force_after, 10_000, 100_000, ended)?;
         range("hook-timeout", self.hook_timeout, 1000, 60_000, ended)?;
@@ -184,7 +192,7 @@ impl Config {
         let accesses = self.accesses_per_second();
         if accesses > MOST_ACCESSES {
             return Err(Error::Value {
-                setting: "poll-interval with chrony.interval",
+                setting: "poll-interval with follow and chrony.interval",
                 value: format!("so short: it makes {accesses:.2} accesses to the device a second"),
                 help: format!("make one of them longer: {MOST_ACCESSES} accesses a second are the most"),
             });
@@ -195,7 +203,14 @@ impl Config {
     /// How many accesses to the device a second this makes while nothing happens.
     pub fn accesses_per_second(&self) -> f64 {
         let samples = self.chrony.as_ref().map_or(0.0, |chrony| 2.0 / chrony.interval.as_secs_f64());
-        1.0 / self.poll_interval.as_secs_f64() + samples
+        let follow = self.follow_interval().map_or(0.0, |interval| 2.0 / interval.as_secs_f64());
+        1.0 / self.poll_interval.as_secs_f64() + samples + follow
+    }
+
+    /// Interval between the follower's comparisons of the clocks, if there is one.
+    pub fn follow_interval(&self) -> Option<Duration> {
+        let asked = u32::try_from(self.follow.as_secs()).unwrap_or(u32::MAX);
+        follow::interval(asked).map(|seconds| Duration::from_secs(seconds.into()))
     }
 }
 
@@ -276,6 +291,16 @@ mod tests {
         let both = "poll-interval = '500ms'\n[chrony]\nsocket = '/run/c'\n";
         assert!(refusal(both).contains("2.12 accesses"), "{}", refusal(both));
         assert!(read("poll-interval = '500ms'").is_ok());
+    }
+
+    #[test]
+    fn a_follower_is_counted_and_reads_every_15_s_at_most() {
+        let config = read("follow = '15s'").unwrap();
+
+        assert_eq!(config.follow_interval(), Some(Duration::from_secs(15)));
+        assert!((config.accesses_per_second() - 1.8).abs() < 1e-9, "{}", config.accesses_per_second());
+        assert!(refusal("follow = '14s'").contains("15s to 1day"), "{}", refusal("follow = '14s'"));
+        assert_eq!(read("follow = '0s'").unwrap(), Config::default());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 use vmmci_protocol::ShutdownKind;
-use vmmci_sysfs::Opened;
+use vmmci_sysfs::{Offset, Opened};
 
 use crate::{
     config::{Config, ShutdownKindDef},
@@ -49,8 +49,10 @@ pub enum Report {
     Alive,
     /// A stop or reboot was acknowledged.
     GoDown(#[serde(with = "ShutdownKindDef")] ShutdownKind),
-    /// SYNCRTC was handled; the step in nanoseconds, positive: forward.
+    /// The clock was set; the step in nanoseconds, positive: forward.
     ClockSet(i64),
+    /// A sample for chronyd.
+    Sample(Offset),
     /// The worker ends because a driver has come.
     Driven(String),
     /// The worker ends because the device cannot be used.

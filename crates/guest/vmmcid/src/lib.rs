@@ -24,5 +24,6 @@ pub mod sandbox;
 pub mod shutdown;
 pub mod status;
 pub mod supervisor;
+pub mod trusted;
 pub mod watch;
 pub mod worker;

@@ -5,10 +5,13 @@ use std::{
     io::{self, IsTerminal, Write},
     os::unix::net::UnixDatagram,
     path::Path,
-    sync::Mutex,
+    time::Instant,
 };
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+
+use crate::rate_limit::Budget;
 
 /// Where syslogd listens.
 const SYSLOG: &str = "/dev/log";
@@ -51,6 +54,8 @@ enum Sink {
 /// The log.
 pub struct Log {
     sink: Sink,
+    /// Lines of hooks' output.
+    hooks: Mutex<Budget>,
 }
 
 impl Log {
@@ -63,7 +68,16 @@ impl Log {
             To::Auto | To::Stderr => Sink::Stderr,
             To::Syslog => Sink::Syslog(Mutex::default()),
         };
-        Self { sink }
+        Self { sink, hooks: Mutex::new(Budget::new(Instant::now())) }
+    }
+
+    /// Writes a line of a hook's output if the budget for those allows it. Returns whether it does.
+    pub fn hook_line(&self, name: &str, line: &str) -> bool {
+        let allowed = self.hooks.lock().take(Instant::now());
+        if allowed {
+            self.say(Level::Info, format!("hook {name}: {line}"));
+        }
+        allowed
     }
 
     /// Writes a message; a failure to write is ignored.
@@ -75,7 +89,7 @@ impl Log {
             Sink::Stderr => to_stderr(&format!("vmmcid: {text}\n")),
             Sink::Syslog(socket) => {
                 let line = format!("<{}>vmmcid[{}]: {text}", DAEMON | level as u8, std::process::id());
-                let mut socket = socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut socket = socket.lock();
                 if !send(&mut socket, &line) && !send(&mut socket, &line) {
                     to_stderr(&format!("vmmcid: {text}\n"));
                 }

@@ -1,6 +1,6 @@
-//! A rate limit for log messages.
+//! Rate limits for the log.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Minimum interval between messages about one subject.
 const QUIET: Duration = Duration::from_mins(10);
@@ -27,9 +27,53 @@ impl Seldom {
     }
 }
 
+/// Lines that a budget allows at once.
+const BURST: u32 = 100;
+/// Time in which a budget allows one more line.
+const REFILL: Duration = Duration::from_secs(1);
+
+/// A budget of log lines: `BURST` at once, then one in `REFILL` on average.
+#[derive(Debug)]
+pub struct Budget {
+    left: u32,
+    /// Until when the lines of the past have been counted.
+    counted: Instant,
+}
+
+impl Budget {
+    /// A budget of which nothing is used at `now`.
+    pub fn new(now: Instant) -> Self {
+        Self { left: BURST, counted: now }
+    }
+
+    /// Returns whether a line is allowed at `now`, and counts it.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.counted).as_secs() / REFILL.as_secs();
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        self.counted += REFILL * earned;
+        self.left = self.left.saturating_add(earned).min(BURST);
+        let allowed = self.left > 0;
+        self.left -= u32::from(allowed);
+        allowed
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_budget_allows_a_burst_and_then_a_line_a_second() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+
+        let mut allowed = |second, lines| {
+            let now = start + Duration::from_secs(second);
+            (0..lines).filter(|_| budget.take(now)).count()
+        };
+
+        assert_eq!([allowed(0, 1000), allowed(7, 1000), allowed(3600, 1000)], [100, 7, 100]);
+    }
 
     #[test]
     fn once_in_ten_minutes_and_nothing_is_lost_from_the_count() {

@@ -1,25 +1,37 @@
 //! The sandbox: capabilities, Landlock and seccomp of supervisor and worker.
 //!
 //! The supervisor keeps the capabilities for switching the device on, for taking the system down and for starting the
-//! worker. The worker keeps one, for the clock; it opens no file, executes nothing, and makes only the system calls that
-//! it needs. Features that the kernel lacks are reported, not required.
+//! worker. The worker keeps one, for the clock, and a user of its own ([`WORKER_ID`]); it opens no file, reaches no socket,
+//! executes nothing, and makes only the system calls that it needs. Features that the kernel lacks are reported, not
+//! required.
+//!
+//! Sockets need the filter: Landlock knows nothing of those with a path in the file system. The worker uses the supervisor's
+//! socket, and accepts clients of the status socket. It can make no socket (`socket`, `socketpair`), connect none
+//! (`connect`), and send to no address (`sendto` with one, `sendmsg`).
 
 use std::collections::BTreeMap;
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope};
 use libc::{
-    SYS_accept4, SYS_brk, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clock_settime, SYS_close, SYS_connect,
-    SYS_exit, SYS_exit_group, SYS_fcntl, SYS_futex, SYS_getpid, SYS_getrandom, SYS_gettid, SYS_madvise,
-    SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_poll, SYS_ppoll, SYS_pread64,
-    SYS_pwrite64, SYS_read, SYS_readlinkat, SYS_recvfrom, SYS_restart_syscall, SYS_rt_sigaction,
+    SYS_accept4, SYS_brk, SYS_clock_adjtime, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clock_settime,
+    SYS_close, SYS_exit, SYS_exit_group, SYS_fcntl, SYS_futex, SYS_getpid, SYS_getrandom, SYS_gettid,
+    SYS_madvise, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_poll, SYS_ppoll,
+    SYS_pread64, SYS_pwrite64, SYS_read, SYS_readlinkat, SYS_recvfrom, SYS_restart_syscall, SYS_rt_sigaction,
     SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_yield, SYS_sendto, SYS_shutdown, SYS_sigaltstack,
-    SYS_socket, SYS_tgkill, SYS_write, SYS_writev,
+    SYS_tgkill, SYS_write, SYS_writev,
 };
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
-    set_capabilities, set_no_new_privs,
+use rustix::{
+    process::{Gid, Uid},
+    thread::{
+        CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
+        set_capabilities, set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+        set_thread_res_uid,
+    },
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
 
 /// The supervisor's capabilities. Those after the first three are for the worker, which inherits them while it starts.
 const SUPERVISOR: CapabilitySet = CapabilitySet::SYS_ADMIN
@@ -27,18 +39,23 @@ const SUPERVISOR: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::SYS_TIME)
     .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SYS_NICE)
     .union(CapabilitySet::IPC_LOCK);
 
+/// User and group of the worker. No account has this number: Debian reserves 65000 to 65533 (Policy, 9.2.2), and of those
+/// systemd leaves 65520 to 65533 unused (its page "Users, Groups, UIDs and GIDs"). So the worker shares no file, socket or
+/// signal with another program, and an installation makes no account.
+pub const WORKER_ID: u32 = 65_521;
+
 /// System calls of the worker, including those of its run-time library on a panic.
-const CALLS: [i64; 41] = [
+const CALLS: [i64; 35] = [
     SYS_accept4,
     SYS_brk,
     SYS_clock_gettime,
     SYS_clock_nanosleep,
-    SYS_clock_settime,
     SYS_close,
-    SYS_connect,
     SYS_exit,
     SYS_exit_group,
     SYS_fcntl,
@@ -64,16 +81,16 @@ const CALLS: [i64; 41] = [
     SYS_rt_sigprocmask,
     SYS_rt_sigreturn,
     SYS_sched_yield,
-    SYS_sendto,
     SYS_shutdown,
     SYS_sigaltstack,
-    SYS_socket,
     SYS_tgkill,
     SYS_write,
     SYS_writev,
-    libc::SYS_sendmsg,
-    libc::SYS_recvmsg,
 ];
+
+/// System calls that the worker may make with 0 as an argument only, and which argument that is: the clock, where 0 is
+/// CLOCK_REALTIME, and the address of a datagram, where 0 is none.
+const CALLS_WITH_ZERO: [(i64, u8); 3] = [(SYS_clock_adjtime, 0), (SYS_clock_settime, 0), (SYS_sendto, 4)];
 
 /// Drops the capabilities that the supervisor does not need. Programs that it starts regain root's.
 pub fn enter_supervisor() -> Result<(), String> {
@@ -99,6 +116,9 @@ pub fn enter_worker() -> Vec<String> {
         .map_while(|one| rustix::thread::capability_is_in_bounding_set(one).ok().map(|there| (one, there)))
         .filter(|(_, there)| *there)
         .try_for_each(|(one, _)| remove_capability_from_bounding_set(one));
+    if let Err(error) = change_user() {
+        missing.push(format!("the worker keeps its user: {error}"));
+    }
     if let Err(error) = bounded.and_then(|()| keep(CapabilitySet::SYS_TIME)) {
         missing.push(format!("capabilities could not be dropped: {error}"));
     }
@@ -118,6 +138,17 @@ pub fn enter_worker() -> Vec<String> {
     missing
 }
 
+/// Changes user and group of this thread to the worker's. Capabilities are kept, to be dropped by [`keep`].
+fn change_user() -> rustix::io::Result<()> {
+    let (user, group) = (Uid::from_raw(WORKER_ID), Gid::from_raw(WORKER_ID));
+    set_keep_capabilities(true)?;
+    let changed = set_thread_groups(&[])
+        .and_then(|()| set_thread_res_gid(group, group, group))
+        .and_then(|()| set_thread_res_uid(user, user, user));
+    set_keep_capabilities(false)?;
+    changed
+}
+
 /// No file may be opened, no TCP used, no process outside signalled. Files that are open already stay usable.
 fn landlock() -> Result<RulesetStatus, RulesetError> {
     let abi = ABI::V6;
@@ -131,7 +162,12 @@ fn landlock() -> Result<RulesetStatus, RulesetError> {
 }
 
 fn filter() -> seccompiler::Result<BpfProgram> {
-    let rules: BTreeMap<_, _> = CALLS.into_iter().map(|call| (call, Vec::new())).collect();
+    let mut rules: BTreeMap<_, _> = CALLS.into_iter().map(|call| (call, Vec::new())).collect();
+    for (call, argument) in CALLS_WITH_ZERO {
+        let zero = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0);
+        let rule = zero.and_then(|zero| SeccompRule::new(vec![zero])).map_err(seccompiler::Error::Backend)?;
+        rules.insert(call, vec![rule]);
+    }
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, TargetArch::x86_64)
         .map_err(seccompiler::Error::Backend)?;
@@ -140,68 +176,140 @@ fn filter() -> seccompiler::Result<BpfProgram> {
 
 #[cfg(test)]
 mod tests {
-    use vmmci_protocol::GuestMinusHost;
-
     use std::{
         fs,
         net::TcpListener,
-        os::unix::net::{UnixDatagram, UnixListener},
+        os::unix::{
+            fs::PermissionsExt,
+            net::{UnixDatagram, UnixListener, UnixStream},
+        },
         process::Command,
         thread,
     };
 
     use super::*;
+    use crate::clock::{Clock, System};
 
-    /// A thread's capabilities, Landlock domain and filter are its own: the other tests notice nothing.
-    #[test]
-    fn a_thread_that_is_locked_in_can_do_its_work_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().to_owned();
-        let (ours, theirs) = UnixDatagram::pair().unwrap();
-        let socket = dir.path().join("socket");
-        let listener = UnixListener::bind(&socket).unwrap();
-        let chronyd = dir.path().join("chrony");
-        let _chronyd = UnixDatagram::bind(&chronyd).unwrap();
-        let chrony = crate::config::Chrony { socket: chronyd, interval: crate::config::Chrony::INTERVAL };
-        let mut feed = crate::chrony::Feed::new(chrony).unwrap();
-        let asking = thread::spawn(move || crate::status::ask(&socket));
-        let thread = thread::spawn(move || {
-            let thread = rustix::thread::gettid().as_raw_pid();
+    /// Runs something locked in. A thread's user, capabilities, Landlock domain and filter are its own: other tests notice
+    /// nothing.
+    fn locked_in<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        let thread = thread::spawn(|| {
             let missing = enter_worker();
-            assert!(fs::read("/etc/passwd").is_err());
-            assert!(fs::write(path.join("file"), "x").is_err());
-            assert!(Command::new("/bin/true").spawn().is_err());
-            assert!(TcpListener::bind("127.0.0.1:0").is_err());
-            // What it is there for.
-            crate::status::answer(&listener, crate::status::tests::status).unwrap();
-            let offset =
-                vmmci_sysfs::Offset { guest_minus_host: GuestMinusHost::default(), uncertainty: 0, at: 0 };
-            assert!(feed.send(std::time::Instant::now(), Some(offset)).unwrap().is_ok());
-            let now = crate::clock::Clock::realtime(&crate::clock::System);
-            assert!(now > 0);
+            // Without root there is no user and no capability to drop.
+            let expected = ["Landlock", "capabilities", "user"];
+            let known = |what: &String| expected.iter().any(|word| what.contains(word));
+            assert!(missing.iter().all(known), "{missing:?}");
+            work()
+        });
+        thread.join().unwrap()
+    }
+
+    #[test]
+    fn the_worker_keeps_one_capability_and_no_user_of_others() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let observer = thread::spawn(move || {
+            let mut id = [0; 4];
+            ours.recv(&mut id).unwrap();
+            let status = format!("/proc/self/task/{}/status", i32::from_ne_bytes(id));
+            let status = fs::read_to_string(status).unwrap();
+            ours.send(b"x").unwrap();
+            status
+        });
+
+        locked_in(move || {
+            let thread = rustix::thread::gettid().as_raw_pid();
             theirs.send(&thread.to_ne_bytes()).unwrap();
             theirs.recv(&mut [0; 1]).unwrap();
-            missing
         });
-        let mut id = [0; 4];
-        assert_eq!(ours.recv(&mut id).unwrap(), 4);
-        let status = format!("/proc/self/task/{}/status", i32::from_ne_bytes(id));
-        let status = fs::read_to_string(status).unwrap();
+
+        let status = observer.join().unwrap();
         let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
         assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2", "1"));
         let kept = u64::from_str_radix(field("CapPrm:"), 16).unwrap();
         assert_eq!(kept & !CapabilitySet::SYS_TIME.bits(), 0, "{kept:#x}");
+        if rustix::process::geteuid().is_root() {
+            let worker = WORKER_ID.to_string();
+            assert!(field("Uid:").split_whitespace().all(|id| id == worker), "{}", field("Uid:"));
+            assert!(field("Gid:").split_whitespace().all(|id| id == worker), "{}", field("Gid:"));
+            assert_eq!((field("Groups:"), kept), ("", CapabilitySet::SYS_TIME.bits()));
+        }
+    }
+
+    #[test]
+    fn files_programs_and_ports_are_out_of_reach() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+
+        let [read, written, run, bound] = locked_in(move || {
+            [
+                fs::read("/etc/passwd").is_ok(),
+                fs::write(path, "x").is_ok(),
+                Command::new("/bin/true").spawn().is_ok(),
+                TcpListener::bind("127.0.0.1:0").is_ok(),
+            ]
+        });
+
+        assert!(!read && !written && !run && !bound, "{read} {written} {run} {bound}");
+    }
+
+    #[test]
+    fn a_socket_that_is_roots_alone_is_out_of_reach() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stream, datagram) = (dir.path().join("stream"), dir.path().join("datagram"));
+        let _listener = UnixListener::bind(&stream).unwrap();
+        let _receiver = UnixDatagram::bind(&datagram).unwrap();
+        for socket in [&stream, &datagram] {
+            fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        // Made before, so that only the address is left to refuse.
+        let sender = UnixDatagram::unbound().unwrap();
+
+        let [connected, made, connected_before, sent] = locked_in(move || {
+            [
+                UnixStream::connect(&stream).is_ok(),
+                UnixDatagram::unbound().is_ok(),
+                sender.connect(&datagram).is_ok(),
+                sender.send_to(b"x", &datagram).is_ok(),
+            ]
+        });
+
+        assert!(!connected && !made && !connected_before && !sent);
+    }
+
+    #[test]
+    fn a_client_of_the_status_socket_is_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let asking = thread::spawn(move || crate::status::ask(&socket));
+
+        locked_in(move || crate::status::answer(&listener, crate::status::tests::status)).unwrap();
+
         assert_eq!(asking.join().unwrap().unwrap(), Some(crate::status::tests::status()));
-        ours.send(b"x").unwrap();
-        let missing = thread.join().unwrap();
-        // Without root there is no capability to drop.
-        let expected = ["Landlock", "capabilities"];
-        assert!(missing.iter().all(|what| expected.iter().any(|word| what.contains(word))), "{missing:?}");
+    }
+
+    #[test]
+    fn the_supervisor_is_told() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+
+        locked_in(move || crate::ipc::report(&theirs, &crate::ipc::Report::Alive)).unwrap();
+
+        let report = crate::ipc::Reports::new(ours).unwrap().take().unwrap();
+        assert_eq!(report, Some(crate::ipc::Report::Alive));
+    }
+
+    #[test]
+    fn the_clock_and_its_discipline_are_read() {
+        let (now, state) = locked_in(|| (System.realtime(), System.ntp_state()));
+
+        assert!(now > 0 && state.is_ok(), "{now} {state:?}");
     }
 
     #[test]
     fn no_call_is_named_twice() {
-        let calls: std::collections::BTreeSet<_> = CALLS.iter().collect();
-        assert_eq!(calls.len(), CALLS.len());
+        let named = CALLS.iter().copied().chain(CALLS_WITH_ZERO.map(|(call, _)| call));
+        let calls: std::collections::BTreeSet<_> = named.collect();
+
+        assert_eq!(calls.len(), CALLS.len() + CALLS_WITH_ZERO.len());
     }
 }

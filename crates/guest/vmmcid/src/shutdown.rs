@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -33,7 +33,7 @@ pub fn kind_for(request: ShutdownKind, config: &Config) -> ShutdownKind {
 /// Takes the system down. Returns only if even force has failed.
 ///
 /// `asked` is when the host's command was acknowledged: it ends the VM 120 s later.
-pub fn go_down(request: ShutdownKind, asked: Instant, config: &Config, init: &Init, log: &Log) {
+pub fn go_down(request: ShutdownKind, asked: Instant, config: &Config, init: &Init, log: &Arc<Log>) {
     let kind = kind_for(request, config);
     let word = match request {
         ShutdownKind::PowerOff => "shutdown",

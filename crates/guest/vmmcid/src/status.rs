@@ -41,7 +41,9 @@ pub struct Status {
     pub last_step: Option<Step>,
     /// Offset of the guest's clock from the host's; none without a plausible host time.
     pub offset: Option<Offset>,
-    /// Samples that chronyd has taken; none if chrony is not configured.
+    /// Interval between the follower's comparisons in seconds; none if there is no follower.
+    pub follow_interval: Option<f64>,
+    /// Samples made for chronyd; none if chrony is not configured.
     pub chrony_samples: Option<u64>,
     /// Sandbox features that the kernel lacks.
     pub not_confined: Vec<String>,
@@ -71,7 +73,7 @@ pub fn ask(socket: &Path) -> io::Result<Option<Status>> {
 impl Status {
     /// The status as a table.
     pub fn in_words(&self) -> String {
-        let Counts { polls, shutdowns, reboots, clock_syncs, unknown } = self.counts;
+        let Counts { polls, shutdowns, reboots, clock_syncs, unknown, follow_steps } = self.counts;
         let features: Vec<_> = [(1, "time"), (2, "acknowledge"), (4, "clock sync")]
             .into_iter()
             .filter(|(bit, _)| self.features & bit != 0)
@@ -107,8 +109,14 @@ impl Status {
             ),
             ("last step", step),
         ];
+        if let Some(interval) = self.follow_interval {
+            lines.push((
+                "follower",
+                format!("compares every {interval} s, has set the clock {follow_steps} times"),
+            ));
+        }
         if let Some(samples) = self.chrony_samples {
-            lines.push(("chrony", format!("{samples} samples taken")));
+            lines.push(("chrony", format!("{samples} samples made")));
         }
         lines.extend(self.not_confined.iter().map(|what| ("missing", what.clone())));
         lines.iter().fold(String::new(), |all, (name, text)| format!("{all}{name:<10}{text}\n"))
@@ -137,6 +145,7 @@ pub(crate) mod tests {
                 uncertainty: 9_000,
                 at: 1_795_348_512_000_000_000,
             }),
+            follow_interval: Some(60.0),
             chrony_samples: None,
             not_confined: vec!["the kernel has no Landlock".into()],
         }
@@ -160,6 +169,7 @@ pub(crate) mod tests {
             "clock     42.0 µs ahead of the host, to 9.0 µs\n",
             "last step set by +10800.000 s at 2026-11-22T11:55:12Z\n",
             "commands  0 shutdown, 0 stop or reboot, 1 clock sync, 0 unknown\n",
+            "follower  compares every 60 s, has set the clock 0 times\n",
             "missing   the kernel has no Landlock\n",
         ] {
             assert!(words.contains(expected), "{words}");

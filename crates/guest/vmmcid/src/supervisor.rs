@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::unix::{
-        fs::PermissionsExt,
+        fs::{OpenOptionsExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -28,9 +28,10 @@ use signal_hook::{
     low_level::pipe,
 };
 use thiserror::Error;
-use vmmci_sysfs::{FUNCTIONS, Function, show};
+use vmmci_sysfs::{FUNCTIONS, Function, Offset, show};
 
 use crate::{
+    chrony::Feed,
     config::{self, Config},
     hooks::{self, Moment},
     init::Init,
@@ -49,6 +50,9 @@ const SETTLED: Duration = Duration::from_mins(1);
 const HANGS: Duration = Duration::from_mins(1);
 /// Smallest step of the clock, in nanoseconds, that counts as a resume and runs hooks.
 const RESUMED: i64 = 1_000_000_000;
+/// Mode of the lock file: flock(2) works on a file that is open for reading, so that a user who can read it could keep the
+/// daemon from starting.
+const LOCK_MODE: u32 = 0o600;
 /// OOM score adjustment (−1000: never killed).
 const OOM_SCORE: &str = "-900";
 
@@ -138,6 +142,7 @@ pub fn run(read: &dyn Fn() -> Result<Config, config::Error>, log: Log) -> Result
         reloads,
         going_down: false,
         hooks_run: Arc::default(),
+        feed: Feed::default(),
         trouble: Trouble::default(),
     }
     .run()
@@ -166,8 +171,13 @@ fn claim(directory: &Path) -> Result<File, Error> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(LOCK_MODE)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(&path)
         .map_err(system(format!("open {}", path.display())))?;
+    // One that was left by a daemon with another mode keeps it otherwise.
+    let mode = fs::Permissions::from_mode(LOCK_MODE);
+    lock.set_permissions(mode).map_err(system(format!("close {} to others", path.display())))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::RunsAlready),
@@ -222,6 +232,7 @@ struct Supervisor<'a> {
     going_down: bool,
     /// After-resume hooks are running.
     hooks_run: Arc<AtomicBool>,
+    feed: Feed,
     trouble: Trouble,
 }
 
@@ -357,9 +368,20 @@ impl Supervisor<'_> {
                     self.after_resume(nanos);
                 }
             }
+            Report::Sample(offset) => self.pass_on(offset),
             // Both end the worker; the text is the reason.
             Report::Driven(_) => {}
             Report::Lost(text) => *why = Some(format!("the device cannot be used: {text}")),
+        }
+    }
+
+    /// Sends chronyd a sample.
+    fn pass_on(&mut self, offset: Offset) {
+        let Some(chrony) = &self.config.chrony else { return };
+        match self.feed.send(&chrony.socket, offset) {
+            Some(Ok(text)) => self.log.say(Level::Info, text),
+            Some(Err(text)) => self.log.say(Level::Warning, text),
+            None => {}
         }
     }
 
@@ -389,6 +411,7 @@ impl Supervisor<'_> {
         };
         let changed = self.config != config;
         self.config = config;
+        self.feed = Feed::default();
         self.log
             .say(Level::Info, if changed { "the configuration has changed" } else { "nothing has changed" });
         changed
@@ -479,6 +502,18 @@ mod tests {
         assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o666);
         drop(lock);
         claim(&place).unwrap();
+    }
+
+    #[test]
+    fn the_lock_file_is_for_root_alone_even_an_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+
+        let _lock = claim(dir.path()).unwrap();
+
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

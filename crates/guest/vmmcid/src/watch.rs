@@ -1,13 +1,18 @@
-//! The protocol with the device: acknowledges and reports commands, sets the clock, ignores every other value.
+//! The protocol with the device: acknowledges and reports commands, sets the clock, ignores every other value; and what
+//! reads the host's clock without a command: the follower, and samples for chrony.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use vmmci_protocol::{Action, Driver, Features, ProbeError, Registers, ShutdownKind};
-use vmmci_sysfs::{Offset, measure, show};
+use vmmci_protocol::{
+    Action, Comparison, Driver, Features, ProbeError, Registers, ShutdownKind,
+    follow::{self, NtpState},
+    step::{self, Left},
+};
+use vmmci_sysfs::{Offset, compare, show};
 
 use crate::{
-    clock::{self, Clock},
+    clock::{self, Clock, Interval},
     config::Config,
     log::Level,
     rate_limit::Seldom,
@@ -15,8 +20,6 @@ use crate::{
 
 /// Comparisons of the clocks before the guest's is set; the shortest counts.
 const COMPARISONS: usize = 3;
-/// Upper limit of further corrections after the first, when the process was descheduled in between.
-const ATTEMPTS: usize = 3;
 /// Age up to which a comparison is reused for status requests: each new one costs port accesses.
 const OFFSET_AGE: Duration = Duration::from_secs(30);
 
@@ -27,13 +30,15 @@ pub enum Event {
     Say(Level, String),
     /// A stop or reboot was acknowledged.
     GoDown(ShutdownKind),
-    /// SYNCRTC was handled; the step in nanoseconds, positive: forward.
+    /// The clock was set; the step in nanoseconds, positive: forward.
     ClockSet(i64),
+    /// A sample for chrony.
+    Sample(Offset),
 }
 
 /// Event counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Counts {
     /// Polls of the command register.
     pub polls: u64,
@@ -45,6 +50,8 @@ pub struct Counts {
     pub clock_syncs: u64,
     /// Unknown values of the command register.
     pub unknown: u64,
+    /// Steps of the clock by the follower.
+    pub follow_steps: u64,
 }
 
 /// A step of the clock.
@@ -67,6 +74,11 @@ pub struct Watch<R: Registers, C> {
     step: Option<Step>,
     /// The last comparison made for a status request, and its time.
     offset: Option<(Duration, Offset)>,
+    /// When the follower compares the clocks.
+    follow: Option<Interval>,
+    /// When chrony gets a sample.
+    samples: Option<Interval>,
+    sampled: u64,
     said: Said,
 }
 
@@ -76,6 +88,7 @@ struct Said {
     no_time: Seldom,
     clock: Seldom,
     failure: Seldom,
+    followed: Seldom,
     shutdown: Seldom,
     reboot: Seldom,
 }
@@ -83,8 +96,15 @@ struct Said {
 impl<R: Registers, C: Clock> Watch<R, C> {
     /// Negotiates features and sets DRIVER_OK: the host sends commands from then on.
     pub fn new(registers: R, clock: C, config: &Config) -> Result<Self, ProbeError> {
+        let device = Driver::probe(registers)?;
+        let now = clock.monotonic();
+        let follow = config.follow_interval().filter(|_| config.set_clock);
         Ok(Self {
-            device: Driver::probe(registers)?,
+            // Not at the start: the NTP daemon that will steer the clock may not be up yet.
+            follow: follow.map(|period| Interval::new(period, now + period)),
+            samples: config.chrony.as_ref().map(|chrony| Interval::new(chrony.interval, now)),
+            sampled: 0,
+            device,
             clock,
             set_clock: config.set_clock,
             smallest_step: i64::try_from(config.smallest_step.as_nanos()).unwrap_or(i64::MAX),
@@ -110,18 +130,41 @@ impl<R: Registers, C: Clock> Watch<R, C> {
         self.step
     }
 
-    /// Polls for a command and handles it. Without a command this is a single port access.
+    /// Interval between the follower's comparisons, if there is one.
+    pub fn follow_interval(&self) -> Option<Duration> {
+        self.follow.map(Interval::period)
+    }
+
+    /// Number of samples made for chrony.
+    pub fn sampled(&self) -> u64 {
+        self.sampled
+    }
+
+    /// Polls for a command and handles it, and reads the host's clock if the follower or a sample is due. Otherwise this is a
+    /// single port access.
     pub fn poll(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
+        let now = self.clock.monotonic();
+        self.poll_command(now, &mut events);
+        self.follow(now, &mut events);
+        if self.samples.as_mut().is_some_and(|interval| interval.is_due(now))
+            && let Some(comparison) = self.compare(1)
+        {
+            self.sampled += 1;
+            events.push(Event::Sample(comparison.into()));
+        }
+        events
+    }
+
+    fn poll_command(&mut self, now: Duration, events: &mut Vec<Event>) {
         self.counts.polls += 1;
         let action = self.device.poll(false);
-        let now = self.clock.monotonic();
         if let Some(value) = self.device.unknown() {
             self.counts.unknown += 1;
             let text = || format!("unknown command {value:#x} ignored");
             events.extend(self.said.unknown.say(now, text).map(|text| Event::Say(Level::Warning, text)));
         }
-        let Some(action) = action else { return events };
+        let Some(action) = action else { return };
         match action {
             Action::PowerOff => {
                 self.counts.shutdowns += 1;
@@ -139,14 +182,13 @@ impl<R: Registers, C: Clock> Watch<R, C> {
             }
             Action::SetClock => {
                 self.counts.clock_syncs += 1;
-                self.sync(now, &mut events);
+                self.sync(now, events);
                 // Also after a failure: while one SYNCRTC is unacknowledged the host sends no other.
                 self.device.clock_is_set();
             }
         }
         // Reading the ISR lowers the interrupt line, which other devices may share.
         self.device.interrupt();
-        events
     }
 
     fn sync(&mut self, now: Duration, events: &mut Vec<Event>) {
@@ -155,61 +197,80 @@ impl<R: Registers, C: Clock> Watch<R, C> {
             events.extend(self.said.no_time.say(now, text).map(|text| Event::Say(Level::Warning, text)));
             return;
         };
-        self.offset = Some((now, first));
-        if first.guest_minus_host.distance() <= self.smallest_step.max(first.uncertainty) || !self.set_clock {
+        self.offset = Some((now, first.into()));
+        if first.is_within(self.smallest_step) || !self.set_clock {
             let why = if self.set_clock { "left alone" } else { "set-clock is off" };
-            let text = || {
-                format!(
-                    "the host's clock has jumped; ours is off by {}: {why}",
-                    show(first.guest_minus_host.nanos())
-                )
-            };
+            let off = first.guest_minus_host().nanos();
+            let text = || format!("the host's clock has jumped; ours is off by {}: {why}", show(off));
             events.extend(self.said.clock.say(now, text).map(|text| Event::Say(Level::Notice, text)));
             return;
         }
-        let forward = first.guest_minus_host.correction();
-        let mut left = first;
-        for _ in 0..ATTEMPTS {
-            match clock::step(&self.clock, left.guest_minus_host.correction()) {
-                Ok(at) => self.step = Some(Step { nanos: forward, at }),
-                Err(error) => {
-                    let text = || format!("the clock cannot be set by {}: {error}", show(forward));
-                    let said = self.said.failure.say(now, text);
-                    events.extend(said.map(|text| Event::Say(Level::Error, text)));
-                    return;
-                }
-            }
-            match self.compare(1) {
-                Some(offset) => left = offset,
-                None => break,
-            }
-            if left.guest_minus_host.distance() <= self.smallest_step.max(left.uncertainty) {
-                break;
-            }
+        if let Some((forward, text)) = self.set(now, first, events) {
+            let said = self.said.clock.say(now, || text);
+            events.extend(said.map(|text| Event::Say(Level::Notice, text)));
+            events.push(Event::ClockSet(forward));
         }
-        self.offset = Some((now, left));
-        let text = || {
-            let sure = left.guest_minus_host.distance() + left.uncertainty;
-            format!("the clock was set by {}; it is the host's to {}", show(forward), &show(sure)[1..])
+    }
+
+    /// Sets the clock if the follower is due, no NTP daemon steers the clock, and it is off by more than [`follow::STEP`].
+    fn follow(&mut self, now: Duration, events: &mut Vec<Event>) {
+        if !self.follow.as_mut().is_some_and(|interval| interval.is_due(now)) {
+            return;
+        }
+        // Before the host's clock is read: beside an NTP daemon the follower costs no exit.
+        if self.clock.ntp_state().map_or(true, NtpState::is_steered) {
+            return;
+        }
+        let Some(first) = self.compare(1).filter(|comparison| follow::is_due(*comparison)) else { return };
+        if let Some((forward, text)) = self.set(now, first, events) {
+            self.counts.follow_steps += 1;
+            let text = || format!("the host's clock has moved without SYNCRTC: {text}");
+            let said = self.said.followed.say(now, text);
+            events.extend(said.map(|text| Event::Say(Level::Notice, text)));
+            events.push(Event::ClockSet(forward));
+        }
+    }
+
+    /// Sets the clock, given how it compares with the host's. Returns the first step in nanoseconds (positive: forward) and
+    /// what the log says of it; `None` if the clock cannot be set.
+    fn set(&mut self, now: Duration, first: Comparison, events: &mut Vec<Event>) -> Option<(i64, String)> {
+        let forward = first.guest_minus_host().correction();
+        let mut set_at = None;
+        let set_back = |nanos: i64| {
+            set_at = Some(clock::step(&self.clock, nanos.saturating_neg())?);
+            Ok(())
         };
-        events.extend(self.said.clock.say(now, text).map(|text| Event::Say(Level::Notice, text)));
-        events.push(Event::ClockSet(forward));
+        let left: io::Result<Left> = step::set_clock(first, self.smallest_step, || self.compare(1), set_back);
+        self.step = set_at.map(|at| Step { nanos: forward, at }).or(self.step);
+        let text = match left {
+            Ok(Left::Compared(left)) => {
+                self.offset = Some((now, left.into()));
+                let sure = left.guest_minus_host().distance().saturating_add(left.error());
+                format!("the clock was set by {}; it is the host's to {}", show(forward), &show(sure)[1..])
+            }
+            Ok(Left::Unknown) => {
+                self.offset = None;
+                format!("the clock was set by {}; the host's was not read again", show(forward))
+            }
+            Err(error) => {
+                let text = || format!("the clock cannot be set by {}: {error}", show(forward));
+                let said = self.said.failure.say(now, text);
+                events.extend(said.map(|text| Event::Say(Level::Error, text)));
+                return None;
+            }
+        };
+        Some((forward, text))
     }
 
-    fn compare(&self, times: usize) -> Option<Offset> {
-        measure(|| self.device.host_time_between(|| self.clock.realtime()), times)
-    }
-
-    /// Compares the clocks once.
-    pub fn sample(&self) -> Option<Offset> {
-        self.compare(1)
+    fn compare(&self, times: usize) -> Option<Comparison> {
+        compare(|| self.device.host_time_between(|| self.clock.realtime()), times)
     }
 
     /// Compares the clocks for a status request, or returns a comparison that is recent enough.
     pub fn offset(&mut self) -> Option<Offset> {
         let now = self.clock.monotonic();
         if self.offset.is_none_or(|(then, _)| now.saturating_sub(then) >= OFFSET_AGE) {
-            self.offset = Some((now, self.compare(COMPARISONS)?));
+            self.offset = Some((now, self.compare(COMPARISONS)?.into()));
         }
         self.offset.map(|(_, offset)| offset)
     }
@@ -217,17 +278,16 @@ impl<R: Registers, C: Clock> Watch<R, C> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        cell::{Cell, RefCell},
-        io,
-    };
+    use std::cell::{Cell, RefCell};
 
     use proptest::prelude::*;
-    use vmmci_protocol::register;
+    use vmmci_protocol::{register, step::ATTEMPTS};
 
     use super::*;
+    use crate::config::Chrony;
 
     const HOST: i64 = 1_795_348_512_000_000_000;
+    const FOLLOW: Duration = Duration::from_secs(15);
 
     /// A device and a clock that advance together, 20 µs for each access.
     #[derive(Default)]
@@ -245,6 +305,8 @@ mod tests {
         may_set: Cell<bool>,
         /// Error of the next clock setting.
         late: Cell<i64>,
+        /// An NTP daemon says that the clock is right.
+        steered: Cell<bool>,
     }
 
     impl World {
@@ -265,6 +327,14 @@ mod tests {
 
         fn behind(&self) -> i64 {
             HOST - self.guest.get()
+        }
+
+        /// A device and its protocol with a follower, one interval after its start.
+        fn follower(&self) -> Watch<&Self, &Self> {
+            let watch = Watch::new(self, self, &Config { follow: FOLLOW, ..Config::default() }).unwrap();
+            self.pass(i64::try_from(FOLLOW.as_nanos()).unwrap());
+            self.accesses.set(0);
+            watch
         }
     }
 
@@ -319,6 +389,12 @@ mod tests {
 
         fn monotonic(&self) -> Duration {
             Duration::from_nanos(self.now.get().unsigned_abs())
+        }
+
+        fn ntp_state(&self) -> io::Result<NtpState> {
+            let untouched = NtpState::UNTOUCHED;
+            let status = if self.steered.get() { 0 } else { untouched.status };
+            Ok(NtpState { status, ..untouched })
         }
     }
 
@@ -436,6 +512,90 @@ mod tests {
         assert_eq!(world.accesses.get(), 2 * COMPARISONS);
         world.pass(30_000_000_000);
         assert_ne!(watch.offset(), Some(offset));
+    }
+
+    #[test]
+    fn the_follower_sets_a_clock_that_the_host_says_nothing_about() {
+        let world = World::new(-3_000_000_000);
+        let mut watch = world.follower();
+
+        let events = watch.poll();
+
+        assert!(world.behind().abs() <= 1_000, "{}", world.behind());
+        assert!(texts(&events)[0].contains("without SYNCRTC: the clock was set by -3.000 s"), "{events:?}");
+        assert!(matches!(events.last(), Some(Event::ClockSet(..=-2_999_000_000))), "{events:?}");
+        assert_eq!(watch.counts().follow_steps, 1);
+        assert!(world.answers.borrow().is_empty(), "the host has asked for nothing");
+    }
+
+    #[test]
+    fn the_follower_leaves_small_differences() {
+        let world = World::new(120_000_000);
+        let mut watch = world.follower();
+
+        assert_eq!(watch.poll(), []);
+        assert_eq!(world.behind(), 120_000_000);
+    }
+
+    #[test]
+    fn the_follower_costs_two_accesses_in_an_interval() {
+        let world = World::new(0);
+        let mut watch = world.follower();
+
+        for _ in 0..3600 {
+            watch.poll();
+            world.pass(1_000_000_000);
+        }
+
+        assert_eq!(world.accesses.get(), 3600 + 2 * 3600 / 15);
+    }
+
+    #[test]
+    fn beside_an_ntp_daemon_the_follower_does_and_costs_nothing() {
+        let world = World::new(3_000_000_000);
+        world.steered.set(true);
+        let mut watch = world.follower();
+
+        assert_eq!(watch.poll(), []);
+        assert_eq!((world.behind(), world.accesses.get()), (3_000_000_000, 1));
+    }
+
+    #[test]
+    fn the_follower_waits_an_interval_for_an_ntp_daemon_to_come_up() {
+        let world = World::new(3_000_000_000);
+        let mut watch = world.follower();
+        world.pass(-1_000_000_000);
+
+        assert_eq!(watch.poll(), []);
+    }
+
+    #[test]
+    fn without_leave_to_set_the_clock_there_is_no_follower() {
+        let world = World::new(3_000_000_000);
+        let config = Config { follow: FOLLOW, set_clock: false, ..Config::default() };
+        let mut watch = Watch::new(&world, &world, &config).unwrap();
+        world.pass(i64::try_from(FOLLOW.as_nanos()).unwrap());
+
+        assert_eq!(watch.poll(), []);
+    }
+
+    #[test]
+    fn chrony_gets_a_sample_at_once_and_in_every_interval() {
+        let world = World::new(70_000_000);
+        let chrony = Chrony { socket: "/run/c".into(), interval: Chrony::INTERVAL };
+        let config = Config { chrony: Some(chrony), ..Config::default() };
+        let mut watch = Watch::new(&world, &world, &config).unwrap();
+
+        let events: Vec<_> = (0..32)
+            .flat_map(|_| {
+                world.pass(1_000_000_000);
+                watch.poll()
+            })
+            .collect();
+
+        let [Event::Sample(first), Event::Sample(_)] = events[..] else { panic!("{events:?}") };
+        assert!((first.guest_minus_host.correction() - 70_000_000).abs() <= first.uncertainty);
+        assert_eq!(watch.sampled(), 2);
     }
 
     proptest! {

@@ -1,4 +1,6 @@
 //! The worker: polls the device, sets the clock and answers status requests.
+//!
+//! It has no way to the outside but the supervisor's socket and clients of the status socket: see [`crate::sandbox`].
 
 use std::{
     io,
@@ -25,7 +27,6 @@ use vmmci_protocol::Registers;
 use vmmci_sysfs::{Bar, driver_of};
 
 use crate::{
-    chrony::Feed,
     clock::{Clock, System},
     config::Config,
     ipc::{self, Report, Start},
@@ -46,6 +47,10 @@ const PRIORITY: i32 = -15;
 pub fn run() -> ExitCode {
     match link().and_then(|link| work(&link)) {
         Ok(()) => ExitCode::SUCCESS,
+        // The supervisor exited while a report was on its way to it.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             support::note!("vmmcid: worker: {error}");
             ExitCode::FAILURE
@@ -74,7 +79,6 @@ fn work(link: &UnixStream) -> io::Result<()> {
         say(Level::Info, format!("the priority could not be raised: {error}"))?;
     }
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let mut feed = config.chrony.clone().map(Feed::new).transpose()?;
     let missing = sandbox::enter_worker();
     for what in &missing {
         say(Level::Warning, what.clone())?;
@@ -104,13 +108,6 @@ fn work(link: &UnixStream) -> io::Result<()> {
             if let Some(kind) = bar.failure() {
                 return ipc::report(link, &Report::Lost(kind.to_string()));
             }
-            if let Some(feed) = feed.as_mut().filter(|feed| feed.due(now)) {
-                match feed.send(now, watch.sample()) {
-                    Some(Ok(text)) => say(Level::Info, text)?,
-                    Some(Err(text)) => say(Level::Warning, text)?,
-                    None => {}
-                }
-            }
             if now >= alive {
                 ipc::report(link, &Report::Alive)?;
                 alive = now + ALIVE;
@@ -125,9 +122,8 @@ fn work(link: &UnixStream) -> io::Result<()> {
             Woken::Supervisor => return Ok(()),
             Woken::Asked => {
                 // A client that disconnects before its answer is ignored.
-                let _ = status::answer(&listener, || {
-                    status_of(&mut watch, &config, feed.as_ref(), started.elapsed(), &missing)
-                });
+                let _ =
+                    status::answer(&listener, || status_of(&mut watch, &config, started.elapsed(), &missing));
                 thread::sleep(BETWEEN_ANSWERS);
             }
             Woken::Time => {}
@@ -140,6 +136,7 @@ fn report_of(event: Event) -> Report {
         Event::Say(level, text) => Report::Say(level, text),
         Event::GoDown(order) => Report::GoDown(order),
         Event::ClockSet(nanos) => Report::ClockSet(nanos),
+        Event::Sample(offset) => Report::Sample(offset),
     }
 }
 
@@ -169,7 +166,6 @@ fn wait(link: &UnixStream, listener: &UnixListener, time: Duration) -> io::Resul
 fn status_of<R: Registers, C: Clock>(
     watch: &mut Watch<R, C>,
     config: &Config,
-    feed: Option<&Feed>,
     up: Duration,
     missing: &[String],
 ) -> Status {
@@ -182,7 +178,8 @@ fn status_of<R: Registers, C: Clock>(
         offset: watch.offset(),
         counts: watch.counts(),
         last_step: watch.last_step(),
-        chrony_samples: feed.map(Feed::sent),
+        follow_interval: watch.follow_interval().map(|interval| interval.as_secs_f64()),
+        chrony_samples: config.chrony.as_ref().map(|_| watch.sampled()),
         not_confined: missing.to_vec(),
     }
 }

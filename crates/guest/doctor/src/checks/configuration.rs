@@ -64,6 +64,7 @@ pub fn check(guest: &Guest) -> Vec<Finding> {
             .seen(&found.why);
         match &found.remedy {
             Some(remedy) => finding.remedy(remedy),
+            None if guest.kernel.ours => finding.remedy("a kernel with another configuration"),
             None => finding.remedy("a kernel with another configuration, vmmlinux's for one"),
         }
     });

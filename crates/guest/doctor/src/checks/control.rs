@@ -3,7 +3,7 @@
 use vmmci_sysfs::{FUNCTIONS, Function, show};
 use vmmcid::status::{self, Status};
 
-use super::OUR_KERNEL;
+use super::driver_kernel;
 use crate::{Finding, Guest, Severity, measure::socket};
 
 const TOPIC: &str = "control device";
@@ -53,14 +53,14 @@ fn driven(guest: &Guest, function: &Function, driver: &str, daemon: bool) -> Vec
         .seen(format!("so far: {}", counts.join(", ")));
         findings.push(finding);
     } else if ["vmmci", "obsd"].iter().any(|name| driver.contains(name)) {
-        findings.push(
-            Finding::new(
-                TOPIC,
-                Severity::Note,
-                format!("{address} is driven by {driver}, which is not ours"),
-            )
-            .remedy(format!("if `vmctl stop` or the clock after a suspend go wrong: {OUR_KERNEL}")),
+        let finding = Finding::new(
+            TOPIC,
+            Severity::Note,
+            format!("{address} is driven by {driver}, which is not ours"),
         );
+        let wrong = "if `vmctl stop` or the clock after a suspend go wrong:";
+        let instead = driver_kernel(guest).unwrap_or("load this kernel's own driver instead: modprobe vmmci");
+        findings.push(finding.remedy(format!("{wrong} {instead}")));
     } else {
         findings.push(
             Finding::new(TOPIC, Severity::Warning, format!("{driver} has the control device, and does not obey the host"))
@@ -112,9 +112,11 @@ fn unhandled(guest: &Guest, function: &Function) -> Finding {
     } else if PROGRAMS.iter().any(|program| guest.system.exists(program)) {
         finding.remedy("systemctl enable --now vmmcid, or rc-update add vmmcid && rc-service vmmcid start; vmmcid test says what is in its way")
     } else {
-        finding.remedy(format!(
-            "apt install ./vmmcid_*_amd64.deb (elsewhere: ./install.sh of its tarball)\nor {OUR_KERNEL}"
-        ))
+        let daemon = "apt install ./vmmcid_*_amd64.deb (elsewhere: ./install.sh of its tarball)";
+        finding.remedy(match driver_kernel(guest) {
+            Some(kernel) => format!("{daemon}\nor {kernel}"),
+            None => daemon.to_owned(),
+        })
     }
 }
 
@@ -151,6 +153,18 @@ mod tests {
         assert!(check(&recorded.guest())[0].remedy.as_ref().unwrap().starts_with("systemctl enable"));
         recorded.write("proc/config.gz", "CONFIG_OPENBSD_VMMCI=m\n");
         assert!(check(&recorded.guest())[0].remedy.as_ref().unwrap().starts_with("modprobe vmmci"));
+    }
+
+    #[test]
+    fn a_kernel_of_ours_without_the_driver_is_told_of_the_series_that_has_it() {
+        let mut recorded = fixture::recorded();
+        recorded.write("proc/config.gz", "CONFIG_OPENBSD_GUEST=y\n");
+        recorded.write("proc/sys/kernel/osrelease", "6.12.118-vmmlinux");
+        let remedy = check(&recorded.guest()).remove(0).remedy.unwrap();
+        assert!(remedy.contains("vmmcid_*") && remedy.contains("series 7.3"), "{remedy}");
+        recorded.write("proc/sys/kernel/osrelease", "7.3.4-vmmlinux");
+        let remedy = check(&recorded.guest()).remove(0).remedy.unwrap();
+        assert!(!remedy.contains("linux-image"), "{remedy}");
     }
 
     #[test]

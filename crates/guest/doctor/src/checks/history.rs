@@ -52,7 +52,7 @@ const SYMPTOMS: [Symptom; 11] = [
         remedy: Some("vmmcid test says what it lacks"),
     },
     Symptom {
-        texts: &["none that is known; it and its like are ignored"],
+        texts: &["ignored, like all that follow", "none that is known; it and its like are ignored"],
         severity: Severity::Note,
         means: "the host sent an unknown command",
         remedy: Some("report it with the host's version"),
@@ -111,7 +111,7 @@ pub fn check(guest: &Guest) -> Vec<Finding> {
             .filter(|line| !taken.contains(&std::ptr::from_ref(*line)))
             .collect();
         taken.extend(lines.iter().map(|line| std::ptr::from_ref(*line)));
-        findings.extend((!lines.is_empty()).then(|| told(symptom, &lines)));
+        findings.extend((!lines.is_empty()).then(|| told(guest, symptom, &lines)));
     }
     if findings.len() == 1 {
         let sources = guest.log.sources.join(", ");
@@ -121,15 +121,23 @@ pub fn check(guest: &Guest) -> Vec<Finding> {
     findings
 }
 
-fn told(symptom: &Symptom, lines: &[&Line]) -> Finding {
-    let mut finding = Finding::new(TOPIC, symptom.severity, symptom.means);
+fn told(guest: &Guest, symptom: &Symptom, lines: &[&Line]) -> Finding {
+    // The kernel that would be the remedy runs already: it gives the TSC up on purpose where the
+    // host's is not invariant.
+    let runs_already = guest.kernel.ours && symptom.remedy == Some(OUR_KERNEL);
+    let (severity, remedy) = match (runs_already, guest.host.invariant_tsc) {
+        (false, _) => (symptom.severity, symptom.remedy),
+        (true, false) => (Severity::Ok, None),
+        (true, true) => (symptom.severity, Some("report it with the whole output of dmesg")),
+    };
+    let mut finding = Finding::new(TOPIC, severity, symptom.means);
     for line in lines.iter().take(SHOWN) {
         finding = finding.seen(shown(line));
     }
     if lines.len() > SHOWN {
         finding = finding.seen(format!("{} more like this", lines.len() - SHOWN));
     }
-    match symptom.remedy {
+    match remedy {
         Some(remedy) => finding.remedy(remedy),
         None => finding,
     }
@@ -203,6 +211,19 @@ mod tests {
         assert_eq!(msr.severity, Severity::Note);
         assert!(msr.evidence[0].contains("s after boot: unchecked MSR access error"), "{msr:?}");
         assert!(findings.iter().all(|finding| finding.severity <= Severity::Note), "{findings:?}");
+    }
+
+    #[test]
+    fn the_kernel_that_runs_is_not_recommended() {
+        let mut recorded = fixture::recorded();
+        recorded.write("proc/config.gz", "CONFIG_OPENBSD_GUEST=y\n");
+        recorded
+            .write("dev/kmsg", "6,1,100,-;tsc: Marking TSC unstable due to a host without invariant TSC\n");
+        let told = |recorded: &fixture::Fixture| check(&recorded.guest()).remove(1);
+        assert!(told(&recorded).remedy.unwrap().starts_with("report it"), "an invariant TSC was given up");
+        recorded.cpuid.insert(0x8000_0007, [0; 4]);
+        let finding = told(&recorded);
+        assert_eq!((finding.severity, finding.remedy), (Severity::Ok, None));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub fn check(guest: &Guest) -> Finding {
     match host.vmd.as_slice() {
         [] => finding.remedy("there is nothing to examine: run this inside a guest of OpenBSD's vmd(8)"),
         [_] => finding,
-        _ => finding.remedy("nothing needs to be done; a disk that is in use would tell which it is"),
+        _ => finding.remedy("nothing needs to be done; run this as root, with the boot messages in dmesg, and they tell which it is"),
     }
 }
 
@@ -27,17 +27,57 @@ mod tests {
     #[test]
     fn the_recorded_guest_is_one_of_7_8() {
         let finding = check(&fixture::recorded().guest());
-        assert_eq!(finding.severity, Severity::Note, "{finding:?}");
-        let mut recorded = fixture::recorded();
-        recorded.write("sys/bus/virtio/devices/virtio1/features", &format!("{:0<64}\n", "0010"));
-        let finding = check(&recorded.guest());
         assert_eq!(
             (finding.severity, finding.what.as_str()),
-            (Severity::Ok, "guest of vmd(8) of OpenBSD 7.8")
+            (Severity::Ok, "guest of vmd(8) of OpenBSD 7.8"),
+            "{finding:?}"
         );
         assert!(finding.evidence.iter().any(|text| text == "SMBIOS says OpenBSD VMM"), "{finding:?}");
-        recorded.write("sys/bus/virtio/devices/virtio1/features", &format!("{:0<64}\n", "0010000001"));
-        assert_eq!(check(&recorded.guest()).what, "guest of vmd(8) of OpenBSD 7.9");
+    }
+
+    /// The recorded guest without its boot messages.
+    fn silent() -> fixture::Fixture {
+        let mut recorded = fixture::recorded();
+        recorded.write("dev/kmsg", "");
+        recorded
+    }
+
+    #[test]
+    fn without_a_memory_map_7_8_and_7_9_cannot_be_told_apart() {
+        let finding = check(&silent().guest());
+        assert_eq!(
+            (finding.severity, finding.what.as_str()),
+            (Severity::Note, "guest of vmd(8) of OpenBSD 7.8 or 7.9")
+        );
+        assert!(finding.evidence.iter().any(|text| text.contains("cannot be told apart")), "{finding:?}");
+    }
+
+    #[test]
+    fn the_end_of_low_memory_tells_7_9_from_7_8() {
+        for (end, release) in [("0x8ffff", "7.9"), ("0x9fbff", "7.8")] {
+            let mut guest = silent();
+            for (file, value) in [("start", "0x0"), ("end", end), ("type", "System RAM")] {
+                guest.write(&format!("sys/firmware/memmap/0/{file}"), value);
+            }
+            assert_eq!(check(&guest.guest()).what, format!("guest of vmd(8) of OpenBSD {release}"));
+            let mut guest = silent();
+            let end = end.trim_start_matches("0x");
+            guest.write(
+                "dev/kmsg",
+                &format!("6,1,0,-;BIOS-e820: [mem 0x0000000000000000-0x00000000000{end}] usable\n"),
+            );
+            assert_eq!(check(&guest.guest()).what, format!("guest of vmd(8) of OpenBSD {release}"));
+        }
+    }
+
+    #[test]
+    fn on_amd_syscfg_tells_7_9_from_7_8() {
+        let mut refused = silent();
+        refused.write("dev/cpu/0/msr", "");
+        assert_eq!(check(&refused.guest()).what, "guest of vmd(8) of OpenBSD 7.8");
+        let readable = silent();
+        readable.sparse("dev/cpu/0/msr", 0xc001_0018);
+        assert_eq!(check(&readable.guest()).what, "guest of vmd(8) of OpenBSD 7.9");
     }
 
     #[test]
@@ -48,8 +88,8 @@ mod tests {
             old.write(&format!("sys/bus/pci/devices/{address}/device"), device);
         }
         assert_eq!(check(&old.guest()).what, "guest of vmd(8) of OpenBSD 7.7 or older");
-        let mut without_rate = fixture::recorded();
-        without_rate.cpuid.remove(&0x4000_0100);
+        let mut without_rate = silent();
+        without_rate.cpuid.insert(0x4000_0001, [0; 4]);
         assert_eq!(check(&without_rate.guest()).what, "guest of vmd(8) of OpenBSD 7.9");
         let mut new = fixture::recorded();
         new.cpuid.get_mut(&1).unwrap()[3] |= 1 << 9;

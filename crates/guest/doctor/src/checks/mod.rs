@@ -12,6 +12,17 @@ pub mod virtio;
 
 /// What helps against most of what stock kernels do badly.
 const OUR_KERNEL: &str = "install a kernel of vmmlinux's: apt install ./linux-image-*-vmmlinux_*_amd64.deb";
+/// The same for the driver of the control device, which older series of ours lack.
+const DRIVER_KERNEL: &str = "install vmmlinux's kernel of series 7.3, which has the driver: apt install ./linux-image-7.3*-vmmlinux_*_amd64.deb";
+
+/// The kernel to install for its driver of the control device; `None` if the running one is of that series.
+fn driver_kernel(guest: &crate::Guest) -> Option<&'static str> {
+    match (guest.kernel.ours, guest.kernel.series()) {
+        (false, _) => Some(OUR_KERNEL),
+        (true, Some(series)) if series < (7, 3) => Some(DRIVER_KERNEL),
+        (true, _) => None,
+    }
+}
 
 /// How a word gets onto the kernel's command line for good, on the boot loader that this guest has.
 fn add_to_command_line(system: &crate::System, words: &str) -> String {

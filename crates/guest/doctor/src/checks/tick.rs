@@ -32,7 +32,7 @@ fn device(guest: &Guest) -> Finding {
         "openbsd" => (Severity::Ok, "made for vmd's 8253 and RTC"),
         "pit" if old => (
             Severity::Warning,
-            "vmd ORs all counts that it is ever given, and short sleeps come to take 20 to 40 ms",
+            "vmd, up to 7.8 at least, ORs all counts that it is ever given, and short sleeps come to take 20 to 40 ms",
         ),
         "pit" | "hpet" => (Severity::Note, "the local APIC's timer, which this host has, would be better"),
         "lapic" | "lapic-deadline" => (Severity::Ok, "the local APIC's timer"),
