@@ -11,6 +11,7 @@ use rustix::{
     fs::{CWD, RenameFlags, renameat_with},
     io::Errno,
 };
+use walkdir::{DirEntry, WalkDir};
 
 /// A failed operation on a file or directory.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -98,4 +99,27 @@ pub fn replace_dir(new: &Path, place: &Path) -> Result<()> {
         Err(Errno::NOENT) => fs::rename(new, place).map_err(|e| Error::new("create", place, e)),
         Err(e) => Err(Error::new("replace", place, e)),
     }
+}
+
+/// Makes the directory `to` with the directories and symbolic links of `from`; `make` makes each file from the old and the
+/// new path. Entries that `wanted` refuses are left out, directories with all that is in them.
+pub fn mirror_tree(
+    from: &Path,
+    to: &Path,
+    wanted: impl Fn(&DirEntry) -> bool,
+    make: impl Fn(&Path, &Path) -> io::Result<()>,
+) -> Result<()> {
+    for entry in WalkDir::new(from).into_iter().filter_entry(wanted) {
+        let entry = entry.map_err(|e| Error::new("read", from, e))?;
+        let target = to.join(entry.path().strip_prefix(from).expect("below the tree"));
+        let result = if entry.file_type().is_dir() {
+            fs::create_dir(&target)
+        } else if entry.file_type().is_symlink() {
+            fs::read_link(entry.path()).and_then(|link| std::os::unix::fs::symlink(link, &target))
+        } else {
+            make(entry.path(), &target)
+        };
+        result.map_err(|e| Error::new("create", &target, e))?;
+    }
+    Ok(())
 }

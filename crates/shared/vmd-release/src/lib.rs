@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-pub use capabilities::{Capabilities, KvmLeaf};
+pub use capabilities::{Capabilities, LineRegister, Unsettled};
 pub use media::{BootDevice, DiskFormat, UnknownDiskFormat};
 
 /// A generation of vmd(8) and vmm(4), named after the OpenBSD release that brought it.
@@ -22,7 +22,8 @@ pub enum Generation {
     /// OpenBSD 7.8: virtio 1.x in I/O BARs, a KVM leaf at 0x40000100.
     #[serde(rename = "7.8")]
     V7_8,
-    /// OpenBSD 7.9: as 7.8, the KVM leaf only where the host knows its TSC frequency.
+    /// OpenBSD 7.9: as 7.8, with 576 KiB of low memory; the KVM leaf's clock bits need a known TSC
+    /// rate.
     #[serde(rename = "7.9")]
     V7_9,
     /// OpenBSD 8.0: LAPIC, IOAPIC, ACPI, MSI-X.

@@ -2,7 +2,7 @@
 
 //! The host's clock against the guest's.
 
-use super::{register, Registers};
+use super::register::{self, Registers};
 
 /// The host's wall clock, to the microsecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

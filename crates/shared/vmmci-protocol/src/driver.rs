@@ -2,27 +2,11 @@
 
 //! The guest's side.
 
-use super::{clock::HostTime, register, Command, Features};
-
-/// 32-bit accesses to the device's registers.
-///
-/// A device that is gone reads as all ones; nothing more is expected of an implementation.
-pub trait Registers {
-    /// Reads the register at `offset`.
-    fn read(&self, offset: u16) -> u32;
-    /// Writes the register at `offset`.
-    fn write(&self, offset: u16, value: u32);
-}
-
-impl<R: Registers + ?Sized> Registers for &R {
-    fn read(&self, offset: u16) -> u32 {
-        (**self).read(offset)
-    }
-
-    fn write(&self, offset: u16, value: u32) {
-        (**self).write(offset, value);
-    }
-}
+use super::{
+    clock::HostTime,
+    register::{self, Registers},
+    Command, Features,
+};
 
 /// A device that is none, or not one that this driver knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

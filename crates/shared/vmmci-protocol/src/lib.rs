@@ -19,7 +19,7 @@
 //! write.
 //!
 //! This source is compiled into the kernel's driver too, as a module of it
-//! (`kernel/drivers/virt/openbsd`): it names its own items by `super`, and does with the 2021
+//! (`kernel/overlay/drivers/virt/openbsd`): it names its own items by `super`, and does with the 2021
 //! edition and Linux's oldest compiler.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -33,8 +33,9 @@ mod shutdown;
 pub mod step;
 
 pub use clock::{Comparison, HostTime};
-pub use driver::{power_off, reset, take_interrupt, Action, Driver, ProbeError, Registers};
+pub use driver::{power_off, reset, take_interrupt, Action, Driver, ProbeError};
 pub use offset::GuestMinusHost;
+pub use register::Registers;
 pub use shutdown::ShutdownKind;
 
 /// PCI vendor ID of the device: OpenBSD.

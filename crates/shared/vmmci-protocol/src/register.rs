@@ -1,6 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only OR ISC
 
-//! Offsets in the BAR, and the values of the registers that are not numbers.
+//! The accesses to the BAR, its offsets, and the values of the registers that are not numbers.
+
+/// 32-bit accesses to the device's registers.
+///
+/// A device that is gone reads as all ones; nothing more is expected of an implementation.
+pub trait Registers {
+    /// Reads the register at `offset`.
+    fn read(&self, offset: u16) -> u32;
+    /// Writes the register at `offset`.
+    fn write(&self, offset: u16, value: u32);
+}
+
+impl<R: Registers + ?Sized> Registers for &R {
+    fn read(&self, offset: u16) -> u32 {
+        (**self).read(offset)
+    }
+
+    fn write(&self, offset: u16, value: u32) {
+        (**self).write(offset, value);
+    }
+}
 
 /// Features that the device offers, read-only.
 pub const DEVICE_FEATURES: u16 = 0x00;

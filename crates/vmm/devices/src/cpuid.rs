@@ -1,5 +1,5 @@
 //! CPUID of a guest of vmm(4) (`vmm_handle_cpuid` in vmm_machdep.c and the VMM_*_MASK of vmmvar.h,
-//! 7.7 and 7.8).
+//! 7.7, 7.8 and September 2026).
 //!
 //! vmm computes every answer from the host's answer, its own masks, and the guest's CR4 and XCR0.
 //! This module does the same as a pure function, and lists the answers for KVM, which needs them in
@@ -7,7 +7,7 @@
 
 use std::num::NonZeroU64;
 
-use vmd_release::{Generation, KvmLeaf};
+use vmd_release::Capabilities;
 
 /// The result of CPUID: four registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,10 +41,11 @@ impl Leaf {
 /// Properties of the host and of the VM on which the answers depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Profile {
-    /// The emulated release.
-    pub generation: Generation,
+    /// The emulated vmm's capabilities.
+    pub capabilities: Capabilities,
     /// TSC frequency in Hz. OpenBSD knows it if and only if the TSC is invariant; with `None` the
-    /// TSC is variable: the bit in leaf 0x80000007 is cleared and leaf 0x15 is not synthesised.
+    /// TSC is variable: the bit in leaf 0x80000007 is cleared, leaf 0x15 is not synthesised, and
+    /// from 7.9 on no clock is announced ([`Capabilities::clock_bits_need_tsc_rate`]).
     pub tsc_hz: Option<NonZeroU64>,
     /// Number of the vCPU, which is its APIC ID.
     pub vcpu: u8,
@@ -96,6 +97,7 @@ const ECX1_HYPERVISOR: u32 = 1 << 31;
 /// PCID, DCA, x2APIC, TSC-deadline.
 const ECX1_HIDDEN: u32 = bits(&[2, 3, 4, 5, 6, 7, 8, 10, 11, 14, 15, 17, 18, 21, 24]);
 const EDX1_APIC: u32 = 1 << 9;
+const EDX1_HTT: u32 = 1 << 28;
 /// Leaf 1 EDX, cleared: MCE, APIC, MTRR, MCA, PSN, DS, ACPI, SS, HTT, TM, PBE.
 const EDX1_HIDDEN: u32 = bits(&[7, 9, 12, 14, 18, 21, 22, 27, 28, 29, 31]);
 /// Leaf 7 EBX, cleared: TSC_ADJUST, SGX, HLE, INVPCID, RTM, PQM, MPX, PCOMMIT, PT, and AVX-512's F,
@@ -151,10 +153,10 @@ const fn bits(numbers: &[u32]) -> u32 {
     value
 }
 
-/// EAX of a cache from 8.0 on, in a package of that many cores: without the host's topology. Type 0
-/// ends the list, and the whole register is then 0.
-const fn cache(eax: u32, cores: u32) -> u32 {
-    if eax.is_multiple_of(0x20) { 0 } else { eax & EAX4_SHOWN | (cores - 1) << 26 }
+/// EAX of a cache from 8.0 on, in a package with that many APIC IDs: without the host's topology.
+/// Type 0 ends the list, and the whole register is then 0.
+const fn cache(eax: u32, ids: u32) -> u32 {
+    if eax.is_multiple_of(0x20) { 0 } else { eax & EAX4_SHOWN | (ids - 1) << 26 }
 }
 
 /// CPUID of a host, by leaf and sub-leaf.
@@ -187,7 +189,7 @@ impl<'a> GuestCpuid<'a> {
             0x00 => Leaf { eax: level, ..host },
             0x01 => self.features(host, state),
             LEAF_CACHE | LEAF_CACHE_AMD if self.has_topology() => {
-                Leaf { eax: cache(host.eax, self.cores()), ..host }
+                Leaf { eax: cache(host.eax, self.apic_ids()), ..host }
             }
             LEAF_CACHE => Leaf { eax: host.eax & EAX4_SHOWN, ..host },
             0x02 | 0x16 | 0x8000_0002..=0x8000_0006 | LEAF_CACHE_AMD | EXTENDED_MAX => host,
@@ -205,12 +207,11 @@ impl<'a> GuestCpuid<'a> {
             LEAF_XSAVE => self.xsave(subleaf, host, state),
             LEAF_TSC => self.tsc(host),
             HYPERVISOR => VMM_SIGNATURE,
-            0x4000_0001 => Leaf { eax: FEATURE_CLOCKSOURCE2 | FEATURE_CLOCKSOURCE_STABLE, ..Leaf::ZERO },
-            KVM_LEAF if self.has_kvm_leaf() => KVM_SIGNATURE,
-            0x4000_0101 if self.has_kvm_leaf() => Leaf {
-                eax: FEATURE_NO_IO_DELAY | FEATURE_CLOCKSOURCE2 | FEATURE_CLOCKSOURCE_STABLE,
-                ..Leaf::ZERO
-            },
+            0x4000_0001 => Leaf { eax: self.clock_features(), ..Leaf::ZERO },
+            KVM_LEAF if self.profile.capabilities.kvm_leaf => KVM_SIGNATURE,
+            0x4000_0101 if self.profile.capabilities.kvm_leaf => {
+                Leaf { eax: FEATURE_NO_IO_DELAY | self.clock_features(), ..Leaf::ZERO }
+            }
             EXTENDED => Leaf { eax: host.eax.min(EXTENDED_MAX), ..Leaf::ZERO },
             0x8000_0001 => {
                 Leaf { eax: host.eax, ebx: 0, ecx: host.ecx & !ECX8_1_HIDDEN, edx: host.edx & !EDX8_1_HIDDEN }
@@ -219,7 +220,7 @@ impl<'a> GuestCpuid<'a> {
                 let invariant = if self.profile.tsc_hz.is_some() { EDX8_7_INVARIANT_TSC } else { 0 };
                 Leaf { edx: invariant, ..host }
             }
-            0x8000_0008 => Leaf { ebx: host.ebx & !EBX8_8_HIDDEN, ecx: 0, ..host },
+            0x8000_0008 => Leaf { ebx: host.ebx & !EBX8_8_HIDDEN, ecx: self.core_count(), ..host },
             _ => Leaf::ZERO,
         }
     }
@@ -273,18 +274,20 @@ impl<'a> GuestCpuid<'a> {
         if self.profile.tsc_hz.is_some() { host.max(LEAF_TSC) } else { host }
     }
 
-    /// Whether the guest also sees KVM's leaves.
-    fn has_kvm_leaf(&self) -> bool {
-        match self.profile.generation.capabilities().kvm_leaf {
-            KvmLeaf::Absent => false,
-            KvmLeaf::Present => true,
-            KvmLeaf::WithTscFrequency => self.profile.tsc_hz.is_some(),
+    /// The feature bits of the paravirtual clock in leaves 0x40000001 and 0x40000101. From 7.9 on
+    /// a host that does not know its TSC's rate sets none of them: a stock kernel then takes vmm for
+    /// a KVM without a clock.
+    const fn clock_features(&self) -> u32 {
+        if self.profile.capabilities.clock_bits_need_tsc_rate && self.profile.tsc_hz.is_none() {
+            0
+        } else {
+            FEATURE_CLOCKSOURCE2 | FEATURE_CLOCKSOURCE_STABLE
         }
     }
 
     /// Whether vmm has LAPICs; it then defines the topology of processors, cores and caches itself.
     const fn has_topology(&self) -> bool {
-        self.profile.generation.capabilities().apic
+        self.profile.capabilities.apic
     }
 
     /// Number of cores of the guest: one per vCPU.
@@ -292,12 +295,24 @@ impl<'a> GuestCpuid<'a> {
         self.profile.vcpus.max(1).into()
     }
 
+    /// Number of APIC IDs that the cores take: their number rounded up to a power of two. Leaf 1
+    /// EBX and the caches' leaves count these (3 vCPUs: 4, and 4 − 1).
+    fn apic_ids(&self) -> u32 {
+        self.cores().next_power_of_two()
+    }
+
+    /// ECX of leaf 0x80000008 for several vCPUs: number of core bits in the APIC ID (from bit 12
+    /// on), and number of cores − 1. 0 for a single vCPU.
+    fn core_count(&self) -> u32 {
+        if self.has_topology() { self.apic_ids().ilog2() << 12 | (self.cores() - 1) } else { 0 }
+    }
+
     /// Topology: one thread per core, all cores in one package. The package number is the APIC ID
     /// without the core bits.
     fn topology(&self, level: u32) -> Leaf {
         let (shift, count, kind) = match level {
             0 => (0, 1, 1 << 8),
-            1 => (self.cores().next_power_of_two().ilog2(), self.cores(), 2 << 8),
+            1 => (self.apic_ids().ilog2(), self.cores(), 2 << 8),
             _ => (0, 0, 0),
         };
         Leaf { eax: shift, ebx: count, ecx: kind | level, edx: self.profile.vcpu.into() }
@@ -306,13 +321,15 @@ impl<'a> GuestCpuid<'a> {
     fn features(&self, host: Leaf, state: CpuState) -> Leaf {
         // vmm implements x2APIC mode itself, whether or not the host has it.
         let (x2apic, apic, count) =
-            if self.has_topology() { (ECX1_X2APIC, EDX1_APIC, self.cores() << 16) } else { (0, 0, 0) };
+            if self.has_topology() { (ECX1_X2APIC, EDX1_APIC, self.apic_ids() << 16) } else { (0, 0, 0) };
+        // vmm sets HTT for several vCPUs, whether or not the host has it.
+        let htt = if self.has_topology() && self.cores() > 1 { EDX1_HTT } else { 0 };
         let ecx = (host.ecx | ECX1_HYPERVISOR) & !(ECX1_HIDDEN | ECX1_OSXSAVE) | x2apic;
         Leaf {
             eax: host.eax,
             ebx: host.ebx & 0xffff | count | u32::from(self.profile.vcpu) << 24,
             ecx: if state.osxsave { ecx | ECX1_OSXSAVE } else { ecx },
-            edx: host.edx & !(EDX1_HIDDEN & !apic),
+            edx: host.edx & !(EDX1_HIDDEN & !apic) | htt,
         }
     }
 
@@ -331,8 +348,7 @@ impl<'a> GuestCpuid<'a> {
         // x87 and SSE are always managed.
         let managed = (u64::from(all.eax) | u64::from(all.edx) << 32) & XSAVE_MANAGED | 0b11;
         // vmm saves PKRU for its guests from 7.8 on.
-        let pkru =
-            self.profile.generation.capabilities().protection_keys && (self.host)(7, 0).ecx & ECX7_PKU != 0;
+        let pkru = self.profile.capabilities.protection_keys && (self.host)(7, 0).ecx & ECX7_PKU != 0;
         match subleaf {
             0 => {
                 let mut leaf = Leaf {
@@ -372,6 +388,7 @@ mod tests {
     use std::collections::HashMap;
 
     use proptest::prelude::*;
+    use vmd_release::Generation;
 
     use super::*;
     use crate::testing;
@@ -444,7 +461,8 @@ mod tests {
     const LINUX: CpuState = CpuState { osxsave: true, xcr0: 7 };
 
     fn profile(generation: Generation) -> Profile {
-        Profile { generation, tsc_hz: NonZeroU64::new(0x018c_2399 * 100 + 42), vcpu: 0, vcpus: 1 }
+        let tsc_hz = NonZeroU64::new(0x018c_2399 * 100 + 42);
+        Profile { capabilities: generation.capabilities(), tsc_hz, vcpu: 0, vcpus: 1 }
     }
 
     #[test]
@@ -497,21 +515,25 @@ mod tests {
 
     #[test]
     fn hypervisor_leaves_by_generation() {
+        const CLOCK: u32 = 0x0100_0008;
         let recorded = golden();
         let host = |leaf, subleaf| host(&recorded, leaf, subleaf);
-        for (generation, with_tsc, without) in [
-            (Generation::V7_7, false, false),
-            (Generation::V7_8, true, true),
-            (Generation::V7_9, true, false),
-            (Generation::V8_0, true, false),
+        // vmm's features and KVM's (`None` for no KVM leaf) without a known TSC rate.
+        for (generation, vmm, kvm) in [
+            (Generation::V7_7, CLOCK, None),
+            (Generation::V7_8, CLOCK, Some(CLOCK | FEATURE_NO_IO_DELAY)),
+            (Generation::V7_9, 0, Some(FEATURE_NO_IO_DELAY)),
+            (Generation::V8_0, 0, Some(FEATURE_NO_IO_DELAY)),
         ] {
-            for (tsc_hz, kvm) in [(profile(generation).tsc_hz, with_tsc), (None, without)] {
-                let guest = GuestCpuid::new(&host, Profile { generation, tsc_hz, vcpu: 0, vcpus: 1 });
+            let known = kvm.map(|features| features | CLOCK);
+            for (tsc_hz, vmm, kvm) in [(profile(generation).tsc_hz, CLOCK, known), (None, vmm, kvm)] {
+                let guest = GuestCpuid::new(&host, Profile { tsc_hz, ..profile(generation) });
                 let leaf = |leaf| guest.leaf(leaf, 0, LINUX);
-                assert_eq!(leaf(KVM_LEAF) == KVM_SIGNATURE, kvm, "{generation} {tsc_hz:?}");
-                assert_eq!(leaf(KVM_LEAF + 1) != Leaf::ZERO, kvm);
+                let signature = if kvm.is_some() { KVM_SIGNATURE } else { Leaf::ZERO };
+                assert_eq!(leaf(KVM_LEAF), signature, "{generation} {tsc_hz:?}");
+                assert_eq!(leaf(KVM_LEAF + 1).eax, kvm.unwrap_or(0), "{generation} {tsc_hz:?}");
                 assert_eq!(leaf(HYPERVISOR), VMM_SIGNATURE);
-                assert_eq!(leaf(HYPERVISOR + 1).eax, 0x0100_0008);
+                assert_eq!(leaf(HYPERVISOR + 1).eax, vmm, "{generation} {tsc_hz:?}");
             }
         }
     }
@@ -588,11 +610,13 @@ mod tests {
             let vcpu = vcpus - 1;
             let guest = GuestCpuid::new(&host, Profile { vcpu, vcpus, ..profile(Generation::V8_0) });
             let (id, count) = (u32::from(vcpu), u32::from(vcpus));
-            assert_eq!(guest.leaf(1, 0, LINUX).ebx >> 16, id << 8 | count);
+            assert_eq!(guest.leaf(1, 0, LINUX).ebx >> 16, id << 8 | 1 << bits, "APIC ID, and number of IDs");
+            assert_eq!(guest.leaf(1, 0, LINUX).edx & EDX1_HTT != 0, vcpus > 1);
             let threads = Leaf { eax: 0, ebx: 1, ecx: 0x100, edx: id };
             let cores = Leaf { eax: bits, ebx: count, ecx: 0x201, edx: id };
             assert_eq!([0, 1].map(|level| guest.leaf(LEAF_TOPOLOGY, level, LINUX)), [threads, cores]);
-            assert_eq!(guest.leaf(LEAF_CACHE_AMD, 0, LINUX).eax >> 26, count - 1);
+            assert_eq!(guest.leaf(LEAF_CACHE_AMD, 0, LINUX).eax >> 26, (1 << bits) - 1);
+            assert_eq!(guest.leaf(0x8000_0008, 0, LINUX).ecx, bits << 12 | (count - 1));
         }
     }
 
@@ -615,7 +639,7 @@ mod tests {
             };
             for generation in Generation::ALL {
                 let tsc_hz = known.then_some(NonZeroU64::MAX);
-                let table = GuestCpuid::new(&host, Profile { generation, tsc_hz, vcpu: 0, vcpus: 1 }).table();
+                let table = GuestCpuid::new(&host, Profile { tsc_hz, ..profile(generation) }).table();
                 prop_assert!(table.len() <= 256);
                 let mut keys: Vec<_> = table.iter().map(|entry| (entry.leaf, entry.subleaf)).collect();
                 keys.sort_unstable();

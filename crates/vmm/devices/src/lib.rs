@@ -17,6 +17,11 @@
 //! | [`vmmci`] | vmd's control device |
 //! | [`cpuid`], [`pvclock`], [`memory_map`], [`clock`] | CPUID, the paravirtual clock, the memory map, host time |
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "registers are read and written in parts of their width; masks say which"
+)]
+
 pub mod acpi;
 pub mod bus;
 pub mod clock;

@@ -1,12 +1,10 @@
 //! The memory map of a guest, and its representations for the firmware: e820 and CMOS
 //! (`create_memory_map`, `init_emulated_hw` in x86_vm.c and fw_cfg.c; PCI_MMIO_BAR_END in pci.h).
 
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 use crate::acpi;
 
-/// End of conventional memory: 640 KiB (`LOWMEM_KB`).
-pub const LOW_MEMORY_END: u64 = 640 * KIB;
 /// First address of the hole for memory-mapped BARs.
 pub const MMIO_START: u64 = 0xf000_0000;
 /// Largest memory of a VM: 128 GiB.
@@ -16,19 +14,13 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const FOUR_GIB: u64 = 4 << 30;
 
-/// Size in bytes of the firmware area below 4 GiB: 4 MiB, 2 MiB up to 7.7. From 7.8 on this is also
-/// the largest image that vmd loads; up to 7.7 that was 1 MiB.
-pub const fn firmware_room(generation: Generation) -> u64 {
-    generation.capabilities().firmware_room
-}
-
 /// Type of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// RAM for the guest.
     Ram,
-    /// RAM that the firmware reports as reserved: the ROM area below 1 MiB and the firmware below 4
-    /// GiB.
+    /// RAM that the firmware reports as reserved: the range from the end of low memory to 1 MiB,
+    /// 8.0's ACPI tables, and the firmware below 4 GiB.
     Reserved,
     /// The hole: no memory.
     Mmio,
@@ -72,21 +64,25 @@ pub struct MemoryMap {
 }
 
 impl MemoryMap {
-    /// The map for `size` bytes of memory, 1 MiB to [`MAX_MEMORY`]. The size includes the ROM
-    /// area's 384 KiB but not [`firmware_room`].
-    pub fn new(generation: Generation, size: u64) -> Result<Self, BadMemorySize> {
+    /// The map for `size` bytes of memory, 1 MiB to [`MAX_MEMORY`]. The size includes the reserved
+    /// range below 1 MiB but not [`Capabilities::firmware_room`].
+    ///
+    /// From 7.9 on low memory ends at 0x90000, so that 0x90000–0xfffff is reserved and 8.0's RSDP
+    /// at 0x9d000 lies in reserved memory ([`Capabilities::low_memory_end`]).
+    pub fn new(capabilities: &Capabilities, size: u64) -> Result<Self, BadMemorySize> {
         if !(MIB..=MAX_MEMORY).contains(&size) {
             return Err(BadMemorySize { size });
         }
-        let firmware_size = firmware_room(generation);
+        let firmware_size = capabilities.firmware_room;
+        let low_memory_end = capabilities.low_memory_end;
         let firmware = FOUR_GIB - firmware_size;
         let mut ranges = Vec::new();
         let mut add = |start, end, kind| ranges.push(Range { start, size: end - start, kind });
-        add(0, LOW_MEMORY_END, Kind::Ram);
-        add(LOW_MEMORY_END, MIB, Kind::Reserved);
+        add(0, low_memory_end, Kind::Ram);
+        add(low_memory_end, MIB, Kind::Reserved);
         let rest = size - MIB;
         // From 8.0 on the ACPI tables have their own memory between RAM and the hole.
-        let has_acpi = generation.capabilities().acpi;
+        let has_acpi = capabilities.acpi;
         if rest <= firmware_size {
             // A VM of this size loses its memory above 1 MiB, and up to 7.9 its firmware starts one
             // byte early.
@@ -166,10 +162,16 @@ impl CmosMemory {
 
 #[cfg(test)]
 mod tests {
+    use vmd_release::Generation;
+
     use super::*;
 
     fn map(size: u64) -> MemoryMap {
-        MemoryMap::new(Generation::V7_8, size).unwrap()
+        map_of(Generation::V7_8, size)
+    }
+
+    fn map_of(generation: Generation, size: u64) -> MemoryMap {
+        MemoryMap::new(&generation.capabilities(), size).unwrap()
     }
 
     fn ram(map: &MemoryMap) -> Vec<(u64, u64)> {
@@ -202,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_hole_is_2_mib_longer_up_to_7_7() {
-        let map = MemoryMap::new(Generation::V7_7, 512 * MIB).unwrap();
+        let map = map_of(Generation::V7_7, 512 * MIB);
         assert_eq!(map.ranges()[3].end(), 0xffe0_0000);
         assert_eq!(map.ranges()[4], Range { start: 0xffe0_0000, size: 2 * MIB, kind: Kind::Reserved });
     }
@@ -210,13 +212,31 @@ mod tests {
     #[test]
     fn from_8_0_on_the_acpi_tables_end_where_the_hole_begins() {
         for (size, ram_end) in [(512 * MIB, 512 * MIB), (8 << 30, acpi::AREA)] {
-            let map = MemoryMap::new(Generation::V8_0, size).unwrap();
+            let map = map_of(Generation::V8_0, size);
             assert_eq!(ram(&map)[1], (MIB, ram_end));
             assert_eq!(map.ranges()[3], Range { start: acpi::AREA, size: 0x1_0000, kind: Kind::Reserved });
             assert_eq!(map.ranges()[4].start, MMIO_START);
         }
-        let tiny = MemoryMap::new(Generation::V8_0, 5 * MIB).unwrap();
+        let tiny = map_of(Generation::V8_0, 5 * MIB);
         assert_eq!(tiny.ranges()[3], Range { start: 0xffc0_0000, size: 4 * MIB, kind: Kind::Reserved });
+    }
+
+    #[test]
+    fn low_memory_ends_at_576_kib_from_7_9_on() {
+        let low = Generation::ALL.map(|generation| map_of(generation, 512 * MIB).ranges()[..2].to_vec());
+        let expected = |end| {
+            let ram = Range { start: 0, size: end, kind: Kind::Ram };
+            vec![ram, Range { start: end, size: MIB - end, kind: Kind::Reserved }]
+        };
+        assert_eq!(low, [0xa_0000, 0xa_0000, 0x9_0000, 0x9_0000].map(expected));
+    }
+
+    #[test]
+    fn the_rsdp_of_8_0_lies_in_reserved_memory() {
+        let map = map_of(Generation::V8_0, 512 * MIB);
+        let rsdp = acpi::tables::RSDP..acpi::tables::RSDP + acpi::tables::rsdp().len() as u64;
+        let reserved = map.ranges().iter().filter(|range| range.kind == Kind::Reserved);
+        assert_eq!(reserved.filter(|r| r.start <= rsdp.start && rsdp.end <= r.end()).count(), 1);
     }
 
     #[test]
@@ -231,11 +251,11 @@ mod tests {
     fn ranges_are_complete_and_ascending_for_every_size() {
         for generation in Generation::ALL {
             for size in [6 * MIB, 16 * MIB, 17 * MIB, MMIO_START, MMIO_START + MIB, FOUR_GIB, MAX_MEMORY] {
-                let map = MemoryMap::new(generation, size).unwrap();
+                let map = map_of(generation, size);
                 assert!(map.ranges().windows(2).all(|pair| pair[0].end() <= pair[1].start));
                 let backed: u64 = map.ranges().iter().filter(|r| r.is_backed()).map(|r| r.size).sum();
                 let tables = if generation == Generation::V8_0 { acpi::AREA_SIZE } else { 0 };
-                assert_eq!(backed, size + firmware_room(generation) + tables);
+                assert_eq!(backed, size + generation.capabilities().firmware_room + tables);
             }
         }
     }
@@ -243,7 +263,7 @@ mod tests {
     #[test]
     fn invalid_sizes_are_refused() {
         for size in [0, MIB - 1, MAX_MEMORY + 1, u64::MAX] {
-            assert_eq!(MemoryMap::new(Generation::V7_8, size), Err(BadMemorySize { size }));
+            assert_eq!(MemoryMap::new(&Generation::V7_8.capabilities(), size), Err(BadMemorySize { size }));
         }
     }
 }

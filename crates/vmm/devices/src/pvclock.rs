@@ -6,7 +6,7 @@
 
 use std::num::NonZeroU64;
 
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 use crate::clock::NANOS_PER_SEC;
 
@@ -87,15 +87,11 @@ impl TimeInfo {
     /// The structure at the `entry`th entry, counted from 1 at the vCPU's first entry with the
     /// clock enabled. The count continues when the guest moves the clock and restarts at a VM
     /// reset.
-    pub fn new(generation: Generation, entry: u32, now: HostClocks, tsc_hz: Option<NonZeroU64>) -> Self {
+    pub fn new(capabilities: &Capabilities, entry: u32, now: HostClocks, tsc_hz: Option<NonZeroU64>) -> Self {
         Self {
             version: entry << 1,
             tsc_timestamp: now.tsc,
-            system_time: if generation.capabilities().pvclock_monotonic {
-                now.monotonic
-            } else {
-                now.realtime
-            },
+            system_time: if capabilities.pvclock_monotonic { now.monotonic } else { now.realtime },
             tsc_to_system_mul: multiplier(tsc_hz),
         }
     }
@@ -152,6 +148,8 @@ impl WallClock {
 
 #[cfg(test)]
 mod tests {
+    use vmd_release::Generation;
+
     use super::*;
 
     const NOW: HostClocks = HostClocks {
@@ -171,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_structures_have_the_documented_layout() {
-        let time = TimeInfo::new(Generation::V7_8, 3, NOW, hz(2_500_000_000));
+        let time = TimeInfo::new(&Generation::V7_8.capabilities(), 3, NOW, hz(2_500_000_000));
         let bytes = time.to_bytes();
         assert_eq!(bytes[..8], [6, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[8..16], NOW.tsc.to_le_bytes());
@@ -196,7 +194,8 @@ mod tests {
 
     #[test]
     fn up_to_7_7_the_system_time_is_the_wall_clock() {
-        let system_time = |generation| TimeInfo::new(generation, 1, NOW, None).system_time;
+        let system_time =
+            |generation: Generation| TimeInfo::new(&generation.capabilities(), 1, NOW, None).system_time;
         assert_eq!(system_time(Generation::V7_7), NOW.realtime);
         assert_eq!(system_time(Generation::V7_8), NOW.monotonic);
     }

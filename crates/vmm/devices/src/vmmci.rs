@@ -20,7 +20,7 @@ use std::{fmt, sync::Arc};
 
 pub use ::vmmci_protocol::Command;
 use ::vmmci_protocol::{Features, register};
-use vmd_release::{Capabilities, Generation};
+use vmd_release::Capabilities;
 
 use crate::{
     bus::{Direction, PortAccess},
@@ -99,7 +99,7 @@ pub enum StopError {
 
 /// The vmmci device.
 pub struct Vmmci {
-    capabilities: &'static Capabilities,
+    capabilities: Capabilities,
     status: u8,
     isr: u8,
     guest_features: u32,
@@ -123,14 +123,14 @@ pub struct Vmmci {
 impl Vmmci {
     /// A device at power-on.
     pub fn new(
-        generation: Generation,
+        capabilities: Capabilities,
         clock: Arc<dyn Clock>,
         ticks: HostTicks,
         line: IrqLine,
         on_end: OnEnd,
     ) -> Self {
         Self {
-            capabilities: generation.capabilities(),
+            capabilities,
             status: 0,
             isr: 0,
             guest_features: 0,
@@ -382,6 +382,7 @@ mod tests {
 
     use ::vmmci_protocol::{Action, Driver, HostTime, Registers};
     use proptest::prelude::*;
+    use vmd_release::Generation;
 
     use super::*;
     use crate::{
@@ -409,7 +410,7 @@ mod tests {
             let end = Arc::new(Mutex::new(None));
             let ended = Arc::clone(&end);
             let device = Vmmci::new(
-                generation,
+                generation.capabilities(),
                 Arc::clone(&clock) as _,
                 HostTicks::default(),
                 line,

@@ -48,10 +48,8 @@ impl<W: Write> Archive<W> {
     pub fn copy(&mut self, name: &str, permissions: u32, from: &Path) -> Result<()> {
         let mut file = File::open(from).map_err(|e| Error::io("open", from, e))?;
         let size = file.metadata().map_err(|e| Error::io("read", from, e))?.len();
-        if size > LARGEST {
-            return Err(Error::TooLarge { path: from.to_owned(), size });
-        }
-        let size = size as u32;
+        let small = u32::try_from(size).ok().filter(|_| size <= LARGEST);
+        let Some(size) = small else { return Err(Error::TooLarge { path: from.to_owned(), size }) };
         let mut writer = NewcBuilder::new(name).mode(0o100_000 | permissions).write(&mut self.to, size);
         io::copy(&mut file, &mut writer)
             .and_then(|_| writer.finish())
@@ -72,7 +70,9 @@ impl<W: Write> Archive<W> {
     }
 
     fn entry(&mut self, entry: NewcBuilder, content: &[u8]) -> Result<()> {
-        let mut writer = entry.write(&mut self.to, content.len() as u32);
+        let size =
+            u32::try_from(content.len()).map_err(|e| Error::io("write", &self.path, io::Error::other(e)))?;
+        let mut writer = entry.write(&mut self.to, size);
         writer
             .write_all(content)
             .and_then(|()| writer.finish().map(drop))

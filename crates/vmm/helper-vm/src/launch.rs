@@ -196,7 +196,7 @@ impl Launch {
 }
 
 fn drive_name(index: usize) -> String {
-    let letter = |n: usize| char::from(b'a' + (n % 26) as u8);
+    let letter = |n: usize| char::from(b"abcdefghijklmnopqrstuvwxyz"[n % 26]);
     if index < 26 {
         format!("/dev/vd{}", letter(index))
     } else {
@@ -235,7 +235,7 @@ impl L1 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let start = Start { now, job: job.clone() };
         let start = serde_json::to_vec(&start).map_err(|e| io(e.into()))?;
-        let length = (start.len() as u32).to_be_bytes();
+        let length = u32::try_from(start.len()).map_err(|e| io(std::io::Error::other(e)))?.to_be_bytes();
         self.control.write_all(&length).and_then(|()| self.control.write_all(&start)).map_err(io)
     }
 

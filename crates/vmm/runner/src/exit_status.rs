@@ -21,7 +21,8 @@ Exit status:
   1    the VM could not be started, or failed
   2    the command line is wrong
   3    the guest did something that ends a VM under vmd: accessed an address without memory, used
-       string I/O, broke a virtio device, or drove a vCPU into a state that it cannot leave
+       string I/O, broke a virtio device, or drove a vCPU into a state that it cannot leave; or
+       its firmware panicked
   4    the guest was stopped by force (`ctl NAME stop -f`, `~.`, a signal, or a closed pipe at standard
        output), did not shut down in time after `ctl NAME stop`, or had no vmmci driver to ask
   124  --timeout expired";

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vmd_release::{BootDevice, DiskFormat, Generation};
+use vmd_release::{BootDevice, Capabilities, DiskFormat, Generation, Unsettled};
 
 use crate::error::Error;
 
@@ -19,6 +19,9 @@ pub struct Config {
     /// The OpenBSD release whose vmd is emulated.
     #[serde(default = "default_generation")]
     pub generation: Generation,
+    /// Answers to what is not known of 7.9; the default for all other releases.
+    #[serde(default)]
+    pub unsettled: Unsettled,
     /// Number of vCPUs: 1, in 8.0 up to [`vmd_release::Capabilities::max_vcpus`].
     #[serde(default = "default_cpus")]
     pub cpus: u8,
@@ -182,6 +185,7 @@ impl Config {
         Self {
             name: name.into(),
             generation: default_generation(),
+            unsettled: Unsettled::default(),
             cpus: default_cpus(),
             memory: default_memory(),
             boot,
@@ -200,10 +204,24 @@ impl Config {
         }
     }
 
+    /// What the emulated vmd shows to its guests.
+    pub const fn capabilities(&self) -> Capabilities {
+        self.generation.capabilities_with(self.unsettled)
+    }
+
+    /// Number of the VM's PCI devices, the host bridge not counted: the configured ones, rng and
+    /// vmmci.
+    pub(crate) const fn pci_devices(&self) -> usize {
+        self.nics.len() + self.disks.len() + self.cdrom.is_some() as usize + 2
+    }
+
     /// Checks that the emulated vmd supports this configuration. [`crate::VirtualMachine::new`]
     /// calls it, too.
     pub fn check(&self) -> Result<(), Error> {
-        let most = self.generation.capabilities().max_vcpus;
+        if self.unsettled != Unsettled::default() && self.generation != Generation::V7_9 {
+            return Err(Error::Unsettled { generation: self.generation });
+        }
+        let most = self.capabilities().max_vcpus;
         if !(1..=most).contains(&self.cpus) {
             return Err(Error::Cpus { cpus: self.cpus, generation: self.generation, most });
         }
@@ -235,6 +253,33 @@ mod tests {
         let refusal = check(Generation::V7_9, 2).unwrap_err();
         assert_eq!(refusal.to_string(), "a VM of vmd 7.9 cannot have 2 processors");
         assert!(miette::Diagnostic::help(&refusal).unwrap().to_string().contains("8.0"));
+    }
+
+    #[test]
+    fn rng_and_vmmci_are_pci_devices_too() {
+        let mut config = Config::new("x", Boot::Firmware { image: "b".into(), device: None });
+        assert_eq!(config.pci_devices(), 2);
+        config.disks = vec![Disk { path: "d".into(), format: None }; 3];
+        config.cdrom = Some("c".into());
+        assert_eq!(config.pci_devices(), 6);
+    }
+
+    #[test]
+    fn alternatives_are_7_9s_only() {
+        let boot = Boot::Firmware { image: "b".into(), device: None };
+        let config = |generation, pit_corrected, feature_words_read_ones| Config {
+            generation,
+            unsettled: Unsettled { pit_corrected, feature_words_read_ones },
+            ..Config::new("x", boot.clone())
+        };
+        for (pit, features) in [(true, false), (false, true)] {
+            let chosen = config(Generation::V7_9, pit, features);
+            assert!(chosen.check().is_ok());
+            let capabilities = chosen.capabilities();
+            assert_eq!((capabilities.pit_corrected, capabilities.feature_words_read_ones), (pit, features));
+            let refusal = config(Generation::V7_8, pit, features).check().unwrap_err();
+            assert_eq!(refusal.to_string(), "the behaviour of vmd 7.8 is known: there is nothing to choose");
+        }
     }
 
     #[test]

@@ -33,6 +33,13 @@ pub enum Error {
         /// The most vCPUs that it supports.
         most: u8,
     },
+    /// A choice between behaviours for a release whose behaviour is known.
+    #[error("the behaviour of vmd {generation} is known: there is nothing to choose")]
+    #[diagnostic(help("leave the option out, or emulate vmd 7.9 (`--host 7.9`)"))]
+    Unsettled {
+        /// The OpenBSD release whose vmd is emulated.
+        generation: Generation,
+    },
     /// The host cannot provide the guest's memory.
     #[error("cannot allocate the guest's memory")]
     #[diagnostic(help("give the guest less memory (`-m`), or free some on the host"))]

@@ -6,7 +6,7 @@ use devices::vmmci;
 use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-use crate::diagnosis::{DeviceFault, GuestLocation, OutsideRam, StringIo, VcpuError};
+use crate::diagnosis::{DeviceFault, FirmwareHalt, GuestLocation, OutsideRam, StringIo, VcpuError};
 
 /// Why a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,11 @@ pub enum ExitReason {
     /// ACPI. vmd gets EIO from vmm and ends the VM (vmm_machdep.c, `svm_handle_hlt`;
     /// golden/reboot).
     HaltedWithInterruptsOff(GuestLocation),
+    /// The firmware panicked: it halted with interrupts disabled before it started a boot loader.
+    FirmwareHalted(FirmwareHalt),
+    /// The guest made the hypercall 0x1234 at CPL 0, which ends the VM from 8.0 on
+    /// (`vmx_handle_exit`, `svm_handle_exit` in vmm_machdep.c).
+    Hypercall(GuestLocation),
     /// The guest powered itself off through ACPI (S5), from 8.0 on.
     PoweredOff,
     /// The guest announced its power-off through vmmci, and was ended after the timeout.
@@ -55,7 +60,12 @@ impl ExitReason {
             | Self::PoweredOff
             | Self::GuestShutdown => 0,
             Self::NotAcknowledged | Self::NotFinished | Self::NoDriver | Self::Killed => 1,
-            Self::OutsideRam(_) | Self::StringIo(_) | Self::DeviceFault(_) | Self::VcpuError(_) => 3,
+            Self::OutsideRam(_)
+            | Self::StringIo(_)
+            | Self::DeviceFault(_)
+            | Self::VcpuError(_)
+            | Self::FirmwareHalted(_)
+            | Self::Hypercall(_) => 3,
         }
     }
 }
@@ -67,6 +77,10 @@ impl fmt::Display for ExitReason {
             Self::Stopped => f.write_str("the guest went down as asked"),
             Self::HaltedWithInterruptsOff(at) => {
                 write!(f, "the guest halted with interrupts disabled at {at}")
+            }
+            Self::FirmwareHalted(d) => d.fmt(f),
+            Self::Hypercall(at) => {
+                write!(f, "the guest made the hypercall 0x1234, which ends the VM, at {at}")
             }
             Self::PoweredOff => f.write_str("the guest powered itself off through ACPI"),
             Self::GuestShutdown => {
@@ -112,6 +126,7 @@ impl Diagnostic for FatalExit {
             ExitReason::OutsideRam(d) => Some(Box::new(d.help())),
             ExitReason::StringIo(d) => Some(Box::new(d.help())),
             ExitReason::VcpuError(d) => Some(Box::new(d.help())),
+            ExitReason::FirmwareHalted(d) => Some(Box::new(d.help())),
             ExitReason::DeviceFault(d) => d.help.as_ref().map(|help| Box::new(help) as _),
             _ => None,
         }
@@ -154,11 +169,30 @@ mod tests {
         assert!(diagnosis.help().contains("e820"));
     }
 
+    fn firmware_halt(pci_devices: usize) -> ExitReason {
+        ExitReason::FirmwareHalted(FirmwareHalt::new(pci_devices, GuestLocation::default()))
+    }
+
+    #[test]
+    fn a_firmware_without_io_space_is_told_from_other_panics() {
+        let help = |ended| FatalExit(ended).help().unwrap().to_string();
+        let full = firmware_halt(9);
+        assert_eq!(full.exit_status(), 3, "not a guest that went down in order");
+        assert!(full.to_string().contains("the VM has 9"), "{full}");
+        assert!(help(full).contains("at most 6 disks"));
+        let other = firmware_halt(8);
+        assert_eq!(other.exit_status(), 3);
+        assert!(!other.to_string().contains("PCI"), "{other}");
+        assert!(help(other).contains("console"));
+    }
+
     #[test]
     fn ends_survive_a_round_trip() {
         for ended in [
             ExitReason::Reset,
             ExitReason::PoweredOff,
+            firmware_halt(9),
+            ExitReason::Hypercall(GuestLocation::default()),
             ExitReason::OutsideRam(fch()),
             ExitReason::StringIo(StringIo::new(
                 0x1f0,

@@ -7,7 +7,7 @@ use devices::{
     clock::{Clock, HostTicks},
     irqchip::{InterruptController, apic::SharedApic, i8259::SharedPic, lapic},
 };
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 /// The interrupt controllers of a VM. Clones share them.
 ///
@@ -29,13 +29,13 @@ impl IrqChip {
     /// The controllers of a VM with `vcpus` vCPUs at power-on. They call `wake` with the number of
     /// a vCPU that may have an interrupt to take.
     pub(crate) fn new(
-        generation: Generation,
+        capabilities: &Capabilities,
         vcpus: u8,
         clock: Arc<dyn Clock>,
         ticks: HostTicks,
         wake: impl Fn(u8) + Send + Sync + 'static,
     ) -> Self {
-        if !generation.capabilities().apic {
+        if !capabilities.apic {
             return Self::Pic(Arc::new(SharedPic::new(Box::new(move || wake(0)))));
         }
         Self::Apic(Arc::new(SharedApic::new(vcpus, clock, ticks, Box::new(wake))))

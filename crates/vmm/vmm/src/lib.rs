@@ -10,7 +10,7 @@
 //!
 //! - The host vendor's own hypercall instruction (VMMCALL on AMD, VMCALL on Intel) returns -ENOSYS
 //!   in RAX; vmm injects #UD. The other vendor's instruction faults as under vmm, from Linux 5.19
-//!   on.
+//!   on. The hypercall that ends a VM of 8.0 needs a KVM with Xen support, as Debian's has.
 //! - An INS or OUTS of a single item is reported by KVM as IN or OUT and works; vmd ends the VM.
 //!   One that moves more items ends the VM here, too ([`StringIo`]).
 //! - The pvclock page is written before each KVM_RUN. KVM re-enters the guest without an update
@@ -31,6 +31,11 @@
 //!   of vmm on such a host, instructions are the host's.
 //!
 //! `board/stock_firmware.rs` lists the concessions that let firmware boot that does not know vmd.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "registers, MSRs and fields of the boot protocol are parts of wider values"
+)]
 
 mod board;
 mod boot;
@@ -54,7 +59,7 @@ mod virtual_machine;
 pub use clock::SystemClock;
 pub use config::{Boot, Config, Disk, Nic, NicBackendConfig, OnReset, Vendor};
 pub use console::Console;
-pub use diagnosis::{DeviceFault, GuestLocation, OutsideRam, StringIo, VcpuError};
+pub use diagnosis::{DeviceFault, FirmwareHalt, GuestLocation, OutsideRam, StringIo, VcpuError};
 pub use error::Error;
 pub use exit_reason::{ExitReason, FatalExit};
 pub use handle::{ControlError, Handle, ShutdownOutcome, VmState, VmStatus};

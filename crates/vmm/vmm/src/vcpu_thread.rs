@@ -16,7 +16,9 @@ use crate::{
     board::{Board, PortOutcome, stock_firmware},
     boot,
     config::Config,
-    diagnosis::{DeviceFault, GuestLocation, OutsideRam, StringIo, VcpuError, symbols::Symbols},
+    diagnosis::{
+        DeviceFault, FirmwareHalt, GuestLocation, OutsideRam, StringIo, VcpuError, symbols::Symbols,
+    },
     error::Error,
     event_loop::EventLoop,
     exit_reason::ExitReason,
@@ -24,6 +26,7 @@ use crate::{
     irqchip::IrqChip,
     kvm::{
         cpuid::HostCpu,
+        hypercall,
         msr::{self, Msrs},
         pvclock::PvClock,
         tsc::rdtsc,
@@ -130,7 +133,7 @@ impl<'a> VcpuThread<'a> {
     fn new(number: u8, fd: VcpuFd, instance: &'a VmInstance<'a>) -> Result<Self, Error> {
         let VmInstance { config, cpu, shared, ram, .. } = instance;
         let vcpu = Vcpu::new(fd, ram);
-        let cpuid = cpu.guest_cpuid(config.generation, number, config.cpus)?;
+        let cpuid = cpu.guest_cpuid(config.capabilities(), number, config.cpus)?;
         vcpu.fd().set_cpuid2(&cpuid).map_err(Error::kvm("set the guest's CPUID (KVM_SET_CPUID2)"))?;
         let tsc_offset = shared.clock.tsc_offset();
         if !vcpu.set_tsc_offset(tsc_offset)? && number == BOOT_VCPU {
@@ -139,8 +142,8 @@ impl<'a> VcpuThread<'a> {
         Ok(Self {
             number,
             vcpu,
-            msrs: Msrs::new(cpu.extensions, msr::HostMsrs::open()),
-            pvclock: PvClock::new(config.generation, cpu.tsc_hz, instance.now, (*ram).clone()),
+            msrs: Msrs::new(&config.capabilities(), cpu.extensions, msr::HostMsrs::open()),
+            pvclock: PvClock::new(config.capabilities(), cpu.tsc_hz, instance.now, (*ram).clone()),
             instance,
             state: VcpuState::Running,
             tsc_offset,
@@ -278,6 +281,7 @@ impl<'a> VcpuThread<'a> {
             Exit::Hlt => self.halt(),
             Exit::Window | Exit::Interrupted => None,
             Exit::TripleFault => Some(ExitReason::Reset),
+            Exit::Hypercall { number, cpl } => self.hypercall(number, cpl),
             Exit::Mmio { address, width, value }
                 if self.instance.irqchip.apic().is_some()
                     && (mmio::WINDOW_BASE..=mmio::WINDOW_END).contains(&address) =>
@@ -302,14 +306,30 @@ impl<'a> VcpuThread<'a> {
     }
 
     /// Handles HLT: with interrupts disabled it ends the guest on vCPU 0 and stops any other vCPU.
+    /// While only the firmware has run, that is its panic.
     fn halt(&mut self) -> Option<ExitReason> {
         if self.vcpu.interrupts_enabled() {
             self.state = VcpuState::Halted;
         } else if self.number == BOOT_VCPU {
-            return Some(ExitReason::HaltedWithInterruptsOff(self.location()));
+            let at = self.location();
+            return Some(if self.in_firmware {
+                ExitReason::FirmwareHalted(FirmwareHalt::new(self.instance.config.pci_devices(), at))
+            } else {
+                ExitReason::HaltedWithInterruptsOff(at)
+            });
         } else {
             self.state = VcpuState::Stopped;
         }
+        None
+    }
+
+    /// Handles a hypercall of `number` at privilege level `cpl`. Returns the exit reason if it ends
+    /// the guest; all others fail.
+    fn hypercall(&mut self, number: u64, cpl: u32) -> Option<ExitReason> {
+        if hypercall::ends_vm(&self.instance.config.capabilities(), number, cpl) {
+            return Some(ExitReason::Hypercall(self.location()));
+        }
+        self.vcpu.finish_hypercall(hypercall::ENOSYS);
         None
     }
 

@@ -123,19 +123,22 @@ impl VirtualMachine {
     /// had been asked to shut down for good.
     fn run_once(&self) -> Result<(ExitReason, bool), Error> {
         let Self { config, shared, .. } = self;
-        let map = memory::map(config.generation, config.memory)?;
+        let map = memory::map(&config.capabilities(), config.memory)?;
         let ram = memory::allocate(&map)?;
         let vm = vcpu::create_vm(&self.kvm, &ram)?;
         msr::set_filter(&vm, self.cpu.extensions)?;
+        if config.capabilities().hypercall_ends_vm && !vcpu::intercept_hypercalls(&vm) {
+            tracing::debug!("this KVM cannot pass on hypercalls: 0x1234 does not end the VM");
+        }
         let boot_fd = vcpu::create(&vm, 0)?;
         let other_fds = (1..config.cpus)
             .map(|number| Ok((number, vcpu::create(&vm, number)?)))
             .collect::<Result<Vec<_>, Error>>()?;
         let created = boot_fd.get_sregs().map_err(Error::kvm("get the system registers (KVM_GET_SREGS)"))?;
-        let guest = boot::load(config, &ram, &map.e820(), &created)?;
+        let guest = boot::load(config, &ram, &map, &created)?;
         let run_control = Arc::clone(&shared.run_control);
         let irqchip = IrqChip::new(
-            config.generation,
+            &config.capabilities(),
             config.cpus,
             Arc::clone(&shared.clock) as _,
             HostTicks::new(config.host_hz),

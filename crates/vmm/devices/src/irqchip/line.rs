@@ -1,16 +1,25 @@
 //! Interrupt lines: a device's connection to the interrupt controllers.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
 
 use super::{
     InterruptController,
     msi::{Messages, NO_VECTOR},
 };
 
-/// A device's end of an interrupt line.
+/// Number of lines.
+const LINES: u8 = 16;
+
+/// A device's end of an interrupt line. Clones share where it leads.
 #[derive(Clone)]
 pub struct IrqLine {
-    irq: u8,
+    irq: Arc<AtomicU8>,
     controller: Arc<dyn InterruptController>,
     messages: Option<Arc<Messages>>,
 }
@@ -18,7 +27,7 @@ pub struct IrqLine {
 impl IrqLine {
     /// Line `irq` (0 to 15) of `controller`.
     pub fn new(controller: Arc<dyn InterruptController>, irq: u8) -> Self {
-        Self { irq, controller, messages: None }
+        Self { irq: Arc::new(AtomicU8::new(irq)), controller, messages: None }
     }
 
     /// The line of a PCI function that can signal by `messages` (MSI or MSI-X) instead.
@@ -28,8 +37,18 @@ impl IrqLine {
     }
 
     /// The line's number.
-    pub const fn irq(&self) -> u8 {
-        self.irq
+    pub fn irq(&self) -> u8 {
+        self.irq.load(Ordering::Relaxed)
+    }
+
+    /// Leads to line `irq` from now on; from 16 on to none.
+    pub fn route(&self, irq: u8) {
+        self.irq.store(irq, Ordering::Relaxed);
+    }
+
+    /// The line's number, if there is such a line.
+    fn line(&self) -> Option<u8> {
+        Some(self.irq()).filter(|irq| *irq < LINES)
     }
 
     /// Raises the line, or sends the message if MSI is enabled.
@@ -40,21 +59,23 @@ impl IrqLine {
     /// Signals an interrupt the way that the driver has enabled: by the line, by the MSI message,
     /// or by the message of MSI-X's `vector`.
     pub fn assert_vector(&self, vector: u16) {
-        if !self.messages.as_ref().is_some_and(|messages| messages.signal(vector)) {
-            self.controller.assert_irq(self.irq);
+        let signalled = self.messages.as_ref().is_some_and(|messages| messages.signal(vector));
+        if let Some(irq) = self.line().filter(|_| !signalled) {
+            self.controller.assert_irq(irq);
         }
     }
 
     /// Lowers the line. With MSI or MSI-X enabled the line is not in use and this does nothing.
     pub fn deassert(&self) {
-        if self.messages.as_ref().is_none_or(|messages| messages.is_legacy()) {
-            self.controller.deassert_irq(self.irq);
+        let legacy = self.messages.as_ref().is_none_or(|messages| messages.is_legacy());
+        if let Some(irq) = self.line().filter(|_| legacy) {
+            self.controller.deassert_irq(irq);
         }
     }
 }
 
 impl fmt::Debug for IrqLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "IrqLine({})", self.irq)
+        write!(f, "IrqLine({})", self.irq())
     }
 }

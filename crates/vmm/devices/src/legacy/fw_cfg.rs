@@ -329,11 +329,11 @@ mod tests {
 
     fn device(boot: Option<BootDevice>) -> FwCfg {
         let memory = GuestRam::from_ranges(&[(GuestAddress(0), MIB as usize)]).unwrap();
-        let mut pci = PciBus::new(Generation::V7_8, Arc::new(SharedPic::new(Box::new(|| {}))));
+        let mut pci = PciBus::new(Generation::V7_8.capabilities(), Arc::new(SharedPic::new(Box::new(|| {}))));
         for id in [4, 1, 2, 8] {
             pci.add(|_| Virtio(id)).unwrap();
         }
-        FwCfg::new(memory, &MemoryMap::new(Generation::V7_8, 512 * MIB).unwrap(), &pci, boot)
+        FwCfg::new(memory, &MemoryMap::new(&Generation::V7_8.capabilities(), 512 * MIB).unwrap(), &pci, boot)
     }
 
     fn read(device: &mut FwCfg, selector: u16, length: usize) -> Vec<u8> {

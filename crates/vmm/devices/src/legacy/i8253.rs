@@ -1,5 +1,5 @@
-//! The 8253 timer and port 0x61 of vmd(8) (i8253.c, the same from 7.2 to 7.9; 8.0 corrected some of
-//! it).
+//! The 8253 timer and port 0x61 of vmd(8) (i8253.c, the same from 7.2 to 7.8; 1.50 of 8.0 corrected
+//! some of it, and which corrections 7.9 has is unsettled).
 //!
 //! vmd does not count: a channel stores its start time, and its count is computed when it is
 //! latched. A guest can observe:
@@ -21,13 +21,14 @@
 //! - Every channel raises IRQ 0, channel 2 as well.
 //! - Gates are not implemented: writes to port 0x61 are ignored.
 //!
-//! From 8.0 on the first byte of a count replaces the input latch, the
-//! control word resets the byte order for writing and the latch command for reading, and only
-//! channel 0 raises IRQ 0, as a pulse.
+//! The corrected 8253 ([`Capabilities::pit_corrected`]) differs: the first byte of a count replaces
+//! the input latch, the second one also sets the channel's start time, the control word resets the
+//! byte order for writing and the latch command for reading, and only channel 0 raises IRQ 0, as a
+//! pulse.
 
 use std::sync::Arc;
 
-use vmd_release::{Capabilities, Generation};
+use vmd_release::Capabilities;
 
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
@@ -154,7 +155,7 @@ impl Channel {
 
 /// The timer with its three channels.
 pub struct Pit {
-    capabilities: &'static Capabilities,
+    capabilities: Capabilities,
     channels: [Channel; 3],
     clock: Arc<dyn Clock>,
     ticks: HostTicks,
@@ -163,11 +164,11 @@ pub struct Pit {
 
 impl Pit {
     /// A timer at power-on: nothing runs, all channels in mode 0. `line` is IRQ 0.
-    pub fn new(generation: Generation, clock: Arc<dyn Clock>, ticks: HostTicks, line: IrqLine) -> Self {
+    pub fn new(capabilities: Capabilities, clock: Arc<dyn Clock>, ticks: HostTicks, line: IrqLine) -> Self {
         // vmd sets the start time of channel 0 only; the other two count from the host's boot until
         // they are programmed.
         let channels = [Channel::new(clock.monotonic()), Channel::new(0), Channel::new(0)];
-        Self { capabilities: generation.capabilities(), channels, clock, ticks, line }
+        Self { capabilities, channels, clock, ticks, line }
     }
 
     /// Stops the timers while the VM is paused (`vmctl pause`).
@@ -251,7 +252,11 @@ impl PortDevice for Pit {
                     Direction::In => access.answer(channel.read().into()),
                     Direction::Out => {
                         if channel.write(value, self.capabilities.pit_corrected) {
-                            channel.written_at = Some(self.clock.monotonic());
+                            let now = self.clock.monotonic();
+                            channel.written_at = Some(now);
+                            if self.capabilities.pit_corrected {
+                                channel.started_at = now;
+                            }
                         }
                     }
                 }
@@ -294,6 +299,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use proptest::prelude::*;
+    use vmd_release::Generation;
 
     use super::*;
     use crate::{
@@ -311,7 +317,11 @@ mod tests {
     fn pit_of(generation: Generation) -> (Pit, Arc<ManualClock>, Arc<LineRecorder>) {
         let clock = Arc::new(ManualClock::new(1_000 * MS, 0));
         let (line, lines) = LineRecorder::one(IRQ);
-        (Pit::new(generation, Arc::clone(&clock) as _, HostTicks::default(), line), clock, lines)
+        (
+            Pit::new(generation.capabilities(), Arc::clone(&clock) as _, HostTicks::default(), line),
+            clock,
+            lines,
+        )
     }
 
     fn program(pit: &mut Pit, channel: u8, mode: u8, count: u16) {
@@ -531,7 +541,7 @@ mod tests {
         let clock = Arc::new(ManualClock::new(0, 0));
         let (line, lines) = LineRecorder::one(IRQ);
         let ticks = HostTicks::new(NonZeroU32::new(1000).unwrap());
-        let mut pit = Pit::new(Generation::V7_8, Arc::clone(&clock) as _, ticks, line);
+        let mut pit = Pit::new(Generation::V7_8.capabilities(), Arc::clone(&clock) as _, ticks, line);
         start(&mut pit, 0, 2, 11932);
         assert_eq!(run(&mut pit, &clock, &lines, 1_100 * MS), 100);
     }
@@ -586,6 +596,15 @@ mod tests {
                 prop_assert!(pit.deadline().is_none_or(|at| at > clock.monotonic()));
             }
         }
+    }
+
+    #[test]
+    fn from_8_0_on_a_count_starts_with_its_second_byte() {
+        let (mut pit, clock, _) = pit_of(Generation::V8_0);
+        start(&mut pit, 0, 2, 0x1000);
+        clock.advance(838 * 0x10);
+        program(&mut pit, 0, 2, 0x2000);
+        assert_eq!(latched(&mut pit, 0), 0x2000, "before the event loop has run");
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! - The time is always BCD, 24 hours, UTC. A timer of the host writes it into the registers once a
 //!   second; register B's other formats and its bit that stops updates are stored without effect.
 //! - Alarm and update-ended interrupts do not exist, and "update in progress" is never set.
-//! - The periodic interrupt takes register A's rate when register B is written with PIE set, and at
-//!   no other time. Once started it continues with PIE cleared and with register C unread
-//!   (`tests/golden/pit_rtc/experiment-channel1-and-rtc.txt`).
+//! - A write of register B with PIE set has vmd's event loop start the periodic interrupt. The loop
+//!   reads the registers only then ([`Timed::expire`]): it takes register A's rate of that moment,
+//!   and starts nothing if PIE has been cleared meanwhile (`rtc_update_regb`, `rtc_reschedule_per`).
+//!   Nothing else changes the rate. Once started it continues with PIE cleared and with register C
+//!   unread (`tests/golden/pit_rtc/experiment-channel1-and-rtc.txt`).
 //! - Register C shows PF only.
 //!
 //! From 8.0 on the periodic interrupt follows changes of PIE and the
@@ -15,7 +17,7 @@
 use std::sync::Arc;
 
 use jiff::{Timestamp, tz::Offset};
-use vmd_release::{Capabilities, Generation};
+use vmd_release::Capabilities;
 
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
@@ -55,7 +57,7 @@ pub type OnClockJump = Box<dyn FnMut() + Send>;
 
 /// The real-time clock with its CMOS memory.
 pub struct Rtc {
-    capabilities: &'static Capabilities,
+    capabilities: Capabilities,
     registers: [u8; SIZE],
     index: u8,
     /// The time in the registers, in seconds since 1970.
@@ -64,6 +66,8 @@ pub struct Rtc {
     /// Period of the periodic interrupt in nanoseconds; `None` until PIE was first set.
     period: Option<u64>,
     periodic_at: Option<u64>,
+    /// Up to 7.9: register B was written with PIE set, which the event loop has not processed yet.
+    pie_written_at: Option<u64>,
     clock: Arc<dyn Clock>,
     ticks: HostTicks,
     line: IrqLine,
@@ -74,7 +78,7 @@ impl Rtc {
     /// A clock that shows the host's time, with the memory sizes of `memory` in its CMOS. `line` is
     /// IRQ 8.
     pub fn new(
-        generation: Generation,
+        capabilities: Capabilities,
         clock: Arc<dyn Clock>,
         ticks: HostTicks,
         line: IrqLine,
@@ -87,13 +91,14 @@ impl Rtc {
             registers[usize::from(index)] = value;
         }
         let mut rtc = Self {
-            capabilities: generation.capabilities(),
+            capabilities,
             registers,
             index: 0,
             seconds: 0,
             update_at: None,
             period: None,
             periodic_at: None,
+            pie_written_at: None,
             clock,
             ticks,
             line,
@@ -108,6 +113,7 @@ impl Rtc {
     pub const fn pause(&mut self) {
         self.update_at = None;
         self.periodic_at = None;
+        self.pie_written_at = None;
     }
 
     /// Resumes after [`Rtc::pause`]. The registers keep the old time until the next update, a
@@ -180,8 +186,12 @@ impl Rtc {
             }
             REG_B => {
                 let before = std::mem::replace(&mut self.registers[usize::from(REG_B)], value);
-                if !self.capabilities.rtc_corrected || (before ^ value) & REG_B_PIE != 0 {
-                    self.schedule_periodic();
+                if self.capabilities.rtc_corrected {
+                    if (before ^ value) & REG_B_PIE != 0 {
+                        self.schedule_periodic();
+                    }
+                } else if value & REG_B_PIE != 0 {
+                    self.pie_written_at = Some(self.clock.monotonic());
                 }
             }
             // C, D and everything above 0x40 cannot be written, memory sizes over 4 GiB included.
@@ -220,11 +230,14 @@ impl PortDevice for Rtc {
 
 impl Timed for Rtc {
     fn deadline(&self) -> Option<u64> {
-        self.update_at.into_iter().chain(self.periodic_at).min()
+        [self.update_at, self.periodic_at, self.pie_written_at].into_iter().flatten().min()
     }
 
     fn expire(&mut self) {
         let now = self.clock.monotonic();
+        if self.pie_written_at.take().is_some() {
+            self.schedule_periodic();
+        }
         if self.update_at.is_some_and(|at| at <= now) {
             let before = self.seconds;
             self.update();
@@ -278,12 +291,12 @@ mod tests {
             let (line, lines) = LineRecorder::one(IRQ);
             let jumps = Arc::new(AtomicUsize::new(0));
             let count = Arc::clone(&jumps);
-            let memory = MemoryMap::new(Generation::V7_8, 512 << 20).unwrap().cmos();
+            let memory = MemoryMap::new(&Generation::V7_8.capabilities(), 512 << 20).unwrap().cmos();
             let on_clock_jump = Box::new(move || {
                 count.fetch_add(1, Ordering::SeqCst);
             });
             let rtc = Rtc::new(
-                generation,
+                generation.capabilities(),
                 Arc::clone(&clock) as _,
                 HostTicks::default(),
                 line,
@@ -417,10 +430,30 @@ mod tests {
     }
 
     #[test]
+    fn pie_cleared_before_the_event_loop_runs_starts_nothing() {
+        let mut m = Machine::new();
+        m.write(REG_A, 0x2f);
+        m.write(REG_B, 0x42);
+        assert_eq!(m.rtc.deadline(), Some(m.clock.monotonic()));
+        m.write(REG_B, 0x02);
+        assert_eq!(m.run(10), 0);
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_event_loops_turn() {
+        let mut m = Machine::new();
+        m.write(REG_A, 0x2f);
+        m.write(REG_B, 0x42);
+        m.write(REG_A, 0x2d);
+        assert_eq!(m.run(10), 71, "8 Hz, each late by one to two host ticks");
+    }
+
+    #[test]
     fn the_rate_changes_with_pie_only() {
         let mut m = Machine::new();
         m.write(REG_A, 0x2f);
         m.write(REG_B, 0x42);
+        m.rtc.expire();
         m.write(REG_A, 0x2d);
         assert_eq!(m.run(10), 19);
         m.write(REG_B, 0x42);

@@ -12,15 +12,18 @@
 //!   output is not throttled.
 //! - The lower half of the modem status register has the bits of the line status register.
 //! - IRQ 4 is raised and never lowered.
+//! - While a character waits behind an unread one, the terminal stays readable and vmd's event loop
+//!   spins; each of its passes raises IRQ 4 again if an interrupt is pending (`com_rcv_event`).
 //!
 //! From 8.0 on IIR is recomputed after every change: a received
 //! character has priority over the transmitter, each only if IER enables it, and "nothing pending"
-//! is set at power-on. Enabling the transmit interrupt raises it. The line is lowered when a read
-//! of IIR or of the data register, or a write of IER, leaves nothing pending.
+//! is set at power-on. Enabling the transmit interrupt raises it. After a read of the data register
+//! and a write of IER the line is raised or lowered as IIR says, even if the access reached the
+//! divisor latch (`vcpu_exit_com`); after a read of IIR it is lowered if nothing is pending.
 
 use std::{collections::VecDeque, fmt, io, sync::Arc};
 
-use vmd_release::{Capabilities, Generation};
+use vmd_release::Capabilities;
 
 use crate::{
     bus::{Direction, PortAccess, PortDevice},
@@ -39,6 +42,10 @@ pub const INPUT_CAPACITY: usize = 256;
 
 /// Pause of the output in nanoseconds, before the host's timers round it up.
 const PAUSE: u64 = 10_000_000;
+
+/// Interval in nanoseconds between passes of the event loop while it spins. vmd's takes as long as
+/// a pass does; this model's takes a share of the processor that others can spare.
+const PASS: u64 = 100_000;
 
 const DATA: u16 = 0;
 const IER: u16 = 1;
@@ -73,7 +80,7 @@ pub enum Input {
 
 /// The serial port.
 pub struct Uart {
-    capabilities: &'static Capabilities,
+    capabilities: Capabilities,
     /// From 8.0 on: a transmit interrupt is pending.
     transmitted: bool,
     lcr: u8,
@@ -88,6 +95,8 @@ pub struct Uart {
     /// Number of characters between two pauses; 0 for no pauses.
     burst: u64,
     resume_at: Option<u64>,
+    /// Up to 7.9: time of the next pass of the spinning event loop.
+    next_pass: Option<u64>,
     waiting: VecDeque<Input>,
     output: Box<dyn io::Write + Send>,
     clock: Arc<dyn Clock>,
@@ -100,13 +109,12 @@ impl Uart {
     /// are lost, as with vmd's pseudo-terminal; [`io::Write::flush`] is called after each
     /// character. `line` is IRQ 4.
     pub fn new(
-        generation: Generation,
+        capabilities: Capabilities,
         clock: Arc<dyn Clock>,
         ticks: HostTicks,
         line: IrqLine,
         output: Box<dyn io::Write + Send>,
     ) -> Self {
-        let capabilities = generation.capabilities();
         Self {
             capabilities,
             transmitted: false,
@@ -121,6 +129,7 @@ impl Uart {
             sent: 0,
             burst: burst(115_200),
             resume_at: None,
+            next_pass: None,
             waiting: VecDeque::new(),
             output,
             clock,
@@ -159,12 +168,27 @@ impl Uart {
         self.resume_at = Some(self.ticks.fires_at(self.clock.monotonic(), PAUSE));
     }
 
-    /// Moves the next input into the data register if it is free, and raises the line for a pending
-    /// interrupt.
+    /// A pass of the event loop: moves the next input into the data register if it is free, and
+    /// raises the line for a pending interrupt if there was an input.
     fn receive(&mut self) {
-        if self.lsr & LSR_RECEIVED != 0 {
-            return;
+        if self.lsr & LSR_RECEIVED == 0 {
+            self.take_input();
+        } else if self.spins() {
+            self.line.assert();
         }
+        self.next_pass = self.spins().then(|| self.clock.monotonic() + PASS);
+    }
+
+    /// Whether vmd's event loop spins and raises the line again and again: an input waits behind an
+    /// unread one, and an interrupt is pending.
+    fn spins(&self) -> bool {
+        !self.capabilities.uart_corrected
+            && self.lsr & LSR_RECEIVED != 0
+            && !self.waiting.is_empty()
+            && self.iir & IIR_NOTHING_PENDING == 0
+    }
+
+    fn take_input(&mut self) {
         let Some(input) = self.waiting.pop_front() else { return };
         self.data = match input {
             Input::Char(char) => char,
@@ -228,6 +252,14 @@ impl Uart {
         }
     }
 
+    /// Raises or lowers the line as IIR says, from 8.0 on.
+    fn evaluate_line(&self) {
+        if self.capabilities.uart_corrected {
+            self.raise_if_pending();
+            self.lower_if_nothing_pending();
+        }
+    }
+
     const fn divisor_latched(&self) -> bool {
         self.lcr & LCR_DLAB != 0
     }
@@ -267,14 +299,16 @@ impl Uart {
         match register {
             DATA if self.divisor_latched() => self.divisor[0] = value,
             DATA => self.send(value),
-            IER if self.divisor_latched() => self.divisor[1] = value,
+            IER if self.divisor_latched() => {
+                self.divisor[1] = value;
+                self.evaluate_line();
+            }
             IER => {
                 self.ier = value;
                 if self.capabilities.uart_corrected {
                     self.transmitted = value & IER_TRANSMIT != 0;
                     self.work_out_iir();
-                    self.raise_if_pending();
-                    self.lower_if_nothing_pending();
+                    self.evaluate_line();
                 } else if value & IER_TRANSMIT != 0 {
                     // "Nothing pending" stays set together with it.
                     self.iir |= IIR_TRANSMIT;
@@ -299,7 +333,10 @@ impl Uart {
 
     fn read(&mut self, register: u16) -> u8 {
         match register {
-            DATA if self.divisor_latched() => self.divisor[0],
+            DATA if self.divisor_latched() => {
+                self.evaluate_line();
+                self.divisor[0]
+            }
             DATA => self.read_data(),
             IER if self.divisor_latched() => self.divisor[1],
             IER => self.ier,
@@ -338,12 +375,12 @@ impl PortDevice for Uart {
 
 impl Timed for Uart {
     /// Due immediately while input waits and the data register is free: vmd's event loop fills it
-    /// at its next turn.
+    /// at its next pass.
     fn deadline(&self) -> Option<u64> {
         if self.lsr & LSR_RECEIVED == 0 && !self.waiting.is_empty() {
             return Some(self.clock.monotonic());
         }
-        self.resume_at
+        self.resume_at.into_iter().chain(self.next_pass).min()
     }
 
     fn expire(&mut self) {
@@ -374,6 +411,7 @@ mod tests {
     use std::sync::Mutex;
 
     use proptest::prelude::*;
+    use vmd_release::Generation;
 
     use super::*;
     use crate::{
@@ -415,7 +453,7 @@ mod tests {
             let (line, lines) = LineRecorder::one(IRQ);
             let terminal = Terminal::default();
             let uart = Uart::new(
-                generation,
+                generation.capabilities(),
                 Arc::clone(&clock) as _,
                 HostTicks::default(),
                 line,
@@ -610,7 +648,6 @@ mod tests {
         m.write(IER, 0x01);
         assert_eq!(m.type_(b"ab"), 2);
         assert_eq!(m.interrupts(), 1);
-        assert_eq!(m.uart.deadline(), None);
         assert_eq!((m.read(IIR), m.read(LSR), m.read(MSR)), (0x04, 0x61, 0xb1));
         assert_eq!(m.read(DATA), b'a');
         assert_eq!((m.read(IIR), m.read(LSR)), (0x01, 0x60));
@@ -618,6 +655,49 @@ mod tests {
         m.uart.expire();
         assert_eq!(m.interrupts(), 1);
         assert_eq!((m.read(DATA), m.read(DATA)), (b'b', 0));
+    }
+
+    #[test]
+    fn a_second_unread_character_raises_the_line_at_each_pass_of_the_event_loop() {
+        let mut m = Machine::new();
+        m.read(IIR);
+        m.write(IER, 0x01);
+        m.type_(b"ab");
+        m.interrupts();
+        for _ in 0..3 {
+            let pass = m.uart.deadline().unwrap();
+            m.clock.advance(pass - m.clock.monotonic());
+            m.uart.expire();
+        }
+        assert_eq!(m.interrupts(), 3);
+        assert_eq!((m.read(DATA), m.uart.deadline()), (b'a', Some(m.clock.monotonic())));
+        m.uart.expire();
+        assert_eq!((m.interrupts(), m.uart.deadline()), (1, None), "only one is left");
+    }
+
+    #[test]
+    fn the_event_loop_raises_nothing_while_no_interrupt_is_pending() {
+        let mut m = Machine::new();
+        m.read(IIR);
+        m.type_(b"ab");
+        m.uart.expire();
+        assert_eq!((m.interrupts(), m.uart.deadline()), (0, None));
+    }
+
+    #[test]
+    fn from_8_0_on_accesses_to_the_divisor_latch_evaluate_the_line() {
+        let mut m = Machine::of(Generation::V8_0);
+        m.write(IER, IER_RECEIVE);
+        m.write(LCR, LCR_DLAB);
+        m.lines.take();
+        m.write(IER, 0);
+        m.read(DATA);
+        assert_eq!(m.lines.take(), [(IRQ, false), (IRQ, false)], "nothing is pending");
+        m.type_(b"a");
+        m.lines.take();
+        m.write(IER, 0);
+        m.read(DATA);
+        assert_eq!(m.lines.take(), [(IRQ, true), (IRQ, true)], "a character is");
     }
 
     #[test]

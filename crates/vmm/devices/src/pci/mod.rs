@@ -13,13 +13,17 @@
 //! - Bus and function number are checked for reads only; a write to any bus or function reaches
 //!   function 0 of bus 0.
 //! - A BAR at 0xf000 decodes nothing.
+//! - A BAR keeps bit 1, and with it set starts two ports later (`PCI_MAPREG_IO_ADDR` in pcireg.h
+//!   clears bit 0 only).
+//! - INTA goes to the line in the guest-writable interrupt line register, for the functions that
+//!   [`LineRegister`] names.
 //!
 //! 8.0 writes narrow values to the correct bytes, keeps BARs aligned, and gives virtio devices MSI,
 //! MSI-X and a second BAR, in memory, for the MSI-X table ([`crate::irqchip::msi`]).
 
 use std::{any::Any, array, fmt, marker::PhantomData, sync::Arc};
 
-use vmd_release::{Capabilities, Generation};
+use vmd_release::{Capabilities, LineRegister};
 
 use crate::{
     bus::{
@@ -58,6 +62,13 @@ const MEMORY_BAR: usize = 0x14 / 4;
 const CAPABILITIES: usize = 0x40;
 const ROM_BASE: u8 = 0x30;
 const BARS: std::ops::RangeInclusive<u8> = 0x10..=0x24;
+/// Interrupt line (byte 0) and interrupt pin (byte 1).
+const INTERRUPT: u8 = 0x3c;
+const INTA: u8 = 1;
+/// A line that does not exist.
+const NO_LINE: u8 = 0xff;
+/// Subsystem ID of the entropy device.
+const RNG: u16 = 4;
 
 /// The identifying registers of a function's configuration space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,14 +151,16 @@ impl<F> Clone for PciSlot<F> {
 impl<F> Copy for PciSlot<F> {}
 
 struct Slot {
+    /// The line that vmd assigned.
     irq: u8,
+    line: IrqLine,
     messages: Arc<Messages>,
     function: Box<dyn PciFunction>,
 }
 
 /// The bus: the host bridge in slot 0, then the functions in the order of their addition.
 pub struct PciBus {
-    capabilities: &'static Capabilities,
+    capabilities: Capabilities,
     controller: Arc<dyn InterruptController>,
     address: u32,
     /// The functions, from slot 1 on.
@@ -157,10 +170,10 @@ pub struct PciBus {
 
 impl PciBus {
     /// A bus with the host bridge only.
-    pub fn new(generation: Generation, controller: Arc<dyn InterruptController>) -> Self {
+    pub fn new(capabilities: Capabilities, controller: Arc<dyn InterruptController>) -> Self {
         let mut spaces = [[0; 64]; SLOTS];
         spaces[0] = space(HOST_BRIDGE, None, &[]);
-        Self { capabilities: generation.capabilities(), controller, address: 0, slots: Vec::new(), spaces }
+        Self { capabilities, controller, address: 0, slots: Vec::new(), spaces }
     }
 
     /// Adds the function that `build` returns for its interrupt line. It gets the next slot, the
@@ -173,7 +186,7 @@ impl PciBus {
         let irq = *IRQS.get(self.slots.len()).ok_or(BusFull)?;
         let messages = Arc::new(Messages::new(Arc::clone(&self.controller)));
         let line = IrqLine::new(Arc::clone(&self.controller), irq).with_messages(Arc::clone(&messages));
-        self.slots.push(Slot { irq, messages, function: Box::new(build(line)) });
+        self.slots.push(Slot { irq, line: line.clone(), messages, function: Box::new(build(line)) });
         let index = self.slots.len() - 1;
         self.power_on(index);
         Ok(PciSlot { index, function: PhantomData })
@@ -213,7 +226,8 @@ impl PciBus {
 
     /// Fills the configuration space of function `n`.
     fn power_on(&mut self, n: usize) {
-        let Slot { irq, messages, function } = &self.slots[n];
+        let Slot { irq, line, messages, function } = &self.slots[n];
+        line.route(*irq);
         self.controller.set_level_triggered(*irq, true);
         let bar = IO_START + BAR_SIZE * n as u16;
         let vectors = function.vectors();
@@ -255,8 +269,28 @@ impl PciBus {
         let byte = (access.port - CONFIG_DATA) as u8;
         if self.capabilities.pci_narrow_writes {
             self.config_data_8_0(device, register, byte, access);
-            return;
+        } else {
+            self.config_data_7_9(device, register, byte, access);
         }
+        if access.direction == Direction::Out && register == INTERRUPT && (1..present).contains(&device) {
+            self.route_line(device - 1);
+        }
+    }
+
+    /// Leads INTA of function `n` to the line in its interrupt line register, if this generation
+    /// does so for the function.
+    fn route_line(&self, n: usize) {
+        let [line, pin, ..] = self.spaces[n + 1][usize::from(INTERRUPT / 4)].to_le_bytes();
+        let Slot { line: wire, function, .. } = &self.slots[n];
+        match self.capabilities.line_register {
+            LineRegister::Rng if function.identity().subsystem != RNG => {}
+            LineRegister::AllWithPin if pin != INTA => wire.route(NO_LINE),
+            LineRegister::All | LineRegister::Rng | LineRegister::AllWithPin => wire.route(line),
+        }
+    }
+
+    fn config_data_7_9(&mut self, device: usize, register: u8, byte: u8, access: &mut PortAccess) {
+        let present = self.slots.len() + 1;
         let value = &mut self.spaces[device][usize::from(register / 4)];
         match access.direction {
             Direction::Out => {
@@ -343,7 +377,7 @@ impl PciBus {
         let mut claims = self.slots.iter_mut().zip(&self.spaces[1..]).filter_map(|(slot, space)| {
             // vmd computes in 16 bits: the end of a BAR in the last 4 KiB wraps to 0, and the BAR
             // contains no port.
-            let start = space[0x10 / 4] as u16 & !3;
+            let start = space[0x10 / 4] as u16 & !1;
             let end = start.wrapping_add(BAR_SIZE);
             (start..end).contains(&access.port).then_some((slot, access.port.wrapping_sub(start)))
         });
@@ -432,6 +466,7 @@ impl fmt::Debug for PciBus {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use vmd_release::Generation;
 
     use super::*;
     use crate::{
@@ -531,7 +566,7 @@ mod tests {
     }
 
     fn bus_of(generation: Generation, functions: Vec<Recorder>) -> PciBus {
-        let mut bus = PciBus::new(generation, Arc::new(SharedPic::new(Box::new(|| {}))));
+        let mut bus = PciBus::new(generation.capabilities(), Arc::new(SharedPic::new(Box::new(|| {}))));
         for function in functions {
             bus.add(|_| function).unwrap();
         }
@@ -685,7 +720,7 @@ mod tests {
     #[test]
     fn lines_are_assigned_in_order_and_level_triggered() {
         let pic = Arc::new(SharedPic::new(Box::new(|| {})));
-        let mut bus = PciBus::new(Generation::V7_8, Arc::clone(&pic) as _);
+        let mut bus = PciBus::new(Generation::V7_8.capabilities(), Arc::clone(&pic) as _);
         for irq in IRQS {
             bus.add(|line| {
                 assert_eq!(line.irq(), irq);
@@ -792,6 +827,72 @@ mod tests {
     }
 
     #[test]
+    fn a_bar_with_bit_1_starts_two_ports_later() {
+        let mut bus = bus();
+        let seen = bus.add(|_| rng()).unwrap();
+        write(&mut bus, 4, 0x10, Width::Dword, 0xc002);
+        assert_eq!(read(&mut bus, 4, 0x10, Width::Dword), 0xc003);
+        assert_eq!(input(&mut bus, 0xc001, Width::Byte), EAX | 0xff, "unclaimed");
+        for port in [0xc002, 0xd001] {
+            input(&mut bus, port, Width::Byte);
+        }
+        assert_eq!(bus.function(seen).seen, [0, 0xfff]);
+    }
+
+    /// Lines that an interrupt of rng (slot 1) and of blk (slot 2) reaches after their interrupt
+    /// line registers were set to 7, and then after rng's pin register was cleared, too.
+    fn lines_after_writes(generation: Generation) -> [Vec<(u8, bool)>; 3] {
+        let recorder = Arc::new(testing::LineRecorder::default());
+        let mut bus = PciBus::new(generation.capabilities(), Arc::clone(&recorder) as _);
+        let mut lines = Vec::new();
+        for function in [rng(), blk()] {
+            bus.add(|line| {
+                lines.push(line);
+                function
+            })
+            .unwrap();
+        }
+        let raised = |line: &IrqLine| {
+            line.assert();
+            recorder.take()
+        };
+        for device in [1, 2] {
+            write(&mut bus, device, 0x3c, Width::Dword, 0x0107);
+        }
+        let [rng, blk] = [0, 1].map(|n: usize| raised(&lines[n]));
+        write(&mut bus, 1, 0x3c, Width::Dword, 0x0007);
+        [rng, blk, raised(&lines[0])]
+    }
+
+    #[test]
+    fn inta_goes_to_the_line_in_the_interrupt_line_register() {
+        let to = |irq| vec![(irq, true)];
+        assert_eq!(lines_after_writes(Generation::V7_7), [to(7), to(7), to(7)]);
+        assert_eq!(lines_after_writes(Generation::V7_8), [to(7), to(5), to(7)], "rng's only");
+        assert_eq!(lines_after_writes(Generation::V8_0), [to(7), to(7), vec![]], "with a pin");
+    }
+
+    #[test]
+    fn a_line_that_does_not_exist_raises_nothing_and_a_reset_restores_the_line() {
+        let recorder = Arc::new(testing::LineRecorder::default());
+        let mut bus = PciBus::new(Generation::V7_8.capabilities(), Arc::clone(&recorder) as _);
+        let mut line = None;
+        bus.add(|irq| {
+            line = Some(irq);
+            rng()
+        })
+        .unwrap();
+        let line = line.unwrap();
+        write(&mut bus, 1, 0x3c, Width::Byte, 0xff);
+        line.assert();
+        line.deassert();
+        assert_eq!(recorder.take(), []);
+        bus.reset();
+        line.assert();
+        assert_eq!(recorder.take(), [(IRQS[0], true)]);
+    }
+
+    #[test]
     fn a_bar_in_the_last_page_decodes_nothing() {
         let mut bus = bus();
         for value in [0xf000, u32::MAX] {
@@ -803,7 +904,7 @@ mod tests {
     #[test]
     fn where_bars_overlap_the_first_slot_wins_and_the_last_one_up_to_7_7() {
         for (generation, winner) in [(Generation::V7_7, 1), (Generation::V7_8, 0)] {
-            let mut bus = PciBus::new(generation, Arc::new(SharedPic::new(Box::new(|| {}))));
+            let mut bus = PciBus::new(generation.capabilities(), Arc::new(SharedPic::new(Box::new(|| {}))));
             let functions = [bus.add(|_| rng()).unwrap(), bus.add(|_| blk()).unwrap()];
             write(&mut bus, 2, 0x10, Width::Dword, 0x1000);
             input(&mut bus, 0x1004, Width::Byte);

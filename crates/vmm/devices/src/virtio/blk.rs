@@ -4,14 +4,14 @@ use std::fmt;
 
 use virtio_bindings::{
     virtio_blk::{
-        VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
-        VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+        VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_IN,
+        VIRTIO_BLK_T_OUT,
     },
     virtio_ring::VRING_DESC_F_NEXT,
 };
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
-use vmd_release::{Capabilities, Generation};
+use vmd_release::Capabilities;
 
 use super::{
     device::{DeviceState, VirtioDevice},
@@ -36,16 +36,14 @@ const CHUNK: usize = 1 << 20;
 pub struct Blk {
     disk: Box<dyn Disk>,
     capacity: u64,
-    capabilities: &'static Capabilities,
     buffer: Vec<u8>,
 }
 
 impl Blk {
-    /// The disk device of `generation` on `disk`. Bytes after the last whole sector are not
-    /// accessible.
-    pub fn new(disk: Box<dyn Disk>, generation: Generation) -> Self {
+    /// A disk device on `disk`. Bytes after the last whole sector are not accessible.
+    pub fn new(disk: Box<dyn Disk>) -> Self {
         let capacity = disk.size() / SECTOR;
-        Self { disk, capacity, capabilities: generation.capabilities(), buffer: Vec::new() }
+        Self { disk, capacity, buffer: Vec::new() }
     }
 
     /// Size in sectors of 512 bytes.
@@ -80,14 +78,8 @@ impl Blk {
                 let done = self.transfer(ram, ring, write, sector, &mut last)?;
                 if done { VIRTIO_BLK_S_OK } else { VIRTIO_BLK_S_IOERR }
             }
-            VIRTIO_BLK_T_FLUSH if self.capabilities.blk_flush => match self.disk.flush() {
-                Ok(()) => VIRTIO_BLK_S_OK,
-                Err(error) => {
-                    tracing::warn!(%error, "a disk could not be flushed");
-                    VIRTIO_BLK_S_IOERR
-                }
-            },
-            // This includes GET_ID, which Linux sends without a feature bit.
+            // This includes FLUSH on every generation (`vioblk_notifyq`; vioblk.c 1.36 of 8.0), and
+            // GET_ID, which Linux sends without a feature bit.
             _ => VIRTIO_BLK_S_UNSUPP,
         };
 
@@ -234,30 +226,27 @@ impl Iterator for Runs<'_> {
 
 impl fmt::Debug for Blk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Blk")
-            .field("capacity", &self.capacity)
-            .field("flush", &self.capabilities.blk_flush)
-            .finish_non_exhaustive()
+        f.debug_struct("Blk").field("capacity", &self.capacity).finish_non_exhaustive()
     }
 }
 
 impl VirtioDevice for Blk {
     const DEVICE_TYPE: DeviceType = DeviceType::Blk;
 
-    /// SEG_MAX; FLUSH from 7.9 on. Never RO: a read-only disk answers writes with an I/O error.
+    /// SEG_MAX. Never FLUSH, on any generation (vioblk.c, 7.8; 1.36 of 8.0). Never RO: a read-only
+    /// disk answers writes with an I/O error.
     fn features(&self, _capabilities: &Capabilities) -> u32 {
-        let flush = if self.capabilities.blk_flush { 1 << VIRTIO_BLK_F_FLUSH } else { 0 };
-        1 << VIRTIO_BLK_F_SEG_MAX | flush
+        1 << VIRTIO_BLK_F_SEG_MAX
     }
 
     /// 32-bit reads return capacity and seg_max; every other read, narrower reads of these
-    /// registers included, returns all ones (`vioblk_dev_read`).
+    /// registers included, is unknown (`vioblk_dev_read`).
     fn read_config(&self, offset: u8, width: Width) -> Option<u32> {
         Some(match (offset, width) {
             (0, Width::Dword) => self.capacity as u32,
             (4, Width::Dword) => (self.capacity >> 32) as u32,
             (12, Width::Dword) => SEG_MAX,
-            _ => u32::MAX,
+            _ => return None,
         })
     }
 
@@ -280,7 +269,7 @@ impl VirtioDevice for Blk {
     /// 7.8 checks the queue number off by one: queue 1, which does not exist, counts as a queue
     /// without a ring and ends the VM.
     fn notify(&mut self, queue: u16, state: &mut DeviceState) -> Result<bool, Fault> {
-        if self.capabilities.blk_queue_off_by_one && queue == DeviceType::Blk.queues() {
+        if state.capabilities.blk_queue_off_by_one && queue == DeviceType::Blk.queues() {
             return Err(Fault::NullRing { device: DeviceType::Blk, queue });
         }
         let Some(queue_state) = state.queues.get(usize::from(queue)) else {

@@ -2,7 +2,7 @@
 //! is connected to.
 
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};
-use vmd_release::{Capabilities, Generation};
+use vmd_release::Capabilities;
 
 use super::{
     device_type::DeviceType,
@@ -22,8 +22,8 @@ const ISR_CONFIG: u8 = 2;
 /// The resources of a virtio device.
 #[derive(Clone, Debug)]
 pub struct VirtioResources {
-    /// The emulated generation of vmd.
-    pub generation: Generation,
+    /// The emulated vmd's capabilities.
+    pub capabilities: Capabilities,
     /// Guest RAM.
     pub ram: GuestRam,
     /// The device's interrupt line.
@@ -40,8 +40,9 @@ pub trait VirtioDevice: Send + 'static {
     /// Feature bits 0 to 31.
     fn features(&self, capabilities: &Capabilities) -> u32;
 
-    /// Reads `offset` of the virtio 1.x device configuration. Returns the new EAX, or `None` for no
-    /// answer.
+    /// Reads `offset` of the virtio 1.x device configuration. Returns the new EAX, or `None` where
+    /// there is no register: the transport answers then, unless the device is part of vmd's VM
+    /// process.
     fn read_config(&self, offset: u8, width: Width) -> Option<u32>;
 
     /// Reads `offset` of the virtio 0.9 device configuration for a guest whose EAX is `eax`.
@@ -63,7 +64,7 @@ pub trait VirtioDevice: Send + 'static {
 
 /// The state that a device's model and its transport share.
 pub struct DeviceState {
-    pub(super) capabilities: &'static Capabilities,
+    pub(super) capabilities: Capabilities,
     pub(super) ram: GuestRam,
     pub(super) irq: IrqLine,
     pub(super) device_type: DeviceType,
@@ -96,7 +97,7 @@ impl DeviceState {
 
     /// Whether the device is part of vmd's VM process.
     pub(super) fn in_vm_process(&self) -> bool {
-        self.device_type.in_vm_process(self.capabilities)
+        self.device_type.in_vm_process(&self.capabilities)
     }
 
     /// Whether the driver has set DRIVER_OK.

@@ -23,10 +23,10 @@ pub struct VirtioPci<M> {
 }
 
 impl<M: VirtioDevice> VirtioPci<M> {
-    /// A device at power-on, on the transport of the generation in `resources`.
+    /// A device at power-on, on the transport that `resources` ask for.
     pub fn new(model: M, resources: VirtioResources) -> Self {
-        let VirtioResources { generation, ram, irq, faults } = resources;
-        let (state, registers) = power_on(&model, generation.capabilities(), ram, irq);
+        let VirtioResources { capabilities, ram, irq, faults } = resources;
+        let (state, registers) = power_on(&model, capabilities, ram, irq);
         Self { model, state, registers, faults }
     }
 
@@ -66,11 +66,11 @@ impl<M: VirtioDevice> VirtioPci<M> {
 
 fn power_on<M: VirtioDevice>(
     model: &M,
-    capabilities: &'static Capabilities,
+    capabilities: Capabilities,
     ram: GuestRam,
     irq: IrqLine,
 ) -> (DeviceState, Registers) {
-    let registers = Registers::new(capabilities);
+    let registers = Registers::new(&capabilities);
     let state = DeviceState {
         capabilities,
         ram,
@@ -79,7 +79,7 @@ fn power_on<M: VirtioDevice>(
         queues: vec![registers.new_queue(M::DEVICE_TYPE.queue_size()); M::DEVICE_TYPE.queues().into()],
         isr: 0,
         status: 0,
-        device_features: u64::from(model.features(capabilities)) | registers.features(),
+        device_features: u64::from(model.features(&capabilities)) | registers.features(),
         driver_features: 0,
         config_vector: NO_VECTOR,
         queue_vectors: vec![NO_VECTOR; M::DEVICE_TYPE.queues().into()],
@@ -89,7 +89,7 @@ fn power_on<M: VirtioDevice>(
 
 impl<M: VirtioDevice> PciFunction for VirtioPci<M> {
     fn identity(&self) -> Identity {
-        M::DEVICE_TYPE.identity(self.state.capabilities)
+        M::DEVICE_TYPE.identity(&self.state.capabilities)
     }
 
     fn vectors(&self) -> u16 {

@@ -41,7 +41,7 @@ use devices::{
     },
     vmmci::{OnEnd, Vmmci},
 };
-use vmd_release::{DiskFormat, Generation};
+use vmd_release::{Capabilities, DiskFormat};
 
 use self::{nic::NicBackend, stock_firmware::StockFirmware};
 use crate::{
@@ -104,18 +104,19 @@ impl Board {
     /// A board at power-on.
     pub(crate) fn new(parts: BoardConfig<'_>) -> Result<Self, Error> {
         let BoardConfig { config, clock, irqchip, ram, map, console, .. } = parts;
-        let generation = config.generation;
+        let capabilities = config.capabilities();
         let ticks = HostTicks::new(config.host_hz);
         let line = |irq| IrqLine::new(irqchip.controller(), irq);
         let mut slots = PciSlots {
-            pci: PciBus::new(generation, irqchip.controller()),
-            generation,
+            pci: PciBus::new(capabilities, irqchip.controller()),
+            capabilities,
             ram: ram.clone(),
             faults: FaultSlot::default(),
         };
         let (nics, cdrom) = slots.add_virtio(config, parts.nics, parts.stock_firmware)?;
         let PciSlots { mut pci, faults, .. } = slots;
-        let vmmci = pci.add(|line| Vmmci::new(generation, Arc::clone(&clock), ticks, line, parts.on_end))?;
+        let vmmci =
+            pci.add(|line| Vmmci::new(capabilities, Arc::clone(&clock), ticks, line, parts.on_end))?;
         let boot_device = match config.boot {
             Boot::Firmware { device, .. } => device,
             Boot::Direct { .. } => None,
@@ -125,10 +126,10 @@ impl Board {
             let clock_jumped = Arc::clone(&clock_jumped);
             move || clock_jumped.store(true, Ordering::Relaxed)
         });
-        let rtc = Rtc::new(generation, Arc::clone(&clock), ticks, line(8), map.cmos(), on_clock_jump);
+        let rtc = Rtc::new(capabilities, Arc::clone(&clock), ticks, line(8), map.cmos(), on_clock_jump);
         // After all PCI functions, which it describes.
         let mut fw_cfg = FwCfg::new(ram, &map, &pci, boot_device);
-        let has_acpi = generation.capabilities().acpi;
+        let has_acpi = capabilities.acpi;
         if has_acpi {
             fw_cfg = fw_cfg.with_rsdp();
         }
@@ -137,9 +138,9 @@ impl Board {
             .then(|| StockFirmware::new(&mut fw_cfg, config.memory, config.cpus, has_acpi));
         Ok(Self {
             has_reset_ports: irqchip.apic().is_some(),
-            pit: Pit::new(generation, Arc::clone(&clock), ticks, line(0)),
+            pit: Pit::new(capabilities, Arc::clone(&clock), ticks, line(0)),
             rtc,
-            uart: Uart::new(generation, Arc::clone(&clock), ticks, line(ns8250::IRQ), console),
+            uart: Uart::new(capabilities, Arc::clone(&clock), ticks, line(ns8250::IRQ), console),
             fw_cfg,
             pm: has_acpi.then(|| Pm::new(clock, parts.on_power_off)),
             pci,
@@ -325,7 +326,7 @@ impl Board {
 /// The PCI slots while they are filled.
 struct PciSlots {
     pci: PciBus,
-    generation: Generation,
+    capabilities: Capabilities,
     ram: GuestRam,
     faults: FaultSlot,
 }
@@ -344,11 +345,11 @@ impl PciSlots {
         self.add(Rng::new())?;
         let mut nics = Vec::new();
         for backend in nic_backends {
-            nics.push(self.add(backend.device(self.generation))?);
+            nics.push(self.add(backend.device(&self.capabilities))?);
         }
         for image in &config.disks {
             let disk = disk::open(&image.path, image.format, true)?;
-            self.add(Blk::new(disk, self.generation))?;
+            self.add(Blk::new(disk))?;
         }
         let Some(path) = &config.cdrom else { return Ok((nics, None)) };
         let mut drive = Scsi::new(disk::open(path, Some(DiskFormat::Raw), false)?);
@@ -357,10 +358,14 @@ impl PciSlots {
     }
 
     fn add<D: VirtioDevice>(&mut self, device: D) -> Result<PciSlot<VirtioPci<D>>, Error> {
-        let Self { pci, generation, ram, faults } = self;
+        let Self { pci, capabilities, ram, faults } = self;
         Ok(pci.add(|irq| {
-            let resources =
-                VirtioResources { generation: *generation, ram: ram.clone(), irq, faults: faults.clone() };
+            let resources = VirtioResources {
+                capabilities: *capabilities,
+                ram: ram.clone(),
+                irq,
+                faults: faults.clone(),
+            };
             VirtioPci::new(device, resources)
         })?)
     }

@@ -18,7 +18,7 @@ use devices::{
     },
 };
 use parking_lot::Mutex;
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 use super::tap;
 use crate::{
@@ -66,8 +66,8 @@ impl NicBackend {
     }
 
     /// A virtio device on this backend.
-    pub(crate) fn device(&self, generation: Generation) -> Net {
-        Net::new(generation, self.options.clone(), Box::new(self.backend.clone()))
+    pub(crate) fn device(&self, capabilities: &Capabilities) -> Net {
+        Net::new(capabilities, self.options.clone(), Box::new(self.backend.clone()))
     }
 }
 

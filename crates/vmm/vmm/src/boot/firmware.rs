@@ -8,8 +8,6 @@ use crate::error::Error;
 
 /// End of the firmware: 4 GiB.
 const TOP: u64 = 1 << 32;
-/// Most bytes of its tail that fit below 1 MiB, above 640 KiB.
-const LOW_COPY_MAX: u64 = 384 << 10;
 /// End of the copy below 1 MiB.
 const LOW_TOP: u64 = 1 << 20;
 /// Shortest image in bytes: from the reset vector to the end (`loadfile_bios` in x86_vm.c).
@@ -26,8 +24,9 @@ pub(crate) struct Firmware {
 }
 
 /// Loads the image at `path` as vmd does: all of it so that it ends at 4 GiB, and its tail so that
-/// it ends at 1 MiB. The guest may write both copies (`loadfile_bios` in x86_vm.c).
-pub(super) fn load(path: &Path, memory: &GuestMemoryMmap) -> Result<Firmware, Error> {
+/// it ends at 1 MiB and starts at or above `low_memory_end` (bytes): up to 384 KiB, from 7.9 on 448
+/// KiB. The guest may write both copies (`loadfile_bios` in x86_vm.c).
+pub(super) fn load(path: &Path, memory: &GuestMemoryMmap, low_memory_end: u64) -> Result<Firmware, Error> {
     let image = fs::read(path).map_err(|source| Error::Read {
         what: "the firmware",
         path: path.to_owned(),
@@ -37,7 +36,7 @@ pub(super) fn load(path: &Path, memory: &GuestMemoryMmap) -> Result<Firmware, Er
     if !(IMAGE_MIN..=IMAGE_MAX).contains(&size) {
         return Err(Error::FirmwareSize { path: path.to_owned(), size });
     }
-    let low = size.min(LOW_COPY_MAX);
+    let low = size.min(LOW_TOP - low_memory_end);
     let tail = &image[(size - low) as usize..];
     for (bytes, address) in [(&image[..], TOP - size), (tail, LOW_TOP - low)] {
         memory
@@ -68,7 +67,7 @@ mod tests {
     fn load_bytes(image: &[u8], memory: &GuestMemoryMmap) -> Result<Firmware, Error> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(image).unwrap();
-        load(file.path(), memory)
+        load(file.path(), memory, 640 << 10)
     }
 
     #[test]
@@ -85,6 +84,18 @@ mod tests {
             memory.read_slice(&mut tail, GuestAddress((1 << 20) - low as u64)).unwrap();
             assert_eq!(tail, image[image.len() - low..]);
         }
+    }
+
+    #[test]
+    fn the_low_copy_has_448_kib_above_576_kib_of_low_memory() {
+        let memory = memory();
+        let image: Vec<u8> = (0..0x8_0000_u32).map(|i| (i / 7) as u8).collect();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&image).unwrap();
+        load(file.path(), &memory, 576 << 10).unwrap();
+        let mut copy = vec![0; 448 << 10];
+        memory.read_slice(&mut copy, GuestAddress(576 << 10)).unwrap();
+        assert_eq!(copy, image[64 << 10..]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod direct;
 mod firmware;
 
-use devices::acpi::tables;
+use devices::{acpi::tables, memory_map::MemoryMap};
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -47,27 +47,27 @@ pub(crate) struct LoadedGuest {
     pub(crate) firmware: Option<Firmware>,
 }
 
-/// Loads firmware or kernel as `config` says. `sregs` are vCPU 0's as KVM created them, `e820` is
-/// the memory map in entries of 20 bytes.
+/// Loads firmware or kernel as `config` says into `memory`, laid out by `map`. `sregs` are vCPU 0's
+/// as KVM created them.
 pub(crate) fn load(
     config: &Config,
     memory: &GuestMemoryMmap,
-    e820: &[u8],
+    map: &MemoryMap,
     sregs: &kvm_sregs,
 ) -> Result<LoadedGuest, Error> {
     let mut loaded = match &config.boot {
         Boot::Firmware { image, .. } => {
-            let firmware = firmware::load(image, memory)?;
+            let firmware = firmware::load(image, memory, config.capabilities().low_memory_end)?;
             let (regs, sregs) = reset_state(sregs);
             LoadedGuest { regs, sregs, firmware: Some(firmware) }
         }
         Boot::Direct { kernel, initrd, command_line } => {
-            let entry = direct::load(memory, e820, kernel, initrd.as_deref(), command_line)?;
+            let entry = direct::load(memory, &map.e820(), kernel, initrd.as_deref(), command_line)?;
             let (regs, sregs) = long_mode_state(entry, sregs);
             LoadedGuest { regs, sregs, firmware: None }
         }
     };
-    if config.generation.capabilities().acpi {
+    if config.capabilities().acpi {
         loaded.sregs.apic_base = APIC | APIC_BSP;
         write_acpi_tables(config.cpus, memory)?;
     }

@@ -78,6 +78,51 @@ impl fmt::Display for OutsideRam {
     }
 }
 
+/// PCI devices for which SeaBIOS has I/O space, the host bridge not counted: it places their BARs
+/// from 0x1000 on, and panics when they come to 0x9000. Two of them are rng and vmmci.
+const FIRMWARE_PCI_DEVICES: usize = 8;
+
+/// The firmware halted with interrupts disabled before it started a boot loader: SeaBIOS has
+/// panicked. vmd gets EIO from vmm and ends the VM (`run ioctl failed`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirmwareHalt {
+    /// Number of PCI devices, the host bridge not counted.
+    pub pci_devices: usize,
+    /// The instruction.
+    pub at: GuestLocation,
+}
+
+impl FirmwareHalt {
+    pub(crate) const fn new(pci_devices: usize, at: GuestLocation) -> Self {
+        Self { pci_devices, at }
+    }
+
+    const fn lacks_io_space(&self) -> bool {
+        self.pci_devices > FIRMWARE_PCI_DEVICES
+    }
+
+    /// What to do about it.
+    pub const fn help(&self) -> &'static str {
+        if self.lacks_io_space() {
+            "SeaBIOS has no I/O space for that many devices, on a real vmd either: give the VM at most 6 disks, \
+             network interfaces and CD-ROM drives together"
+        } else {
+            "the firmware's last message on the console tells why; check the image that `--firmware` names"
+        }
+    }
+}
+
+impl fmt::Display for FirmwareHalt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the firmware panicked at {}", self.at)?;
+        if self.lacks_io_space() {
+            let devices = self.pci_devices;
+            write!(f, ": it has I/O space for {FIRMWARE_PCI_DEVICES} PCI devices, and the VM has {devices}")?;
+        }
+        Ok(())
+    }
+}
+
 /// A string or repeated port instruction (INS, OUTS), at which vmd ends the VM (x86_vm.c,
 /// `vcpu_exit_inout`).
 ///

@@ -8,7 +8,7 @@ use std::{
 use devices::cpuid::{GuestCpuid, Leaf, Profile};
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 use crate::{
     config::{Config, Vendor},
@@ -58,10 +58,15 @@ impl HostCpu {
         Ok(Self { extensions: template.map_or(own, Vendor::extensions), tsc_hz, template, supported })
     }
 
-    /// CPUID of vCPU `vcpu` (from 0) of `vcpus` under vmm of `generation`, without features that
-    /// KVM does not support.
-    pub(crate) fn guest_cpuid(&self, generation: Generation, vcpu: u8, vcpus: u8) -> Result<CpuId, Error> {
-        let profile = Profile { generation, tsc_hz: self.tsc_hz, vcpu, vcpus };
+    /// CPUID of vCPU `vcpu` (from 0) of `vcpus` under a vmm with `capabilities`, without features
+    /// that KVM does not support.
+    pub(crate) fn guest_cpuid(
+        &self,
+        capabilities: Capabilities,
+        vcpu: u8,
+        vcpus: u8,
+    ) -> Result<CpuId, Error> {
+        let profile = Profile { capabilities, tsc_hz: self.tsc_hz, vcpu, vcpus };
         let host = |leaf, subleaf| {
             let own = host_cpuid(leaf, subleaf);
             self.template.map_or(own, |vendor| vendor.template(leaf, subleaf, own, self.tsc_hz))
@@ -101,13 +106,14 @@ impl HostCpu {
 }
 
 /// Clears feature bits that KVM does not support. Keeps OSXSAVE, which follows the guest's state,
-/// and the hypervisor bit, which no processor has.
+/// the hypervisor bit, which no processor has, and HTT, which describes the guest's topology.
 fn limit(leaf: u32, subleaf: u32, registers: &mut Leaf, supported: Leaf) {
     const ECX1_NOT_FEATURES: u32 = 1 << 27 | 1 << 31;
+    const EDX1_NOT_FEATURES: u32 = 1 << 28;
     match (leaf, subleaf) {
         (1, _) => {
             registers.ecx &= supported.ecx | ECX1_NOT_FEATURES;
-            registers.edx &= supported.edx;
+            registers.edx &= supported.edx | EDX1_NOT_FEATURES;
         }
         (7, 0) => {
             registers.ebx &= supported.ebx;
@@ -140,7 +146,7 @@ mod tests {
         assert_eq!(leaf_7, Leaf { eax: u32::MAX, ebx: 1 << 8, ecx: 0, edx: 0 });
         let mut leaf_1 = all;
         limit(1, 0, &mut leaf_1, Leaf::ZERO);
-        assert_eq!(leaf_1.ecx, 1 << 27 | 1 << 31);
+        assert_eq!((leaf_1.ecx, leaf_1.edx), (1 << 27 | 1 << 31, 1 << 28));
         assert_eq!((leaf_1.eax, leaf_1.ebx), (u32::MAX, u32::MAX));
         // Brand string, caches: not feature bits.
         let mut name = all;

@@ -2,7 +2,7 @@
 
 use devices::memory_map::MemoryMap;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 use crate::error::Error;
 
@@ -13,8 +13,8 @@ const PAGE: u64 = 4096;
 ///
 /// Refuses the few MiB at which vmd misplaces the firmware by a byte: KVM maps whole pages, and no
 /// guest could start.
-pub(crate) fn map(generation: Generation, size: u64) -> Result<MemoryMap, Error> {
-    let map = MemoryMap::new(generation, size)?;
+pub(crate) fn map(capabilities: &Capabilities, size: u64) -> Result<MemoryMap, Error> {
+    let map = MemoryMap::new(capabilities, size)?;
     let whole_pages =
         map.ranges().iter().all(|r| r.start.is_multiple_of(PAGE) && r.size.is_multiple_of(PAGE));
     if whole_pages { Ok(map) } else { Err(Error::MemorySize { size }) }
@@ -39,6 +39,7 @@ pub(crate) fn allocate(map: &MemoryMap) -> Result<GuestMemoryMmap, Error> {
 #[cfg(test)]
 mod tests {
     use vm_memory::GuestMemoryBackend;
+    use vmd_release::Generation;
 
     use super::*;
 
@@ -46,7 +47,7 @@ mod tests {
 
     #[test]
     fn everything_but_the_hole_is_backed() {
-        let memory = allocate(&map(Generation::V7_8, 64 * MIB).unwrap()).unwrap();
+        let memory = allocate(&map(&Generation::V7_8.capabilities(), 64 * MIB).unwrap()).unwrap();
         for (address, backed) in [
             (0, true),
             (0xb_8000, true),
@@ -64,9 +65,9 @@ mod tests {
 
     #[test]
     fn sizes_that_cannot_be_mapped_are_refused() {
-        assert!(map(Generation::V7_8, 8 * MIB).is_ok());
+        assert!(map(&Generation::V7_8.capabilities(), 8 * MIB).is_ok());
         for size in [0, MIB - 1, 5 * MIB, 64 * MIB + 1, 1 << 40] {
-            assert!(map(Generation::V7_8, size).is_err(), "{size}");
+            assert!(map(&Generation::V7_8.capabilities(), size).is_err(), "{size}");
         }
     }
 }

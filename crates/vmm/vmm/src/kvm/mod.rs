@@ -1,8 +1,9 @@
-//! KVM: VMs and vCPUs with vmm's CPUID, MSRs, TSC and paravirtual clock, guest memory, and the
+//! KVM: VMs and vCPUs with vmm's CPUID, MSRs, hypercalls, TSC and paravirtual clock, guest memory, and the
 //! probe of /dev/kvm.
 
 pub(crate) mod cpu_template;
 pub(crate) mod cpuid;
+pub(crate) mod hypercall;
 pub(crate) mod memory;
 pub(crate) mod msr;
 pub mod probe;

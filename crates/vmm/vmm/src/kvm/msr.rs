@@ -10,6 +10,7 @@ use std::{fs::File, os::unix::fs::FileExt};
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
 use devices::pvclock::{MSR_SYSTEM_TIME as SYSTEM_TIME, MSR_WALL_CLOCK as WALL_CLOCK};
+use vmd_release::Capabilities;
 
 use crate::error::Error;
 
@@ -24,6 +25,7 @@ const PAT: u32 = 0x277;
 const EFER: u32 = 0xc000_0080;
 const STAR: u32 = 0xc000_0081;
 const FS_BASE: u32 = 0xc000_0100;
+const SYSCFG: u32 = 0xc001_0010;
 const HWCR: u32 = 0xc001_0015;
 const INTERRUPT_PENDING: u32 = 0xc001_0055;
 const PSTATE_0: u32 = 0xc001_0064;
@@ -99,16 +101,18 @@ pub(crate) enum Write {
 #[derive(Debug)]
 pub(crate) struct Msrs {
     extensions: Extensions,
+    syscfg_reads_zero: bool,
     pat: u64,
     misc_enable: u64,
     host: HostMsrs,
 }
 
 impl Msrs {
-    /// The MSRs at power-on on a host with `extensions`.
-    pub(crate) fn new(extensions: Extensions, host: HostMsrs) -> Self {
+    /// The MSRs at power-on of a vmm with `capabilities` on a host with `extensions`.
+    pub(crate) fn new(capabilities: &Capabilities, extensions: Extensions, host: HostMsrs) -> Self {
         Self {
             extensions,
+            syscfg_reads_zero: capabilities.syscfg_reads_zero,
             pat: OPENBSD_PAT,
             misc_enable: guest_misc_enable(host.read(MISC_ENABLE).unwrap_or(0)),
             host,
@@ -123,6 +127,7 @@ impl Msrs {
             PAT => Read::Value(self.pat),
             EFER if svm => Read::Efer,
             INTERRUPT_PENDING if svm => Read::Value(0),
+            SYSCFG if svm && self.syscfg_reads_zero => Read::Value(0),
             DE_CFG if svm => Read::Value(DE_CFG_LFENCE),
             MISC_ENABLE if !svm => Read::Value(self.misc_enable),
             // vmm reads these from the processor.
@@ -213,14 +218,34 @@ pub(crate) fn set_filter(vm: &VmFd, extensions: Extensions) -> Result<(), Error>
 
 #[cfg(test)]
 mod tests {
+    use vmd_release::Generation;
+
     use super::*;
 
+    fn msrs(generation: Generation, extensions: Extensions) -> Msrs {
+        Msrs::new(&generation.capabilities(), extensions, HostMsrs(None))
+    }
+
     fn amd() -> Msrs {
-        Msrs::new(Extensions::Svm, HostMsrs(None))
+        msrs(Generation::V7_8, Extensions::Svm)
     }
 
     fn intel() -> Msrs {
-        Msrs::new(Extensions::Vmx, HostMsrs(None))
+        msrs(Generation::V7_8, Extensions::Vmx)
+    }
+
+    #[test]
+    fn syscfg_reads_0_on_amd_from_7_9_on() {
+        for (extensions, expected) in [
+            (
+                Extensions::Svm,
+                [Read::GeneralProtection, Read::GeneralProtection, Read::Value(0), Read::Value(0)],
+            ),
+            (Extensions::Vmx, [Read::GeneralProtection; 4]),
+        ] {
+            let read = Generation::ALL.map(|generation| msrs(generation, extensions).read(SYSCFG));
+            assert_eq!(read, expected, "{extensions:?}");
+        }
     }
 
     #[test]

@@ -8,11 +8,11 @@ use std::num::NonZeroU64;
 
 use devices::pvclock::{HostClocks, TimeInfo, WallClock, system_time_address, wall_clock_address};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-use vmd_release::Generation;
+use vmd_release::Capabilities;
 
 /// The paravirtual clock of a vCPU.
 pub(crate) struct PvClock<'a> {
-    generation: Generation,
+    capabilities: Capabilities,
     tsc_hz: Option<NonZeroU64>,
     now: &'a (dyn Fn() -> HostClocks + Sync),
     memory: GuestMemoryMmap,
@@ -24,12 +24,12 @@ pub(crate) struct PvClock<'a> {
 impl<'a> PvClock<'a> {
     /// A clock that the guest has not enabled. `now` reads the host's clocks.
     pub(crate) fn new(
-        generation: Generation,
+        capabilities: Capabilities,
         tsc_hz: Option<NonZeroU64>,
         now: &'a (dyn Fn() -> HostClocks + Sync),
         memory: GuestMemoryMmap,
     ) -> Self {
-        Self { generation, tsc_hz, now, memory, address: None, entries: 0 }
+        Self { capabilities, tsc_hz, now, memory, address: None, entries: 0 }
     }
 
     fn is_ram(&self, address: u64, size: u64) -> bool {
@@ -51,7 +51,7 @@ impl<'a> PvClock<'a> {
     /// Handles a write of the wall-clock MSR, which vmm has from 7.8 on: writes the wall clock.
     /// Returns `false` for #GP.
     pub(crate) fn set_wall_clock(&self, value: u64) -> bool {
-        if !self.generation.capabilities().pvclock_wall_clock {
+        if !self.capabilities.pvclock_wall_clock {
             return true;
         }
         let Some(address) = wall_clock_address(value, |address, size| self.is_ram(address, size)) else {
@@ -66,7 +66,7 @@ impl<'a> PvClock<'a> {
     pub(crate) fn before_entry(&mut self) {
         let Some(address) = self.address else { return };
         self.entries = self.entries.wrapping_add(1);
-        let info = TimeInfo::new(self.generation, self.entries, (self.now)(), self.tsc_hz);
+        let info = TimeInfo::new(&self.capabilities, self.entries, (self.now)(), self.tsc_hz);
         // Cannot fail: the address was checked when it was set.
         let _ = self.memory.write_slice(&info.to_bytes(), address);
     }
@@ -74,6 +74,8 @@ impl<'a> PvClock<'a> {
 
 #[cfg(test)]
 mod tests {
+    use vmd_release::Generation;
+
     use devices::clock::{Clock, ManualClock, NANOS_PER_SEC};
 
     use super::*;
@@ -91,8 +93,12 @@ mod tests {
         let clock = ManualClock::new(5 * NANOS_PER_SEC, 1_700_000_000 * NANOS_PER_SEC);
         let memory = memory();
         let now = || time(&clock);
-        let mut pvclock =
-            PvClock::new(Generation::V7_8, NonZeroU64::new(2_000_000_000), &now, memory.clone());
+        let mut pvclock = PvClock::new(
+            Generation::V7_8.capabilities(),
+            NonZeroU64::new(2_000_000_000),
+            &now,
+            memory.clone(),
+        );
         pvclock.before_entry();
         assert_eq!(memory.read_obj::<[u8; 32]>(GuestAddress(0x1000)).unwrap(), [0; 32]);
         assert!(pvclock.set_system_time(0x1001));
@@ -112,7 +118,7 @@ mod tests {
     fn addresses_outside_memory_fault() {
         let clock = ManualClock::default();
         let now = || time(&clock);
-        let mut pvclock = PvClock::new(Generation::V7_8, None, &now, memory());
+        let mut pvclock = PvClock::new(Generation::V7_8.capabilities(), None, &now, memory());
         for value in [0x1_0001, 0xffe0_0001, u64::MAX, 0xff1] {
             assert!(!pvclock.set_system_time(value), "{value:#x}");
         }
@@ -125,7 +131,7 @@ mod tests {
         let clock = ManualClock::new(0, NANOS_PER_SEC);
         let memory = memory();
         let now = || time(&clock);
-        let pvclock = PvClock::new(Generation::V7_7, None, &now, memory.clone());
+        let pvclock = PvClock::new(Generation::V7_7.capabilities(), None, &now, memory.clone());
         assert!(pvclock.set_wall_clock(0x2000));
         assert_eq!(memory.read_obj::<[u8; 12]>(GuestAddress(0x2000)).unwrap(), [0; 12]);
     }

@@ -12,7 +12,7 @@ use kvm_bindings::{
     KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
     KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO,
     Msrs, kvm_debugregs, kvm_device_attr, kvm_enable_cap, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_run,
-    kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events,
+    kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xen_hvm_config,
 };
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -24,6 +24,7 @@ use crate::{
 };
 
 vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
+vmm_sys_util::ioctl_iow_nr!(KVM_XEN_HVM_CONFIG, KVMIO, 0x7a, kvm_xen_hvm_config);
 vmm_sys_util::ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 vmm_sys_util::ioctl_iow_nr!(KVM_HAS_DEVICE_ATTR, KVMIO, 0xe3, kvm_device_attr);
 
@@ -86,6 +87,16 @@ pub(crate) fn create_vm(kvm: &Kvm, memory: &GuestMemoryMmap) -> Result<VmFd, Err
     Ok(vm)
 }
 
+/// Has KVM pass hypercalls on to user space, as it does for Xen guests. Returns whether it can.
+pub(crate) fn intercept_hypercalls(vm: &VmFd) -> bool {
+    let config =
+        kvm_xen_hvm_config { flags: kvm_bindings::KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL, ..Default::default() };
+    let flags = vm.check_extension_raw(kvm_bindings::KVM_CAP_XEN_HVM.into());
+    u32::try_from(flags).is_ok_and(|flags| flags & config.flags != 0)
+        // SAFETY: the descriptor is a VM's, and KVM only reads the structure.
+        && unsafe { ioctl_with_ref(vm, KVM_XEN_HVM_CONFIG(), &config) } == 0
+}
+
 /// Creates vCPU `number` of `vm`. Any thread may run it.
 pub(crate) fn create(vm: &VmFd, number: u8) -> Result<VcpuFd, Error> {
     vm.create_vcpu(number.into()).map_err(Error::kvm("create a vCPU (KVM_CREATE_VCPU)"))
@@ -110,6 +121,8 @@ pub(crate) enum Exit {
     ReadMsr { index: u32 },
     /// WRMSR.
     WriteMsr { index: u32, value: u64 },
+    /// A hypercall of `number` (RAX) at privilege level `cpl`.
+    Hypercall { number: u64, cpl: u32 },
     /// KVM cannot continue.
     Broken(String),
 }
@@ -220,6 +233,7 @@ impl Vcpu {
             Ok(VcpuExit::FailEntry(reason, _)) => {
                 Exit::Broken(format!("the processor refused to enter the guest (reason {reason:#x})"))
             }
+            Ok(VcpuExit::Unsupported(kvm_bindings::KVM_EXIT_XEN)) => return Ok(self.hypercall()),
             Ok(other) => Exit::Broken(format!("KVM stopped with {other:?}")),
             Err(errno) if matches!(errno.errno(), libc::EINTR | libc::EAGAIN) => Exit::Interrupted,
             Err(errno) => {
@@ -243,6 +257,13 @@ impl Vcpu {
             Some(width) => Exit::Io { port: io.port, width, direction, count: io.count },
             None => Exit::Broken(format!("a port access of {} bytes", io.size)),
         }
+    }
+
+    fn hypercall(&mut self) -> Exit {
+        // SAFETY: called only after an exit for Xen, for which KVM fills this member of the union;
+        // its only type is a hypercall.
+        let call = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.xen.u.hcall };
+        Exit::Hypercall { number: call.input, cpl: call.cpl }
     }
 
     fn internal_error(&mut self) -> String {
@@ -353,6 +374,15 @@ impl Vcpu {
         // SAFETY: called only after an MSR exit, for which KVM uses this member of the union.
         let msr = unsafe { &mut run.__bindgen_anon_1.msr };
         msr.error = u8::from(!accepted);
+    }
+
+    /// Completes a hypercall with `result` in RAX.
+    pub(crate) fn finish_hypercall(&mut self, result: u64) {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: called only after an exit for a hypercall, for which KVM uses this member of the
+        // union.
+        let call = unsafe { &mut run.__bindgen_anon_1.xen.u.hcall };
+        call.result = result;
     }
 
     /// Sets EFER. Returns `false` if KVM refuses it for a bit that the guest's CPUID does not show.

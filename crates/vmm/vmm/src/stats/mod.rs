@@ -70,7 +70,8 @@ impl ExitKind {
             Exit::ReadMsr { .. } => Self::ReadMsr,
             Exit::WriteMsr { .. } => Self::WriteMsr,
             Exit::Mmio { .. } => Self::Mmio,
-            Exit::TripleFault | Exit::Broken(_) => Self::Fatal,
+            // A hypercall that does not end the VM raises #UD under vmm.
+            Exit::TripleFault | Exit::Hypercall { .. } | Exit::Broken(_) => Self::Fatal,
         }
     }
 }

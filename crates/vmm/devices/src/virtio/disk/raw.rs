@@ -49,8 +49,4 @@ impl Disk for RawDisk {
         self.file.write_all_at(buffer, offset)?;
         Ok(buffer.len())
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.sync_data()
-    }
 }

@@ -15,9 +15,6 @@ pub trait Disk: Send {
 
     /// Writes `buffer` at `offset` (bytes from the start). Returns the number of bytes written.
     fn write_at(&mut self, buffer: &[u8], offset: u64) -> io::Result<usize>;
-
-    /// Makes completed writes durable across a power loss.
-    fn flush(&mut self) -> io::Result<()>;
 }
 
 /// Errors of opening a disk image.

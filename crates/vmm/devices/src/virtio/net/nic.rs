@@ -8,7 +8,7 @@ use virtio_bindings::{
 };
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
-use vmd_release::{Capabilities, Generation};
+use vmd_release::Capabilities;
 
 use super::{
     backend::FrameBackend,
@@ -63,14 +63,14 @@ pub struct Net {
 }
 
 impl Net {
-    /// The network device of `generation` on `backend`.
-    pub fn new(generation: Generation, options: NetOptions, backend: Box<dyn FrameBackend>) -> Self {
+    /// A network device on `backend`.
+    pub fn new(capabilities: &Capabilities, options: NetOptions, backend: Box<dyn FrameBackend>) -> Self {
         Self {
             options,
             backend,
             injected: VecDeque::new(),
             receiving: false,
-            header: if generation.capabilities().virtio_1 { 12 } else { 10 },
+            header: if capabilities.virtio_1 { 12 } else { 10 },
             buffer: vec![0; MAX_FRAME],
         }
     }
@@ -359,10 +359,10 @@ impl VirtioDevice for Net {
         1 << VIRTIO_NET_F_MAC | checksums
     }
 
-    /// The byte of the MAC address at each offset, whatever the width; all ones elsewhere
+    /// The byte of the MAC address at each offset, whatever the width; all else is unknown
     /// (`vionet_dev_read`).
     fn read_config(&self, offset: u8, _width: Width) -> Option<u32> {
-        Some(self.options.mac.0.get(usize::from(offset)).map_or(u32::MAX, |&byte| byte.into()))
+        self.options.mac.0.get(usize::from(offset)).map(|&byte| byte.into())
     }
 
     fn read_legacy_config(&self, offset: u8, width: Width, _eax: u32) -> Option<u32> {

@@ -97,7 +97,7 @@ fn rng_registers_before_any_driver() {
 #[test]
 fn blk_registers_after_a_driver_was_unloaded() {
     let disk = MemoryDisk::numbered(8);
-    let mut guest = GuestDriver::new(Generation::V7_8, Blk::new(Box::new(disk), Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, Blk::new(Box::new(disk)));
     // The recorded VM had 512 MiB, and its driver placed the queue just below the end.
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), 512 << 20)]).unwrap();
     guest.replace_ram(ram);
@@ -135,7 +135,11 @@ fn net_registers_before_any_driver() {
 /// The recorded NIC.
 fn net() -> Net {
     let mac = "fe:e1:bb:d1:b3:1b".parse().unwrap();
-    Net::new(Generation::V7_8, NetOptions { mac, locked: false, local: None }, Box::new(Unplugged))
+    Net::new(
+        &Generation::V7_8.capabilities(),
+        NetOptions { mac, locked: false, local: None },
+        Box::new(Unplugged),
+    )
 }
 
 /// Configuration spaces in the order of the slots, as bytes.
@@ -178,7 +182,7 @@ fn identities_and_capabilities_are_as_recorded() {
     let spaces = spaces(include_str!("../../../../../../tests/golden/pci/k73.config.hex.txt"));
     assert_eq!(spaces.len(), 4);
     assert_space(&GuestDriver::new(Generation::V7_8, Rng::new()).device, &spaces[1]);
-    let blk = Blk::new(Box::new(MemoryDisk::numbered(8)), Generation::V7_8);
+    let blk = Blk::new(Box::new(MemoryDisk::numbered(8)));
     assert_space(&GuestDriver::new(Generation::V7_8, blk).device, &spaces[2]);
 
     let spaces = self::spaces(include_str!("../../../../../../tests/golden/pci/k612.with-net.pci.txt"));

@@ -9,7 +9,7 @@ use std::sync::{
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
-use vmd_release::Generation;
+use vmd_release::{Capabilities, Generation};
 
 use crate::{
     bus::{PortAccess, Width},
@@ -63,11 +63,16 @@ pub(super) enum Buffer<'a> {
 
 impl<M: VirtioDevice> GuestDriver<M> {
     pub(super) fn new(generation: Generation, model: M) -> Self {
+        Self::with(generation.capabilities(), model)
+    }
+
+    /// A device of a vmd with `capabilities`.
+    pub(super) fn with(capabilities: Capabilities, model: M) -> Self {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
         let lines = Arc::new(LineLevels::default());
         let faults = FaultSlot::default();
         let resources = VirtioResources {
-            generation,
+            capabilities,
             ram: ram.clone(),
             irq: IrqLine::new(lines.clone(), 5),
             faults: faults.clone(),
@@ -78,7 +83,7 @@ impl<M: VirtioDevice> GuestDriver<M> {
             ram,
             faults,
             lines,
-            legacy: generation == Generation::V7_7,
+            legacy: !capabilities.virtio_1,
             next_avail: vec![0; queues],
             next_used: vec![0; queues],
         }

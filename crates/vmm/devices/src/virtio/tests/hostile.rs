@@ -95,7 +95,7 @@ proptest! {
     #[test]
     fn blk(generation in generation(), attack in attack()) {
         let disk = MemoryDisk::numbered(64);
-        let mut guest = GuestDriver::started(generation, Blk::new(Box::new(disk), generation));
+        let mut guest = GuestDriver::started(generation, Blk::new(Box::new(disk)));
         if survives(&mut guest, &attack) {
             guest.start();
             let header = [&[0; 8][..], &5u64.to_le_bytes()].concat();
@@ -133,7 +133,7 @@ proptest! {
     #[test]
     fn net(generation in generation(), attack in attack()) {
         let options = NetOptions { mac: MacAddr::generated(0, 0), locked: true, local: None };
-        let mut guest = GuestDriver::started(generation, Net::new(generation, options, Box::new(Unplugged)));
+        let mut guest = GuestDriver::started(generation, Net::new(&generation.capabilities(), options, Box::new(Unplugged)));
         if survives(&mut guest, &attack) {
             guest.start();
             guest.chain(1, 0, &[Buffer::Out(&[0; 80])]);
@@ -149,7 +149,7 @@ proptest! {
         accesses in vec((0..0x400u16, 0..3u8, any::<bool>(), prop_oneof![0..0x40_0000u32, any::<u32>()]), 0..64),
     ) {
         let disk = MemoryDisk::numbered(64);
-        let mut guest = GuestDriver::new(generation, Blk::new(Box::new(disk), generation));
+        let mut guest = GuestDriver::new(generation, Blk::new(Box::new(disk)));
         for (offset, width, write, value) in accesses {
             let width = [Width::Byte, Width::Word, Width::Dword][usize::from(width)];
             // Half of the accesses are at offsets with registers.

@@ -84,7 +84,7 @@ fn guest(
     options: NetOptions,
     backend: impl FrameBackend + 'static,
 ) -> GuestDriver<Net> {
-    GuestDriver::started(generation, Net::new(generation, options, Box::new(backend)))
+    GuestDriver::started(generation, Net::new(&generation.capabilities(), options, Box::new(backend)))
 }
 
 fn header(generation: Generation) -> usize {
@@ -312,7 +312,7 @@ fn queues_without_rings_end_the_vm_and_others_are_ignored() {
     let mut guest = guest(Generation::V7_8, options(), Unplugged);
     guest.notify(2);
     assert_eq!(guest.faults.get(), None);
-    let net = Net::new(Generation::V7_8, options(), Box::new(Unplugged));
+    let net = Net::new(&Generation::V7_8.capabilities(), options(), Box::new(Unplugged));
     let mut guest = GuestDriver::new(Generation::V7_8, net);
     guest.notify(1);
     assert_eq!(guest.faults.get(), None, "the driver is not ready: vmd does not look");

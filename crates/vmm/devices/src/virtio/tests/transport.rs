@@ -2,23 +2,24 @@
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
-use vmd_release::Generation;
+use vmd_release::{Generation, Unsettled};
 
 use super::MemoryDisk;
 use crate::{
     bus::Width,
     pci::PciFunction,
     virtio::{
-        DeviceType, Fault,
+        DeviceType, Fault, VirtioDevice,
         blk::Blk,
+        net::{MacAddr, Net, NetOptions, Unplugged},
         rng::Rng,
         scsi::Scsi,
         tests::guest_driver::{BUFFERS, GuestDriver, RAM, UNTOUCHED},
     },
 };
 
-fn blk(generation: Generation) -> Blk {
-    Blk::new(Box::new(MemoryDisk::numbered(8)), generation)
+fn blk() -> Blk {
+    Blk::new(Box::new(MemoryDisk::numbered(8)))
 }
 
 #[test]
@@ -29,7 +30,7 @@ fn legacy_identities_are_transitional_and_have_no_capabilities() {
         (DeviceType::Scsi, 0x1004),
         (DeviceType::Rng, 0x1005),
     ] {
-        let identity = kind.identity(Generation::V7_7.capabilities());
+        let identity = kind.identity(&Generation::V7_7.capabilities());
         assert_eq!((identity.vendor, identity.device, identity.revision), (0x1af4, device, 0));
         assert_eq!((identity.subsystem_vendor, identity.subsystem), (0x0b5d, kind.virtio_id()));
     }
@@ -38,7 +39,7 @@ fn legacy_identities_are_transitional_and_have_no_capabilities() {
 
 #[test]
 fn feature_and_address_registers_take_32_bit_writes_only() {
-    let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, blk());
     for width in [Width::Byte, Width::Word] {
         for register in [0x00, 0x08, 0x0c, 0x20, 0x24, 0x28, 0x2c, 0x30, 0x34] {
             guest.output(register, width, 1);
@@ -51,7 +52,7 @@ fn feature_and_address_registers_take_32_bit_writes_only() {
 
 #[test]
 fn the_status_takes_8_bit_writes_only_and_any_value() {
-    let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, blk());
     guest.output(0x14, Width::Dword, 1);
     guest.output(0x14, Width::Word, 1);
     assert_eq!(guest.status(), 0);
@@ -61,7 +62,7 @@ fn the_status_takes_8_bit_writes_only_and_any_value() {
 
 #[test]
 fn offered_features_accumulate_until_a_reset() {
-    let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, blk());
     guest.output(0x0c, Width::Dword, 0xffff_ffff);
     guest.output(0x0c, Width::Dword, 0);
     assert_eq!(guest.input(0x0c, Width::Dword), 0x4);
@@ -79,7 +80,7 @@ fn offered_features_accumulate_until_a_reset() {
 
 #[test]
 fn sixteen_bit_registers_use_eax_whatever_the_width() {
-    let mut guest = GuestDriver::started(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::started(Generation::V7_8, blk());
     guest.output(0x16, Width::Byte, 0x1234);
     assert_eq!(guest.input(0x16, Width::Word), 0x1234);
     guest.output(0x16, Width::Byte, 0);
@@ -91,7 +92,7 @@ fn sixteen_bit_registers_use_eax_whatever_the_width() {
 
 #[test]
 fn a_missing_queue_shows_size_0_and_the_previous_addresses() {
-    let mut guest = GuestDriver::started(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::started(Generation::V7_8, blk());
     guest.output(0x16, Width::Word, 0);
     let table = guest.input(0x20, Width::Dword);
     assert_ne!(table, 0);
@@ -107,7 +108,7 @@ fn a_missing_queue_shows_size_0_and_the_previous_addresses() {
 
 #[test]
 fn queue_registers_do_not_follow_the_queue_before_version_1_is_accepted() {
-    let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, blk());
     guest.output(0x16, Width::Word, 0);
     assert_eq!(guest.input(0x18, Width::Word), 0);
     guest.output(0x20, Width::Dword, 0x1000);
@@ -129,7 +130,7 @@ fn odd_and_empty_queues_are_disabled() {
 #[test]
 fn a_queue_outside_ram_ends_the_vm() {
     for generation in [Generation::V7_7, Generation::V7_8] {
-        let mut guest = GuestDriver::started(generation, blk(generation));
+        let mut guest = GuestDriver::started(generation, blk());
         let address = RAM as u64 - 4096;
         if generation == Generation::V7_7 {
             guest.output(0x08, Width::Dword, (address >> 12) as u32);
@@ -145,7 +146,7 @@ fn a_queue_outside_ram_ends_the_vm() {
 
 #[test]
 fn rings_that_lead_outside_ram_end_the_vm_when_they_are_used() {
-    let mut guest = GuestDriver::started(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::started(Generation::V7_8, blk());
     guest.output(0x2c, Width::Dword, 0);
     guest.output(0x28, Width::Dword, 0xfff0_0000);
     assert_eq!(guest.faults.get(), None, "vmd checks the descriptor table only");
@@ -155,7 +156,7 @@ fn rings_that_lead_outside_ram_end_the_vm_when_they_are_used() {
 
 #[test]
 fn a_reset_clears_the_queues_but_not_their_mappings() {
-    let mut guest = GuestDriver::started(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::started(Generation::V7_8, blk());
     guest.set_status(0);
     guest.notify(0);
     // Not a null ring: vmd keeps the old mapping, where both rings now coincide with the table.
@@ -164,7 +165,7 @@ fn a_reset_clears_the_queues_but_not_their_mappings() {
 
 #[test]
 fn areas_of_the_bar_and_their_gaps() {
-    let mut guest = GuestDriver::new(Generation::V7_8, blk(Generation::V7_8));
+    let mut guest = GuestDriver::new(Generation::V7_8, blk());
     for offset in [0x100, 0x1ff, 0x400, 0xffc] {
         assert_eq!(guest.input(offset, Width::Dword), 0xffff_ffff, "{offset:#x}");
     }
@@ -193,7 +194,7 @@ fn legacy_registers_answer_32_bits_or_not_at_all() {
     for offset in [0x01, 0x0d, 0x14, 0x40, 0x300] {
         assert_eq!(guest.input(offset, Width::Byte), UNTOUCHED, "{offset:#x}");
     }
-    let mut guest = GuestDriver::new(Generation::V7_7, blk(Generation::V7_7));
+    let mut guest = GuestDriver::new(Generation::V7_7, blk());
     for offset in [0x01, 0x0d, 0x40, 0x300] {
         assert_eq!(guest.input(offset, Width::Byte), 0xffff_ffff, "{offset:#x}");
     }
@@ -201,7 +202,7 @@ fn legacy_registers_answer_32_bits_or_not_at_all() {
 
 #[test]
 fn legacy_features_are_accepted_unchecked() {
-    let mut guest = GuestDriver::new(Generation::V7_7, blk(Generation::V7_7));
+    let mut guest = GuestDriver::new(Generation::V7_7, blk());
     assert_eq!(guest.input(0x00, Width::Dword), 0x4);
     guest.output(0x04, Width::Dword, 0xdead_beef);
     assert_eq!(guest.input(0x04, Width::Dword), 0xdead_beef);
@@ -209,7 +210,7 @@ fn legacy_features_are_accepted_unchecked() {
 
 #[test]
 fn after_a_legacy_reset_the_ring_is_at_address_0() {
-    let mut guest = GuestDriver::started(Generation::V7_7, blk(Generation::V7_7));
+    let mut guest = GuestDriver::started(Generation::V7_7, blk());
     guest.set_status(0);
     guest.notify(0);
     assert_eq!(guest.faults.get(), None);
@@ -219,7 +220,7 @@ fn after_a_legacy_reset_the_ring_is_at_address_0() {
 #[test]
 fn power_on_restores_the_initial_state() {
     for generation in [Generation::V7_7, Generation::V7_8] {
-        let mut guest = GuestDriver::started(generation, blk(generation));
+        let mut guest = GuestDriver::started(generation, blk());
         guest.device.reset();
         assert_eq!(guest.status(), 0);
         guest.start();
@@ -241,11 +242,64 @@ fn vectors_can_be_chosen_from_8_0_on() {
     assert_eq!(guest.input(0x10, Width::Word) & 0xffff, 0, "only 16 bits at once");
     guest.set_status(0);
     assert_eq!(guest.input(0x10, Width::Word) & 0xffff, 0xffff);
+    assert_eq!(guest.input(0x1a, Width::Word) & 0xffff, 0xffff, "a reset clears rng's");
 
     let mut guest = GuestDriver::new(Generation::V7_9, Rng::new());
     assert_eq!(guest.device.vectors(), 0);
     guest.output(0x10, Width::Word, 0);
     assert_eq!(guest.input(0x10, Width::Word) & 0xffff, 0xffff);
+}
+
+#[test]
+fn the_queues_vector_follows_the_selected_queue_of_rng_only() {
+    let mut rng = GuestDriver::new(Generation::V8_0, Rng::new());
+    rng.output(0x1a, Width::Word, 1);
+    rng.output(0x16, Width::Word, 7);
+    assert_eq!(rng.input(0x1a, Width::Word) & 0xffff, 0xffff, "there is no queue 7");
+    rng.output(0x16, Width::Word, 0);
+    assert_eq!(rng.input(0x1a, Width::Word) & 0xffff, 1);
+
+    let mut disk = GuestDriver::new(Generation::V8_0, blk());
+    disk.output(0x1a, Width::Word, 1);
+    disk.output(0x16, Width::Word, 7);
+    assert_eq!(disk.input(0x1a, Width::Word) & 0xffff, 1, "the last one written");
+}
+
+/// Reads of unknown registers: device configuration, notify area with an EAX that names no queue,
+/// and the area from 0x400 on.
+fn unknown<M: VirtioDevice>(generation: Generation, model: M) -> [u32; 3] {
+    let mut guest = GuestDriver::new(generation, model);
+    [0x380, 0x100, 0x400].map(|offset| guest.input(offset, Width::Dword))
+}
+
+#[test]
+fn unknown_registers_read_ones_up_to_7_9_and_mostly_zero_from_8_0_on() {
+    const ONES: u32 = u32::MAX;
+    let net = |generation: Generation| {
+        let options = NetOptions { mac: MacAddr([2, 0, 0, 0, 0, 1]), locked: false, local: None };
+        Net::new(&generation.capabilities(), options, Box::new(Unplugged))
+    };
+    for generation in [Generation::V7_8, Generation::V7_9] {
+        assert_eq!(unknown(generation, blk()), [ONES; 3], "{generation}");
+        assert_eq!(unknown(generation, net(generation)), [ONES; 3], "{generation}");
+        assert_eq!(unknown(generation, Rng::new()), [ONES, UNTOUCHED, ONES], "{generation}");
+    }
+    assert_eq!(unknown(Generation::V8_0, blk()), [0; 3]);
+    assert_eq!(unknown(Generation::V8_0, net(Generation::V8_0)), [0, ONES, 0]);
+    assert_eq!(unknown(Generation::V8_0, Rng::new()), [ONES, 0, ONES]);
+}
+
+#[test]
+fn feature_words_2_and_3_of_7_9_read_as_configured() {
+    for (ones, expected) in [(false, 0), (true, u32::MAX)] {
+        let unsettled = Unsettled { feature_words_read_ones: ones, ..Unsettled::default() };
+        let capabilities = Generation::V7_9.capabilities_with(unsettled);
+        let mut guest = GuestDriver::with(capabilities, blk());
+        guest.output(0, Width::Dword, 1);
+        assert_eq!(guest.input(4, Width::Dword), 1, "VERSION_1");
+        guest.output(0, Width::Dword, 2);
+        assert_eq!(guest.input(4, Width::Dword), expected);
+    }
 }
 
 #[test]
@@ -271,7 +325,7 @@ fn unsound_queues_are_disabled_by_8_0_and_end_the_vm_when_they_are_used() {
         (0x30, 0),
         (0x28, RAM as u32 - 64),
     ] {
-        let mut guest = GuestDriver::started(Generation::V8_0, blk(Generation::V8_0));
+        let mut guest = GuestDriver::started(Generation::V8_0, blk());
         guest.output(register, Width::Dword, value);
         assert_eq!(guest.faults.get(), None, "{register:#x}");
         guest.output(0x16, Width::Word, 0);
@@ -280,7 +334,7 @@ fn unsound_queues_are_disabled_by_8_0_and_end_the_vm_when_they_are_used() {
         guest.notify(0);
         assert_eq!(guest.faults.get(), Some(&Fault::NullRing { device: DeviceType::Blk, queue: 0 }));
     }
-    let mut guest = GuestDriver::started(Generation::V8_0, blk(Generation::V8_0));
+    let mut guest = GuestDriver::started(Generation::V8_0, blk());
     guest.output(0x18, Width::Word, 48);
     guest.output(0x16, Width::Word, 0);
     assert_eq!(guest.input(0x1c, Width::Word), 0, "no power of two");
@@ -289,7 +343,7 @@ fn unsound_queues_are_disabled_by_8_0_and_end_the_vm_when_they_are_used() {
 #[test]
 fn a_reset_clears_the_queue_registers_from_8_0_on() {
     for (generation, kept) in [(Generation::V7_9, true), (Generation::V8_0, false)] {
-        let mut guest = GuestDriver::started(generation, blk(generation));
+        let mut guest = GuestDriver::started(generation, blk());
         guest.set_status(0);
         assert_eq!(guest.input(0x20, Width::Dword) != 0, kept, "{generation}");
         assert_eq!(guest.input(0x1c, Width::Word) != 0, kept);

@@ -12,6 +12,8 @@
 //! writes, the status accepts 8-bit writes, and other widths are dropped there; the remaining
 //! registers take EAX whatever the width (`virtio_io_cfg` in virtio.c, `vionet_cfg_read` and
 //! `vionet_cfg_write` in vionet.c, 7.8).
+//!
+//! Reads where there is no register: see `unknown` and `unknown_register`.
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 
@@ -131,7 +133,7 @@ impl Registers {
                 if let Some(value) = model.read_config(register, access.width) {
                     access.answer_dword(value);
                 } else if !state.in_vm_process() {
-                    access.answer_dword(u32::MAX);
+                    access.answer_dword(unknown(state, area::DEVICE));
                 }
             }
             (Direction::In, area::NOTIFY) => read_notify(state, access),
@@ -140,7 +142,7 @@ impl Registers {
                 state.isr = 0;
                 state.irq.deassert();
             }
-            (Direction::In, _) => access.answer_dword(u32::MAX),
+            (Direction::In, area) => access.answer_dword(unknown(state, area)),
             (Direction::Out, area::COMMON) => {
                 return self.write(state, model, register, access.width, access.eax);
             }
@@ -163,8 +165,7 @@ impl Registers {
             reg::DRIVER_FEATURE_SELECT => self.driver_feature_select,
             reg::DRIVER_FEATURE => features(state, state.driver_features, self.driver_feature_select),
             reg::CONFIG_MSIX_VECTOR => state.config_vector.into(),
-            // From 8.0 on: the last written vector, whichever queue is selected.
-            reg::QUEUE_MSIX_VECTOR => self.queue_vector.unwrap_or(NO_VECTOR).into(),
+            reg::QUEUE_MSIX_VECTOR => self.queue_vector(state).into(),
             reg::NUM_QUEUES => state.queues.len() as u32,
             reg::DEVICE_STATUS => state.status.into(),
             // The configuration never changes, and all queues have the same notify offset.
@@ -240,6 +241,18 @@ impl Registers {
             _ => {}
         }
         Ok(())
+    }
+
+    /// QUEUE_MSIX_VECTOR, from 8.0 on: of the entropy device the selected queue's vector, which a
+    /// reset clears (`virtio_update_qs`, `virtio_pci_msix_io`); of all others the vector written
+    /// last, whichever queue is selected.
+    fn queue_vector(&self, state: &DeviceState) -> u16 {
+        let vector = if state.device_type == DeviceType::Rng {
+            state.queue_vectors.get(usize::from(self.queue_select)).copied()
+        } else {
+            self.queue_vector
+        };
+        vector.unwrap_or(NO_VECTOR)
     }
 
     /// Sets the MSI-X vector in `register`; a vector that does not exist becomes "none".
@@ -355,9 +368,23 @@ fn is_modern(state: &DeviceState) -> bool {
     has_split_rings(state) || state.driver_features & VERSION_1 != 0
 }
 
-/// The value of a register that does not exist, or of a feature word beyond the second: zero, but
-/// all ones from a NIC of 7.8 (`golden/pci/k612.v1cfg.net.txt`), which makes Linux see unsupported
-/// features in words 2 and 3. 7.9 answers zero.
+/// The value of an area of the BAR without registers, of a device configuration's unknown register
+/// or of the notify area: all ones; from 8.0 on zero from rng's notify area, from all of a disk's,
+/// and from a NIC's but the notify area (`virtio_io_notify`, `vioblk_read`, `vionet_read`).
+const fn unknown(state: &DeviceState, area: u16) -> u32 {
+    let zero = match state.device_type {
+        DeviceType::Rng => area == area::NOTIFY,
+        DeviceType::Net => area != area::NOTIFY,
+        DeviceType::Blk => true,
+        DeviceType::Scsi => false,
+    };
+    if state.capabilities.unknown_registers_read_zero && zero { 0 } else { u32::MAX }
+}
+
+/// The value of a common configuration's register that does not exist, or of a feature word beyond
+/// the second: zero, but all ones from a NIC of 7.8 (`golden/pci/k612.v1cfg.net.txt`), which makes
+/// Linux see unsupported features in words 2 and 3. Whether 7.9 answers so for the feature words is
+/// unsettled ([`vmd_release::Unsettled::feature_words_read_ones`]).
 fn unknown_register(state: &DeviceState) -> u32 {
     if state.device_type == DeviceType::Net && state.capabilities.net_unknown_registers_read_ones {
         u32::MAX
@@ -370,6 +397,7 @@ fn features(state: &DeviceState, features: u64, select: u32) -> u32 {
     match select {
         0 => features as u32,
         1 => (features >> 32) as u32,
+        _ if state.capabilities.feature_words_read_ones => u32::MAX,
         _ => unknown_register(state),
     }
 }
@@ -384,13 +412,14 @@ fn accept_features(state: &mut DeviceState, select: u32, value: u32) {
     state.driver_features = (state.driver_features | accepted) & state.device_features;
 }
 
-/// Answers a read of the notify area with all ones. A device in vmd's VM process first treats EAX
-/// as a notification and does not answer if it names no queue (`virtio_io_notify`;
+/// Answers a read of the notify area as [`unknown`] says. Up to 7.9 a device in vmd's VM process
+/// first treats EAX as a notification and does not answer if it names no queue (`virtio_io_notify`;
 /// `golden/pci/k73.v1cfg.rng.txt`, where the bytes shown for the device configuration are the
 /// previous EAX).
 fn read_notify(state: &DeviceState, access: &mut PortAccess) {
     let names_a_queue = usize::from(access.eax as u16) < state.queues.len();
-    if names_a_queue || !state.in_vm_process() {
-        access.answer_dword(u32::MAX);
+    let answers = state.capabilities.unknown_registers_read_zero || names_a_queue;
+    if answers || !state.in_vm_process() {
+        access.answer_dword(unknown(state, area::NOTIFY));
     }
 }
