@@ -10,7 +10,7 @@ use vmmlinux_fuzz::virtio::{BUFFERS, Entry, Machine, MemoryDisk};
 fuzz_target!(|input: (u8, u8, [Entry; 8], [bool; 8], Vec<u16>)| {
     let (request, sector, entries, proper, heads) = input;
     let generation = Generation::V7_9;
-    let mut machine = Machine::new(generation, Blk::new(Box::new(MemoryDisk::default()), generation));
+    let mut machine = Machine::new(generation, Blk::new(Box::new(MemoryDisk::default())));
     machine.start();
     machine.poke(BUFFERS, &[request & 0xf, 0, 0, 0, 0, 0, 0, 0, sector]);
     for (index, (entry, proper)) in entries.into_iter().zip(proper).enumerate() {

@@ -21,8 +21,8 @@ fuzz_target!(|input: (Vec<[u8; 16]>, Vec<Step>)| {
     for (n, descriptor) in descriptors.iter().take(256).enumerate() {
         memory.write_slice(descriptor, GuestAddress(n as u64 * 16)).unwrap();
     }
-    let map = MemoryMap::new(Generation::V7_8, 512 << 20).unwrap();
-    let pci = PciBus::new(Generation::V7_8, Arc::new(NoLines));
+    let map = MemoryMap::new(&Generation::V7_8.capabilities(), 512 << 20).unwrap();
+    let pci = PciBus::new(Generation::V7_8.capabilities(), Arc::new(NoLines));
     let mut device = FwCfg::new(memory, &map, &pci, Some(BootDevice::Disk));
     for step in script {
         if let Some(mut access) = step.access(&[0x510, 0x511, 0x514, 0x518]) {

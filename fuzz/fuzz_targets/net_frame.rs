@@ -23,7 +23,7 @@ fuzz_target!(|input: (bool, Vec<(u8, Vec<u8>)>)| {
     link.netboot = Some("vm".to_owned());
     let gateway = Gateway::new(&link, clock.clone());
     let options = NetOptions { mac: MAC, locked: false, local: Some(link) };
-    let mut machine = Machine::new(generation, Net::new(generation, options, Box::new(gateway)));
+    let mut machine = Machine::new(generation, Net::new(&generation.capabilities(), options, Box::new(gateway)));
     machine.start();
     for index in 0..32 {
         machine.buffer(0, index, 2048, 2);

@@ -42,7 +42,7 @@ impl PciFunction for Function {
 fuzz_target!(|input: (bool, u8, Vec<Step>)| {
     let (old, functions, script) = input;
     let generation = if old { Generation::V7_7 } else { Generation::V7_8 };
-    let mut bus = PciBus::new(generation, Arc::new(NoLines));
+    let mut bus = PciBus::new(generation.capabilities(), Arc::new(NoLines));
     for n in 0..functions % 12 {
         assert_eq!(bus.add(|_| Function).is_ok(), n < 10);
     }

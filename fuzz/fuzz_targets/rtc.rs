@@ -10,9 +10,9 @@ use vmmlinux_fuzz::{Step, clock, line, play};
 
 fuzz_target!(|script: Vec<Step>| {
     let clock = clock();
-    let memory = MemoryMap::new(Generation::V7_8, 8 << 30).unwrap().cmos();
+    let memory = MemoryMap::new(&Generation::V7_8.capabilities(), 8 << 30).unwrap().cmos();
     let mut rtc = Rtc::new(
-        Generation::V7_8,
+        Generation::V7_8.capabilities(),
         Arc::clone(&clock) as _,
         HostTicks::default(),
         line(8),

@@ -17,7 +17,7 @@ fuzz_target!(|script: Vec<Step>| {
     let clock = clock();
     let output = Box::new(std::io::sink());
     let mut uart =
-        Uart::new(Generation::V7_8, Arc::clone(&clock) as _, HostTicks::default(), line(4), output);
+        Uart::new(Generation::V7_8.capabilities(), Arc::clone(&clock) as _, HostTicks::default(), line(4), output);
     play(&mut uart, &clock, &PORTS, &script, |uart, what, argument| {
         let room = uart.input_room();
         assert!(room <= INPUT_CAPACITY);

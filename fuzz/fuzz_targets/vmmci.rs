@@ -17,7 +17,7 @@ const OFFSETS: [u16; 14] = [0, 4, 8, 12, 14, 16, 18, 19, 20, 24, 28, 32, 36, 0xf
 fuzz_target!(|script: Vec<Step>| {
     let clock = clock();
     let mut device = Vmmci::new(
-        Generation::V7_8,
+        Generation::V7_8.capabilities(),
         Arc::clone(&clock) as _,
         HostTicks::default(),
         line(6),

@@ -50,10 +50,6 @@ impl Disk for MemoryDisk {
         to[..length].copy_from_slice(&buffer[..length]);
         Ok(length)
     }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A guest physical address.
@@ -133,7 +129,7 @@ impl<M: VirtioDevice> Machine<M> {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
         let faults = FaultSlot::default();
         let attachment =
-            VirtioResources { generation, ram: ram.clone(), irq: line(5), faults: faults.clone() };
+            VirtioResources { capabilities: generation.capabilities(), ram: ram.clone(), irq: line(5), faults: faults.clone() };
         let device = VirtioPci::new(model, attachment);
         Self { device, ram, faults, legacy: generation == Generation::V7_7 }
     }
@@ -266,13 +262,13 @@ pub fn run_any(generation: Generation, kind: u8, steps: &[Step]) {
     match kind / 2 % 4 {
         0 => run(generation, Rng::from_source(|bytes| bytes.fill(1)), started, steps, |_| {}),
         1 => {
-            let blk = Blk::new(Box::new(MemoryDisk::default()), generation);
+            let blk = Blk::new(Box::new(MemoryDisk::default()));
             run(generation, blk, started, steps, |_| {});
         }
         2 => run(generation, Scsi::new(Box::new(MemoryDisk::default())), started, steps, |_| {}),
         _ => {
             let options = NetOptions { mac: MacAddr::generated(0, 0), locked: true, local: None };
-            let net = Net::new(generation, options, Box::new(Unplugged));
+            let net = Net::new(&generation.capabilities(), options, Box::new(Unplugged));
             run(generation, net, started, steps, |machine: &mut Machine<Net>| {
                 machine.device.can_receive();
                 machine.device.receive();

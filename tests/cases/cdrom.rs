@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use guest_tests::run::{Run, machine};
+use rstest::rstest;
 
 /// Bytes in a block of a CD.
 const BLOCK: usize = 2048;
@@ -45,38 +46,27 @@ fn write_cd(path: &Path) {
         put(block, 1, b"CD001\x01");
     }
     put(DESCRIPTORS + 1, 7, b"EL TORITO SPECIFICATION");
-    put(DESCRIPTORS + 1, 0x47, &(CATALOGUE as u32).to_le_bytes());
+    put(DESCRIPTORS + 1, 0x47, &u32::try_from(CATALOGUE).unwrap().to_le_bytes());
     // The validation entry, whose words add up to nothing; then the default entry: bootable, no emulation, one sector.
     put(CATALOGUE, 0, &[1]);
     put(CATALOGUE, 0x1c, &[0xaa, 0x55, 0x55, 0xaa]);
     put(CATALOGUE, 0x20, &[0x88, 0, 0, 0, 0, 0, 4, 0]);
-    put(CATALOGUE, 0x28, &(BOOT as u32).to_le_bytes());
+    put(CATALOGUE, 0x28, &u32::try_from(BOOT).unwrap().to_le_bytes());
     put(BOOT, 0, &boot_sector());
     // The firmware keeps the last character until there is another.
     put(TEXT, 0, format!("{SAYS}.").as_bytes());
     fs::write(path, cd).unwrap();
 }
 
-fn boots_on(host: &str) {
+#[rstest]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn a_cd_is_booted_from(#[values("7.7", "8.0")] host: &str) {
     let dir = tempfile::tempdir().unwrap();
     let cd = dir.path().join("cd.iso");
     write_cd(&cd);
     let name = format!("cdrom-{host}");
     let mut command = machine(&name, "6h");
     command.args(["--host", host, "-B", "cdrom", "--cdrom"]).arg(&cd);
-    let (status, console, errors) = Run::start(&name, command).end();
-    assert!(console.contains(SAYS), "{host}: {console}\n{errors}");
-    assert_eq!(status, 0, "{host}: {console}\n{errors}");
-}
-
-#[test]
-#[ignore = "boots a guest in the helper VM: make e2e"]
-fn a_cd_is_booted_from_on_7_7_with_legacy_virtio() {
-    boots_on("7.7");
-}
-
-#[test]
-#[ignore = "boots a guest in the helper VM: make e2e"]
-fn a_cd_is_booted_from_on_8_0() {
-    boots_on("8.0");
+    let ended = Run::start(&name, command).end().assert_status(0);
+    assert!(ended.console().contains(SAYS), "{}", ended.everything());
 }

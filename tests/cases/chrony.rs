@@ -1,13 +1,15 @@
 //! How near chrony keeps a guest's clock to the host's, with the kernel's driver and with vmmcid.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use debian_archive::Debian;
 use guest_tests::{
     chrony,
     daemon::{DaemonGuest, busybox},
-    run::{build, number, program},
+    event::Event,
+    run::{build, program},
 };
+use rstest::rstest;
 use support::{cache::Cache, progress::Quiet};
 
 /// What the manuals, vmmci(4) and vmmcid(8), tell to write into chrony.conf.
@@ -24,61 +26,27 @@ fn ten_minutes(name: &str, kernel: PathBuf, host: &str, refclock: &str, paramete
     files.push(("etc/chrony.conf".to_owned(), conf));
     let guest = DaemonGuest::with_files(kernel, &busybox(&cache), &program("clockwatch"), &files);
     let run = guest.run(&format!("chrony-{name}-{host}"), host, "chrony", parameters);
-    run.expect("guest: chrony has the time");
-    run.expect_within(Duration::from_mins(25), "guest: measured");
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    let line = console.lines().find(|line| line.contains("offsets: ")).unwrap_or_else(|| panic!("{console}"));
-    println!("{name} on {host}: {line}");
+    run.done("waitsync");
+    let ended = run.end().assert_status(0);
+    let offsets = ended.one(|event| if let Event::Offsets(offsets) = event { Some(*offsets) } else { None });
+    println!("{name} on {host}: {offsets:?}");
     for expected in ["System clock was stepped", "Frequency", "Skew"] {
-        println!("{}", console.lines().find(|line| line.contains(expected)).unwrap_or_default());
+        println!("{}", ended.console().lines().find(|line| line.contains(expected)).unwrap_or_default());
     }
-    assert!(number(line, "size ") < 500_000, "{line}");
-    assert!(number(line, "p99 ") < 5_000_000, "{line}");
+    assert!(offsets.size < 500_000, "{offsets:?}");
+    assert!(offsets.p99 < 5_000_000, "{offsets:?}");
 }
 
-fn by_the_driver(host: &str) {
+#[rstest]
+#[ignore = "watches clocks for ten minutes: make long-test"]
+fn long_chrony_keeps_the_guest_exact_by_the_driver(#[values("7.7", "7.8", "7.9", "8.0")] host: &str) {
     ten_minutes("driver", build().join("bzImage"), host, PHC, "");
 }
 
-fn by_vmmcid(host: &str) {
+#[rstest]
+#[ignore = "watches clocks for ten minutes: make long-test"]
+fn long_chrony_keeps_the_guest_exact_by_vmmcid(#[values("7.8", "8.0")] host: &str) {
     let cache = Cache::user().unwrap();
     let kernel = Debian::new(&cache, "trixie", &Quiet).kernel("linux-image-cloud-amd64").unwrap();
     ten_minutes("vmmcid", kernel.vmlinuz, host, SOCK, "vmmcid=--chrony,/run/chrony.vmmci.sock");
-}
-
-#[test]
-#[ignore = "watches clocks for ten minutes: make long-test"]
-fn long_chrony_keeps_the_guest_exact_by_the_driver_on_7_7() {
-    by_the_driver("7.7");
-}
-
-#[test]
-#[ignore = "watches clocks for ten minutes: make long-test"]
-fn long_chrony_keeps_the_guest_exact_by_the_driver_on_7_8() {
-    by_the_driver("7.8");
-}
-
-#[test]
-#[ignore = "watches clocks for ten minutes: make long-test"]
-fn long_chrony_keeps_the_guest_exact_by_the_driver_on_7_9() {
-    by_the_driver("7.9");
-}
-
-#[test]
-#[ignore = "watches clocks for ten minutes: make long-test"]
-fn long_chrony_keeps_the_guest_exact_by_the_driver_on_8_0() {
-    by_the_driver("8.0");
-}
-
-#[test]
-#[ignore = "watches clocks for ten minutes: make long-test"]
-fn long_chrony_keeps_the_guest_exact_by_vmmcid_on_7_8() {
-    by_vmmcid("7.8");
-}
-
-#[test]
-#[ignore = "watches clocks for ten minutes: make long-test"]
-fn long_chrony_keeps_the_guest_exact_by_vmmcid_on_8_0() {
-    by_vmmcid("8.0");
 }

@@ -16,7 +16,7 @@ use guest_tests::{
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGB4fYfCEpGuvzTPVrFgjvQ4qM6qyYTT2rTe9JQpTbIL me@example";
 
-/// What a guest may warn of, and why nobody mends it.
+/// Warnings of a guest that are expected, with the reason.
 const WARNINGS: [(&str, &str); 12] = [
     ("TSC doesn't count with P0 frequency", "vmm shows an AMD processor without the bit that says so"),
     (
@@ -38,7 +38,7 @@ const WARNINGS: [(&str, &str); 12] = [
         "8.0's ticks come when the host has time; Linux then believes the PM timer",
     ),
     (BUS_MSR, "Linux asks AMD processors for a bridge's register; recorded on a real vmd"),
-    ("Using degraded feature set", "behind the machine's local interface is nobody who answers DNS"),
+    ("Using degraded feature set", "no name server answers behind the machine's local interface"),
 ];
 
 /// Debian's kernel asks for it early, and shows how it came to that.
@@ -115,20 +115,18 @@ impl Debian {
     /// Has it power off from within, to be found clean then, and gives what `vmmlinux run` said.
     fn power_off(&self, mut run: Run) -> String {
         run.send(b"poweroff\n");
-        let (status, console, errors) = run.end();
-        assert_eq!(status, 0, "{console}\n{errors}");
+        let ended = run.end().assert_status(0);
         self.assert_clean();
-        errors
+        ended.errors
     }
 
     /// Stops it as vmctl(8) does, to be found clean then, and gives what it wrote on its console.
     fn stop(&self, run: Run) -> String {
         run.obey(&["stop"]);
-        let (status, console, errors) = run.end();
-        assert_eq!(status, 0, "{console}\n{errors}");
-        assert!(errors.contains("went down as asked"), "{errors}");
+        let ended = run.end().assert_status(0);
+        assert!(ended.errors.contains("went down as asked"), "{}", ended.errors);
         self.assert_clean();
-        console
+        ended.seen.text
     }
 
     /// Whether e2fsck finds the root file system sound and unmounted in order.
@@ -178,7 +176,7 @@ fn assert_well(run: &mut Run, shell: &mut Shell) {
     assert!(unknown.is_empty(), "{unknown:#?}");
 }
 
-/// The warnings that nobody knows of, without the stack that belongs to a known one.
+/// The unexpected warnings, without the stack that belongs to an expected one.
 fn unknown(journal: &str) -> Vec<&str> {
     let mut in_stack = false;
     let mut unknown = Vec::new();
@@ -471,8 +469,8 @@ fn grub() -> Debian {
             "-d",
         ])
         .arg(debian.path("disk.img"));
-    let (status, console, errors) = Run::start(&debian.name, installer).end();
-    assert!(status == 0 && console.contains("GRUB has been installed"), "{console}\n{errors}");
+    let ended = Run::start(&debian.name, installer).end().assert_status(0);
+    assert!(ended.console().contains("GRUB has been installed"), "{}", ended.everything());
     debian.assert_clean();
     debian
 }

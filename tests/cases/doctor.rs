@@ -3,16 +3,20 @@
 use std::fs;
 
 use debian_archive::Debian;
-use guest_tests::run::{Guest, build, program, stripped};
+use guest_tests::{
+    event::Event,
+    run::{Guest, build, stripped},
+};
+use rstest::rstest;
 use serde_json::Value;
 use support::{cache::Cache, progress::Quiet};
 
-/// What the doctor said in a guest.
+/// The doctor's reports and exit statuses in a guest.
 struct Examined {
-    /// To root, who measures.
+    /// For root, who measures.
     root: (Value, i32),
-    /// To nobody, who does not.
-    nobody: (Value, i32),
+    /// As the user nobody, without privileges.
+    user: (Value, i32),
 }
 
 /// Boots a guest with a disk on a vmd, and has it examined.
@@ -22,16 +26,14 @@ fn examine(guest: &Guest, name: &str, host: &str, kernel: &str) -> Examined {
     fs::write(&disk, vec![0; 1 << 20]).unwrap();
     let append = format!("console=ttyS0,115200 quiet {kernel} -- doctor poweroff");
     let run = guest.start(name, &append, &["--host", host, "-i", "-d", disk.to_str().unwrap()]);
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    let said = |user: &str| {
-        let parts = console.split_once(&format!("guest: {user} begins")).and_then(|(_, rest)| {
-            let (json, rest) = rest.split_once(&format!("guest: {user} ends with "))?;
-            Some((serde_json::from_str(json).ok()?, rest.lines().next()?.trim().parse().ok()?))
-        });
-        parts.unwrap_or_else(|| panic!("{console}\n{errors}"))
+    let ended = run.end().assert_status(0);
+    let found_for = |whom: &str| {
+        ended.one(|event| match event {
+            Event::Examined { user, report, status } if user == whom => Some((report.clone(), *status)),
+            _ => None,
+        })
     };
-    let examined = Examined { root: said("root"), nobody: said("nobody") };
+    let examined = Examined { root: found_for("root"), user: found_for("nobody") };
     println!("{name}:");
     for finding in examined.root.0["findings"].as_array().unwrap() {
         println!("  {} {}", finding["severity"], finding["what"]);
@@ -62,47 +64,43 @@ fn saying<'a>(report: &'a Value, of: &'a str, what: &str) -> &'a Value {
         .unwrap_or_else(|| panic!("{of}: nothing says {what}: {report:#}"))
 }
 
-#[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
-fn with_our_kernel_all_is_well_on_every_host() {
+/// Root knows the host. The memory map, which tells 7.9 from 7.8, may be root's: without it a report names both.
+fn assert_recognised(root: &Value, user: &Value, host: &str) {
+    assert_eq!(root["host"]["vmd"], serde_json::json!([host]), "{root:#}");
+    let known = user["host"]["vmd"].as_array().unwrap();
+    assert!(known.contains(&host.into()) && known.len() <= 2, "{user:#}");
+}
+
+#[rstest]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn with_our_kernel_all_is_well(#[values("7.7", "7.8", "7.9", "8.0")] host: &str) {
     let dir = tempfile::tempdir().unwrap();
     let doctor = dir.path().join("doctor");
     stripped("vmmlinux-doctor", &doctor);
-    let guest = Guest::with_files(
-        &program("guest"),
-        build().join("bzImage"),
-        &[],
-        &[("vmmlinux-doctor", doctor.as_path())],
-    );
-    for host in ["7.7", "7.8", "7.9", "8.0"] {
-        let Examined { root, nobody } = examine(&guest, &format!("doctor-{host}"), host, "");
-        for (report, status) in [&root, &nobody] {
-            assert_eq!(report["host"]["vmd"], serde_json::json!([host]), "{report:#}");
-            assert_eq!(*status, 0, "{host}: {report:#}");
-            saying(report, "control device", "the kernel's driver handles the host's commands");
-            saying(report, "clock", "clocksource tsc");
-            assert_eq!(saying(report, "virtio", "disk")["severity"], "ok");
-            let configuration = topic(report, "kernel configuration").next().unwrap();
-            assert!(configuration["evidence"][0].as_str().unwrap().contains("/proc/config.gz"), "{report:#}");
-        }
-        // A driver's files are everybody's; what the bound of its error allows for is what the machine was slow by.
-        for (report, _) in [&root, &nobody] {
-            let (_, offset) = figure(report, "offset_seconds");
-            let (_, error) = figure(report, "offset_error_seconds");
-            assert!(offset.abs() < 1.0 + error, "{host}: {report:#}");
-        }
-        let (_, ppm) = figure(&root.0, "rate_ppm");
-        let (rate, error) = figure(&root.0, "rate_error_ppm");
-        println!("{host}: {}", rate["what"].as_str().unwrap());
-        assert!(ppm.abs() <= error + 2.0, "{host}: {rate:#}");
-        assert!(
-            nobody.0["findings"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .all(|finding| finding["figures"]["rate_ppm"].is_null())
-        );
+    let guest = Guest::with_files(build().join("bzImage"), &[], &[("vmmlinux-doctor", &doctor)]);
+    let Examined { root, user } = examine(&guest, &format!("doctor-{host}"), host, "");
+    assert_recognised(&root.0, &user.0, host);
+    for (report, status) in [&root, &user] {
+        assert_eq!(*status, 0, "{host}: {report:#}");
+        saying(report, "control device", "the kernel's driver handles the host's commands");
+        saying(report, "clock", "clocksource tsc");
+        assert_eq!(saying(report, "virtio", "disk")["severity"], "ok");
+        let configuration = topic(report, "kernel configuration").next().unwrap();
+        assert!(configuration["evidence"][0].as_str().unwrap().contains("/proc/config.gz"), "{report:#}");
     }
+    // A driver's files are everybody's; what the bound of its error allows for is what the machine was slow by.
+    for (report, _) in [&root, &user] {
+        let (_, offset) = figure(report, "offset_seconds");
+        let (_, error) = figure(report, "offset_error_seconds");
+        assert!(offset.abs() < 1.0 + error, "{host}: {report:#}");
+    }
+    let (_, ppm) = figure(&root.0, "rate_ppm");
+    let (rate, error) = figure(&root.0, "rate_error_ppm");
+    println!("{host}: {}", rate["what"].as_str().unwrap());
+    assert!(ppm.abs() <= error + 2.0, "{host}: {rate:#}");
+    assert!(
+        user.0["findings"].as_array().unwrap().iter().all(|finding| finding["figures"]["rate_ppm"].is_null())
+    );
 }
 
 /// A guest with Debian's kernel, its configuration, and a driver for the disk.
@@ -125,15 +123,15 @@ fn stock(suite: &str) -> Guest {
         .collect();
     let config = format!("boot/config-{}", kernel.release);
     let files = [("vmmlinux-doctor", doctor.as_path()), (config.as_str(), kernel.config.as_path())];
-    Guest::with_files(&program("guest"), kernel.vmlinuz, &modules, &files)
+    Guest::with_files(kernel.vmlinuz, &modules, &files)
 }
 
 #[test]
 #[ignore = "boots a guest in the helper VM: make e2e"]
 fn a_stock_kernels_troubles_are_found() {
-    let Examined { root, nobody } = examine(&stock("trixie"), "doctor-stock", "7.8", "");
-    for (report, status) in [&root, &nobody] {
-        assert_eq!(report["host"]["vmd"], serde_json::json!(["7.8"]), "{report:#}");
+    let Examined { root, user } = examine(&stock("trixie"), "doctor-stock", "7.8", "");
+    assert_recognised(&root.0, &user.0, "7.8");
+    for (report, status) in [&root, &user] {
         assert_eq!(*status, 2, "{report:#}");
         for (of, what) in [
             ("control device", "no driver for vmmci"),
@@ -154,25 +152,23 @@ fn a_stock_kernels_troubles_are_found() {
     let (rate, ppm) = figure(&root.0, "rate_ppm");
     let (_, error) = figure(&root.0, "rate_error_ppm");
     assert!(ppm.abs() <= error + 20.0, "{rate:#}");
-    saying(&nobody.0, "clock", "could not be held against the host's");
+    saying(&user.0, "clock", "could not be held against the host's");
 }
 
-#[test]
-#[ignore = "boots eight guests: make long-test"]
-fn long_stock_kernels_are_examined_on_every_host() {
-    for (suite, kernel) in
-        [("trixie", ""), ("trixie-backports", "initcall_blacklist=print_s5_reset_status_mmio")]
-    {
-        let guest = stock(suite);
-        for host in ["7.7", "7.8", "7.9", "8.0"] {
-            let name = format!("doctor-{suite}-{host}");
-            let Examined { root, .. } = examine(&guest, &name, host, kernel);
-            assert_eq!(root.0["host"]["vmd"], serde_json::json!([host]), "{:#}", root.0);
-            assert_eq!(root.1, 2, "{:#}", root.0);
-            if host == "7.7" {
-                // Ticks are all that it counts.
-                assert_eq!(figure(&root.0, "rate_ppm").0["severity"], "warning", "{:#}", root.0);
-            }
-        }
+#[rstest]
+#[ignore = "boots a guest in the helper VM: make long-test"]
+fn long_stock_kernels_are_examined(
+    #[values(("trixie", ""), ("trixie-backports", "initcall_blacklist=print_s5_reset_status_mmio"))]
+    stock_kernel: (&str, &str),
+    #[values("7.7", "7.8", "7.9", "8.0")] host: &str,
+) {
+    let (suite, parameters) = stock_kernel;
+    let Examined { root: (report, status), .. } =
+        examine(&stock(suite), &format!("doctor-{suite}-{host}"), host, parameters);
+    assert_eq!(report["host"]["vmd"], serde_json::json!([host]), "{report:#}");
+    assert_eq!(status, 2, "{report:#}");
+    if host == "7.7" {
+        // Ticks are all that it counts.
+        assert_eq!(figure(&report, "rate_ppm").0["severity"], "warning", "{report:#}");
     }
 }

@@ -41,8 +41,9 @@ fn a_guest_finds_what_it_finds_on_a_real_vmd() {
     let mut run = Command::new(vmmlinux());
     run.args(["run", "--accel", "nested", "--name", "fidelity", "--no-reboot", "--timeout", "15m"])
         .arg(&image);
-    let (_, console, errors) = Run::start("fidelity", run).end();
-    let sections = probes::sections(&console).unwrap_or_else(|problem| panic!("{problem}\n{errors}"));
+    let ended = Run::start("fidelity", run).end();
+    let sections =
+        probes::sections(ended.console()).unwrap_or_else(|problem| panic!("{problem}\n{}", ended.errors));
     let report = fidelity::report(&sections);
     println!("{report}");
     assert!(report.is_faithful(), "{report}");

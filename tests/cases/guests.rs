@@ -3,7 +3,11 @@
 use std::{env, process::Command};
 
 use ::bench::Baseline;
-use guest_tests::run::{Guest, Run, build, program, vmmlinux};
+use guest_tests::{
+    event::Event,
+    run::{Guest, Run, build, vmmlinux},
+};
+use rstest::rstest;
 use support::{cache::Cache, progress::Quiet};
 
 /// What the shell of an image's guest is told: it writes to the disk and reads that back from there, talks to the
@@ -40,74 +44,50 @@ fn our_image_on(host: &str) -> String {
     run.send(CHECK.as_bytes());
     run.expect("disk-good");
     run.expect("network-good");
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    errors
+    run.end().assert_status(0).errors
 }
 
-#[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
-fn our_image_runs_on_7_7_with_legacy_virtio() {
-    our_image_on("7.7");
-}
-
-#[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
-fn our_image_runs_on_7_8() {
-    // Which answers the feature words 2 and 3 with all ones (golden/pci/k612.v1cfg.net.txt): patch 0002.
-    our_image_on("7.8");
-}
-
-#[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
-fn our_image_runs_on_7_9() {
-    our_image_on("7.9");
-}
-
-#[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
-fn our_image_runs_on_8_0_and_powers_off_through_acpi() {
-    let errors = our_image_on("8.0");
-    assert!(errors.contains("powered"), "{errors}");
+/// 7.7 has legacy virtio; 7.8 answers the feature words 2 and 3 with all ones (golden/pci/k612.v1cfg.net.txt); 8.0 has ACPI.
+#[rstest]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn our_image_runs(#[values("7.7", "7.8", "7.9", "8.0")] host: &str) {
+    let errors = our_image_on(host);
+    if host == "8.0" {
+        assert!(errors.contains("powered"), "{errors}");
+    }
 }
 
 fn stock(baseline: Baseline) -> Guest {
     let kernel = baseline.kernel(&Cache::user().unwrap(), &Quiet).unwrap();
-    Guest::with_kernel(&program("guest"), kernel.image, &[])
+    Guest::with_kernel(kernel.image, &[])
+}
+
+#[rstest]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn a_stock_kernel_boots(#[values(Baseline::V6_1, Baseline::V6_12, Baseline::V7_3)] baseline: Baseline) {
+    let (guest, version) = (stock(baseline), baseline.as_str());
+    let run = guest.run_with(&format!("stock-{version}"), "poweroff", baseline.crutch(), &[]);
+    let ended = run.end().assert_status(0);
+    assert!(ended.has(&Event::Ready), "{}", ended.everything());
 }
 
 #[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
-fn stock_kernels_boot() {
-    for baseline in Baseline::ALL {
-        let (guest, version) = (stock(baseline), baseline.as_str());
-        let run = guest.run_with(&format!("stock-{version}"), "poweroff", baseline.crutch(), &[]);
-        let (status, console, errors) = run.end();
-        assert_eq!(status, 0, "{version}: {console}\n{errors}");
-        assert!(console.contains("guest: ready"), "{version}: {console}\n{errors}");
-    }
-}
-
-#[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
+#[ignore = "boots a guest in the helper VM: make e2e"]
 fn stock_7_3_dies_at_the_chipsets_register_as_on_a_real_vmd() {
-    let guest = stock(Baseline::V7_3);
-    let (status, console, errors) = guest.run("stock-dies", "poweroff", &[]).end();
-    assert_eq!(status, 3, "{console}\n{errors}");
-    assert!(errors.contains("0xfed803"), "{errors}");
-    assert!(!console.contains("guest: ready"), "{console}");
+    let ended = stock(Baseline::V7_3).run("stock-dies", "poweroff", &[]).end().assert_status(3);
+    assert!(ended.errors.contains("0xfed803"), "{}", ended.everything());
+    assert!(!ended.has(&Event::Ready), "{}", ended.everything());
 }
 
-/// As many boots of our kernel in one machine, which is reset each time.
+/// Boots our kernel so many times in one machine, which is reset each time.
 fn boots(times: usize) {
-    let guest = Guest::with_our_kernel(&program("guest"));
+    let guest = Guest::ours();
     let run = guest.run(&format!("boots-{times}"), "reset", &[]);
     for booted in (1..=times).step_by(10).chain([times]) {
-        run.expect_times("guest: ready", booted);
+        run.expect_events(&Event::Ready, booted);
     }
     run.obey(&["stop", "-f"]);
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 4, "{console}\n{errors}");
+    run.end().assert_status(4);
 }
 
 #[test]

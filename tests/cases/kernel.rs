@@ -1,123 +1,104 @@
 //! Our kernel on every vmd, without a word about vmd on its command line: time, and how it goes down.
 
-use std::fs;
+use guest_tests::{
+    event::Event,
+    probes,
+    run::{Ended, Guest, build},
+};
+use rstest::rstest;
+use vmm::ExitReason;
 
-use guest_tests::run::{Guest, program};
-
-const HOSTS: [&str; 4] = ["7.7", "7.8", "7.9", "8.0"];
-
-fn guest() -> Guest {
-    Guest::with_our_kernel(&program("guest"))
-}
-
-/// A guest that has gone down.
-struct Gone {
-    console: String,
-    errors: String,
-    statistics: serde_json::Value,
-}
-
-/// Boots, carries `words` out and ends in order. `kernel` is all of the command line but the console.
-fn run(name: &str, kernel: &str, words: &str, arguments: &[&str]) -> Gone {
+/// Boots, carries `words` out and ends in order. `parameters` are all of the command line but the console.
+fn run(name: &str, parameters: &str, words: &str, arguments: &[&str]) -> Ended {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("statistics");
-    let append = format!("console=ttyS0,115200 {kernel} -- {words}");
-    let all = [&["--no-reboot", "--stats", file.to_str().unwrap()], arguments].concat();
-    let guest = guest();
-    let (status, console, errors) = guest.start(name, &append, &all).end();
-    assert_eq!(status, 0, "{name}: {console}\n{errors}");
-    assert!(console.contains("guest: ready"), "{name}: {console}\n{errors}");
-    assert!(!console.contains("guest: failed"), "{name}: {console}");
-    let statistics = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-    Gone { console, errors, statistics }
+    let tscrate = dir.path().join("tscrate");
+    probes::compile("tscrate", &tscrate).unwrap();
+    let guest = Guest::with_files(build().join("bzImage"), &[], &[("tscrate", &tscrate)]);
+    let append = format!("console=ttyS0,115200 {parameters} -- {words}");
+    let ended = guest.start(name, &append, &[&["--no-reboot"], arguments].concat()).end().assert_status(0);
+    assert!(ended.has(&Event::Ready), "{}", ended.everything());
+    ended
 }
 
-impl Gone {
-    /// What follows `before` on its line.
-    fn said(&self, before: &str) -> &str {
-        let (_, rest) =
-            self.console.split_once(before).unwrap_or_else(|| panic!("no {before}: {}", self.console));
-        rest.lines().next().unwrap().trim()
-    }
-
-    /// How far the guest's clock is from the host's, which counts the TSC, in ppm.
-    fn ppm(&self) -> f64 {
-        let rate: f64 = self.said("tsc rate: ").trim_end_matches(" Hz").parse().unwrap();
-        let host = self.statistics["statistics"]["tsc_hz"].as_f64().unwrap();
-        (host / rate - 1.0) * 1e6
-    }
-
-    /// The kernel did nothing that this hardware does not answer.
-    fn assert_quiet(&self) {
-        for complaint in
-            ["unchecked MSR", "Unable to calibrate", "calibration failed", "WARNING:", "Call Trace"]
-        {
-            assert!(!self.console.contains(complaint), "{complaint}: {}", self.console);
-        }
+/// The kernel did nothing that this hardware does not answer.
+fn assert_quiet(ended: &Ended) {
+    for complaint in ["unchecked MSR", "Unable to calibrate", "calibration failed", "WARNING:", "Call Trace"]
+    {
+        assert!(!ended.console().contains(complaint), "{complaint}: {}", ended.everything());
     }
 }
 
-/// The rate is exact where CPUID tells it, else within 1 ppm; then the guest goes down by `end`.
-fn right_time(vendor: &str, allowed_ppm: f64, end: &str, ended: &str) {
-    for host in HOSTS {
-        let name = format!("clock-{vendor}-{host}");
-        let words = format!("clock steps {end}");
-        let gone = run(&name, "", &words, &["--host", host, "--cpu-vendor", vendor]);
-        assert_eq!(gone.said("guest: clocksource "), "tsc", "{host}: {}", gone.console);
-        println!("{vendor} {host}: {:+.4} ppm", gone.ppm());
-        assert!(gone.ppm().abs() <= allowed_ppm, "{host}: {} ppm, {}", gone.ppm(), gone.console);
-        assert!(gone.console.contains("guest: 0 steps backwards"), "{host}: {}", gone.console);
-        gone.assert_quiet();
-        let acpi = host == "8.0" && end == "poweroff";
-        let ended = if acpi { "powered itself off" } else { ended };
-        assert!(gone.errors.contains(ended), "{host}: {}", gone.errors);
-    }
+/// The clocksource that the kernel chose, and the TSC's rate by it.
+fn clock(ended: &Ended) -> (String, f64) {
+    ended.one(|event| match event {
+        Event::Clock { source, tsc_hz } => Some((source.clone(), *tsc_hz)),
+        _ => None,
+    })
+}
+
+/// The guest's clock is at most so many ppm from the host's, which counts the TSC, and goes forward only.
+fn assert_right_time(ended: &Ended, host: &str, allowed_ppm: f64) {
+    let (source, rate) = clock(ended);
+    let ppm = (ended.statistics()["tsc_hz"].as_f64().unwrap() / rate - 1.0) * 1e6;
+    println!("{host}: {ppm:+.4} ppm");
+    assert_eq!(source, "tsc", "{}", ended.everything());
+    assert!(ppm.abs() <= allowed_ppm, "{ppm} ppm: {}", ended.everything());
+    assert!(ended.has(&Event::StepsBackwards(0)), "{}", ended.everything());
+    assert_quiet(ended);
+}
+
+/// CPUID tells the rate exactly.
+#[rstest]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn on_amd_the_tsc_is_exact_and_a_reboot_restarts(#[values("7.7", "7.8", "7.9", "8.0")] host: &str) {
+    let arguments = ["--host", host, "--cpu-vendor", "amd"];
+    let ended = run(&format!("clock-amd-{host}"), "", "clock steps reset", &arguments);
+    assert_right_time(&ended, host, 0.1);
+    assert_eq!(ended.reason(), ExitReason::Reset);
+}
+
+#[rstest]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn on_intel_the_tsc_is_refined_and_a_poweroff_ends(#[values("7.7", "7.8", "7.9", "8.0")] host: &str) {
+    let arguments = ["--host", host, "--cpu-vendor", "intel"];
+    let ended = run(&format!("clock-intel-{host}"), "", "clock steps poweroff", &arguments);
+    assert_right_time(&ended, host, 1.0);
+    let acpi = host == "8.0";
+    assert_eq!(ended.reason(), if acpi { ExitReason::PoweredOff } else { ExitReason::GuestShutdown });
+}
+
+#[rstest]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn a_halt_ends_the_guest(#[values("7.7", "7.8", "7.9", "8.0")] host: &str) {
+    let ended = run(&format!("halt-{host}"), "quiet", "halt", &["--host", host]);
+    assert!(matches!(ended.reason(), ExitReason::HaltedWithInterruptsOff(_)), "{}", ended.everything());
+}
+
+#[rstest]
+#[case::on_7_7("7.7", "", &["--variable-tsc"])]
+#[case::on_7_8("7.8", "", &["--variable-tsc"])]
+#[case::on_8_0("8.0", "", &["--variable-tsc"])]
+#[case::unstable_on_7_9("7.9", "tsc=unstable", &[])]
+#[case::chosen_on_7_9("7.9", "clocksource=vmm-clock", &[])]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn without_a_steady_tsc_the_hosts_clock_is_read(
+    #[case] host: &str,
+    #[case] parameters: &str,
+    #[case] arguments: &[&str],
+) {
+    let all = [&["--host", host], arguments].concat();
+    let name = format!("no-tsc-{host}{}", parameters.len());
+    let ended = run(&name, parameters, "clock steps poweroff", &all);
+    assert_eq!(clock(&ended).0, "vmm-clock", "{}", ended.everything());
+    assert!(ended.has(&Event::StepsBackwards(0)), "{}", ended.everything());
+    assert_quiet(&ended);
 }
 
 #[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
-fn on_amd_the_tsc_is_exact_and_a_reboot_restarts() {
-    right_time("amd", 0.1, "reset", "the guest reset itself");
-}
-
-#[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
-fn on_intel_the_tsc_is_refined_and_a_poweroff_ends() {
-    right_time("intel", 1.0, "poweroff", "announced its shutdown through vmmci");
-}
-
-#[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
-fn a_halt_ends_the_guest() {
-    for host in HOSTS {
-        let gone = run(&format!("halt-{host}"), "quiet", "halt", &["--host", host]);
-        assert!(gone.errors.contains("halted with interrupts disabled"), "{host}: {}", gone.errors);
-    }
-}
-
-#[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
-fn without_a_steady_tsc_the_hosts_clock_is_read() {
-    for (host, kernel, arguments) in [
-        ("7.7", "", ["--variable-tsc"].as_slice()),
-        ("7.8", "", &["--variable-tsc"]),
-        ("8.0", "", &["--variable-tsc"]),
-        ("7.9", "tsc=unstable", &[]),
-        ("7.9", "clocksource=vmm-clock", &[]),
-    ] {
-        let all = [&["--host", host], arguments].concat();
-        let gone = run(&format!("no-tsc-{host}"), kernel, "clock steps poweroff", &all);
-        assert_eq!(gone.said("guest: clocksource "), "vmm-clock", "{host}: {}", gone.console);
-        assert!(gone.console.contains("guest: 0 steps backwards"), "{host}: {}", gone.console);
-        gone.assert_quiet();
-    }
-}
-
-#[test]
-#[ignore = "boots guests in the helper VM: make e2e"]
+#[ignore = "boots a guest in the helper VM: make e2e"]
 fn nopv_is_heeded() {
-    let gone = run("nopv", "nopv", "poweroff", &["--host", "7.8"]);
-    assert!(!gone.console.contains("Hypervisor detected"), "{}", gone.console);
+    let ended = run("nopv", "nopv", "poweroff", &["--host", "7.8"]);
+    assert!(!ended.console().contains("Hypervisor detected"), "{}", ended.everything());
 }
 
 /// Up to 7.9, no interrupt is left when the 8259s are shut down, unless the tick goes on.
@@ -125,9 +106,9 @@ fn nopv_is_heeded() {
 #[ignore = "boots a guest in the helper VM: make e2e"]
 fn a_busy_guest_restarts_each_time() {
     const LIVES: usize = 6;
-    let guest = guest();
+    let guest = Guest::ours();
     let run = guest.run("kernel-busy-reset", "crowd reset", &["--host", "7.7"]);
-    run.expect_times("guest: ready", LIVES);
+    run.expect_events(&Event::Ready, LIVES);
     run.obey(&["stop", "-f"]);
     run.end();
 }
@@ -136,9 +117,7 @@ fn a_busy_guest_restarts_each_time() {
 #[test]
 #[ignore = "boots a guest in the helper VM: make e2e"]
 fn a_host_that_is_late_is_no_reason_not_to_boot() {
-    let guest = guest();
-    let run = guest.run("kernel-late-host", "poweroff", &["--host", "8.0", "--host-hz", "20", "--no-reboot"]);
-    let (status, console, errors) = run.end();
-    assert!(console.contains("guest: ready"), "{console}\n{errors}");
-    assert_eq!(status, 0, "{console}\n{errors}");
+    let arguments = ["--host", "8.0", "--host-hz", "20", "--no-reboot"];
+    let ended = Guest::ours().run("kernel-late-host", "poweroff", &arguments).end().assert_status(0);
+    assert!(ended.has(&Event::Ready), "{}", ended.everything());
 }

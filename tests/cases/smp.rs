@@ -1,81 +1,76 @@
-//! More than one processor, as 8.0 has them: our kernel starts, uses and stops them.
+//! More than one CPU, as 8.0 has them: our kernel starts, uses and stops them.
 
 use std::process::Command;
 
-use guest_tests::run::{Guest, Run, program, vmmlinux};
-use regex::Regex;
+use guest_tests::{
+    event::{Cpu, Event},
+    run::{Ended, Guest, vmmlinux},
+};
+use rstest::rstest;
 
-/// The guest with the kernel that `make e2e` names.
-fn guest() -> Guest {
-    Guest::with_our_kernel(&program("guest"))
-}
-
-/// What each processor said that it did, in all lives of the guest.
-fn said(run: &Run, processors: usize, lives: usize) {
-    let line = Regex::new(r"guest: processor (\d+): busy (\d+) timer (\d+) sent (\d+)").unwrap();
-    let console = run.console();
-    let found: Vec<[u64; 4]> = line
-        .captures_iter(&console)
-        .map(|captures| captures.extract().1.map(|number: &str| number.parse().unwrap()))
-        .collect();
-    assert_eq!(found.len(), processors * lives, "{console}");
-    for [processor, busy, timer, sent] in found {
-        // It computed for half a second, at 100 ticks a second that a loaded host may count for itself.
-        assert!(busy > 5, "processor {processor} was busy for {busy} ticks: {console}");
-        assert!(timer > 5, "processor {processor} had {timer} timer interrupts: {console}");
-        assert!(sent > 5, "processor {processor} was sent {sent} interrupts: {console}");
-    }
+/// What each CPU did, in all lives of the guest.
+fn cpus(ended: &Ended) -> Vec<Cpu> {
+    ended.all(|event| if let Event::Cpu(cpu) = event { Some(*cpu) } else { None })
 }
 
 #[test]
 #[ignore = "boots a guest in the helper VM: make e2e"]
 fn two_processors_work_pause_reboot_and_stop() {
-    let guest = guest();
-    let words = "driver cpus hotplug echo reset";
-    let mut run = guest.run("smp", words, &["--host", "8.0", "--cpus", "2"]);
-    run.expect("guest: processor 1 went and came back");
-    assert!(run.console().contains("guest: processors 0-1 are online"), "{}", run.console());
-    let status: serde_json::Value = serde_json::from_str(&run.obey(&["status", "--json"])).unwrap();
-    assert_eq!((&status[0]["vcpus"], &status[0]["state"]), (&2.into(), &"running".into()));
+    let guest = Guest::ours();
+    let mut run = guest.run("smp", "driver cpus hotplug echo reset", &["--host", "8.0", "--cpus", "2"]);
+    let hotplug = Event::Done("hotplug".to_owned());
+    run.expect_events(&hotplug, 1);
+    let status = run.status();
+    assert_eq!((&status["vcpus"], &status["state"]), (&2.into(), &"running".into()));
     for (order, state) in [("pause", "paused"), ("unpause", "running")] {
         run.obey(&[order]);
-        assert!(run.ctl(&["status"]).1.contains(state));
+        assert_eq!(run.status()["state"], state);
     }
     run.send(b"once more\n");
-    run.expect("guest: ONCE MORE");
-    run.expect_times("guest: processor 1 went and came back", 2);
-    said(&run, 2, 2);
+    run.expect("ONCE MORE");
+    run.expect_events(&hotplug, 2);
     run.obey(&["stop"]);
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    assert!(!console.contains("guest: failed"), "{console}");
-    assert!(errors.contains("went down as asked"), "{errors}");
+    let ended = run.end().assert_status(0);
+
+    assert_eq!(ended.reason(), vmm::ExitReason::Stopped);
+    let online = ended.all(|event| if let Event::Online(list) = event { Some(list.clone()) } else { None });
+    assert_eq!(online, ["0-1", "0-1"]);
+    let cpus = cpus(&ended);
+    assert_eq!(cpus.iter().map(|cpu| cpu.number).collect::<Vec<_>>(), [0, 1, 0, 1]);
+    for cpu in cpus {
+        // It computed for half a second, at 100 ticks a second that a loaded host may count for itself.
+        assert!(cpu.busy > 5 && cpu.timer > 5 && cpu.sent > 5, "{cpu:?}");
+    }
 }
 
 /// Eight of the 64 that there can be, on a machine that has two or so: they start, one after the other.
 #[test]
-#[ignore = "boots a guest with many processors in the helper VM: make long-test"]
+#[ignore = "boots a guest with many CPUs in the helper VM: make long-test"]
 fn long_eight_processors_start() {
-    let guest = guest();
+    let guest = Guest::ours();
     let run = guest.run("smp-many", "cpus poweroff", &["--host", "8.0", "--cpus", "8"]);
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    assert!(console.contains("guest: processors 0-7 are online"), "{console}");
-    assert!(errors.contains("powered itself off"), "{errors}");
+    let ended = run.end().assert_status(0);
+    assert!(ended.has(&Event::Online("0-7".to_owned())), "{}", ended.everything());
+    assert_eq!(ended.reason(), vmm::ExitReason::PoweredOff);
 }
 
-#[test]
+#[rstest]
+#[case("7.8", "2", "--host 8.0")]
+#[case("7.9", "64", "--host 8.0")]
+#[case("8.0", "65", "1 to 64")]
+#[case("8.0", "0", "1 to 64")]
 #[ignore = "needs the program: make e2e"]
-fn older_hosts_have_one_processor() {
-    for (host, cpus) in [("7.8", "2"), ("7.9", "64"), ("8.0", "65"), ("8.0", "0")] {
-        let output = Command::new(vmmlinux())
-            .args(["run", "--host", host, "--cpus", cpus, "--kernel", "/nowhere"])
-            .output()
-            .expect("vmmlinux starts");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains(&format!("cannot have {cpus} processors")), "{said}");
-        let remedy = if host == "8.0" { "1 to 64" } else { "--host 8.0" };
-        assert!(said.contains(remedy), "{said}");
-    }
+fn a_number_of_processors_that_the_host_does_not_have_is_refused(
+    #[case] host: &str,
+    #[case] cpus: &str,
+    #[case] remedy: &str,
+) {
+    let output = Command::new(vmmlinux())
+        .args(["run", "--host", host, "--cpus", cpus, "--kernel", "/nowhere"])
+        .output()
+        .expect("vmmlinux starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("cannot have {cpus} processors")), "{said}");
+    assert!(said.contains(remedy), "{said}");
 }

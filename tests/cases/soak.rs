@@ -2,10 +2,7 @@
 
 use std::{env, fs, fs::File, path::Path, thread, time::Duration};
 
-use guest_tests::{
-    kernels,
-    run::{Guest, number, program},
-};
+use guest_tests::{event::Event, kernels, run::Guest};
 
 /// How often the host sleeps, for how long, and what its TSC does meanwhile.
 const NAPS: u32 = 20;
@@ -38,7 +35,7 @@ fn soak(host: &str) {
     let dir = tempfile::tempdir().unwrap();
     let disk = dir.path().join("disk");
     File::create(&disk).unwrap().set_len(64 << 20).unwrap();
-    let guest = Guest::with_kernel(&program("soak"), built.join("bzImage"), &[]);
+    let guest = Guest::with_init("soak", built.join("bzImage"), &[], &[]);
     let minutes = env::var("VMMLINUX_TEST_MINUTES").map_or(60, |minutes| minutes.parse().unwrap());
     // What the driver did is shown, too.
     let mut run = guest.run_with(
@@ -47,7 +44,7 @@ fn soak(host: &str) {
         "loglevel=7",
         &["--host", host, "--disk", disk.to_str().unwrap()],
     );
-    run.expect("soak: on");
+    run.ready();
     let pause = Duration::from_secs(minutes * 60) / (NAPS + 1);
     for nap in 0..NAPS as usize {
         thread::sleep(pause);
@@ -55,19 +52,18 @@ fn soak(host: &str) {
     }
     thread::sleep(pause);
     run.send(b"over\n");
-    let (status, console, errors) = run.end();
-    println!("{host}: {console}");
-    assert_eq!(status, 0, "{errors}");
-    let (_, life) = console.split_once("soak: on").unwrap();
-    assert!(life.contains("soak: over") && !life.contains("failed"), "{host}");
+    let ended = run.end().assert_status(0);
+    println!("{host}: {}", ended.console());
+    let life = ended.seen.after(&Event::Ready);
     for complaint in COMPLAINTS {
         assert!(!life.contains(complaint), "{host}: {complaint}");
     }
-    assert!(
-        number(life, "soak: syncrtc_commands ") >= NAPS.into(),
-        "{host}: the guest was not told of each sleep"
-    );
-    assert!(number(life, "soak: offset_ns ").abs() < 50_000_000, "{host}: its clock is wrong");
+    let (syncrtc, offset) = ended.one(|event| match event {
+        Event::Worked { syncrtc_commands, offset_ns, .. } => Some((*syncrtc_commands, *offset_ns)),
+        _ => None,
+    });
+    assert!(syncrtc >= NAPS.into(), "{host}: the guest was not told of each sleep: {syncrtc}");
+    assert!(offset.abs() < 50_000_000, "{host}: its clock is wrong by {offset} ns");
 }
 
 #[test]

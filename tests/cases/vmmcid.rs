@@ -3,9 +3,11 @@
 use debian_archive::Debian;
 use guest_tests::{
     daemon::{DaemonGuest, SystemdGuest, Trace, busybox},
-    run::program,
+    event::Event,
+    run::{Ended, program},
     storm,
 };
+use rstest::rstest;
 use support::{cache::Cache, progress::Quiet};
 use vmmci_protocol::register;
 
@@ -16,7 +18,6 @@ const STOCK: [(&str, &str); 3] = [
     // Dies on the real vmd without this, too.
     ("trixie-backports", "initcall_blacklist=print_s5_reset_status_mmio"),
 ];
-const HOSTS: [&str; 4] = ["7.7", "7.8", "7.9", "8.0"];
 
 const OBEYS: &str = "DRIVER_OK is set: the host sends commands";
 /// The least that vmd gives a guest for its answer, less the host's rounding of it.
@@ -41,46 +42,63 @@ fn clock_parameters(host: &str) -> String {
 }
 
 /// Idle, a host that sleeps for three hours, and a stop: what a laptop's guest sees in a day.
-fn a_day(suite: &str, parameters: &str, host: &str) {
+fn a_day((suite, parameters): (&str, &str), host: &str) {
     let guest = guest(suite);
     let parameters = format!("{parameters} {}", clock_parameters(host));
     let run = guest.run(&format!("day-{suite}-{host}"), host, "everything", &parameters);
     run.expect(OBEYS);
-    run.expect("guest: idle no more");
-    run.expect("clockwatch: on");
+    run.done("idle");
+    run.waiting("clockwatch");
     run.obey(&["suspend", "--for", "3h"]);
-    run.expect("clockwatch: the connection lives");
+    run.expect_events(&Event::ConnectionLives, 1);
     run.expect("hook: after-resume 10");
-    run.expect("guest: a sleeper woke up");
+    run.done("sleep");
     run.obey(&["stop"]);
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    for expected in [
-        "vmmcid: the clock was set by +10",
-        "vmmcid: the host wants the guest to stop or reboot (REBOOT): acknowledged",
-        "hook: before-stop reboot",
-        "vmmcid: busybox init was asked to go down",
-        "guest: init takes the system down",
-    ] {
-        assert!(console.contains(expected), "no `{expected}` in:\n{console}\n{errors}");
-    }
-    assert!(!console.contains("went back"), "{console}");
-    let step = console.split("clockwatch: set by ").nth(1).and_then(|rest| rest.split(' ').next());
-    let step: u32 = step.unwrap_or_else(|| panic!("{console}")).parse().unwrap();
-    assert!((10_790..10_900).contains(&step), "{console}");
+    let ended = run.end().assert_status(0);
+    assert_log(
+        &ended,
+        &[
+            "vmmcid: the clock was set by +10",
+            "vmmcid: the host wants the guest to stop or reboot (REBOOT): acknowledged",
+            "hook: before-stop reboot",
+            "vmmcid: busybox init was asked to go down",
+        ],
+    );
+    assert!(ended.has(&shutdown()), "{}", ended.everything());
+    let steps = ended.all(|event| if let Event::SetBy(seconds) = event { Some(*seconds) } else { None });
+    assert!(steps.first().is_some_and(|step| (10_790..10_900).contains(step)), "{}", ended.everything());
+    let back = ended.all(|event| if let Event::WentBack(nanos) = event { Some(*nanos) } else { None });
+    assert_eq!(back, [0; 0], "{}", ended.everything());
+    let right = ended.all(|event| match event {
+        Event::Right { after_ms, off_us } => Some((*after_ms, *off_us)),
+        _ => None,
+    });
     let trace = guest.trace();
     let (rate, waited) = (trace.idle_rate(), trace.acknowledged_within(2));
-    let right =
-        console.split("clockwatch: right after ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
     println!(
-        "{suite} on {host}: {rate:.3} exits/s, stop acknowledged within {} ms, clock right after {right}, looks until SYNCRTC {}",
+        "{suite} on {host}: {rate:.3} exits/s, stop acknowledged within {} ms, clock right after ms and off by us {right:?}, \
+         looks until SYNCRTC {}",
         waited / 1_000_000,
         looks_until_sync(&trace),
     );
+    assert!(!right.is_empty(), "{}", ended.everything());
     assert!(rate <= 2.0, "{rate} exits a second");
     assert!(waited < PATIENCE, "acknowledged within {waited} ns");
     // The host sends SYNCRTC within a second or so of its own; the daemon's part are its looks until it saw it.
     assert!(looks_until_sync(&trace) <= 3);
+}
+
+/// The event of an init that takes the system down.
+fn shutdown() -> Event {
+    Event::Waiting("shutdown".to_owned())
+}
+
+/// Checks that the log of the daemon and its hooks has these texts.
+#[track_caller]
+fn assert_log(ended: &Ended, texts: &[&str]) {
+    for text in texts {
+        assert!(ended.console().contains(text), "no `{text}` in:\n{}", ended.everything());
+    }
 }
 
 /// How often the daemon found no command after the host's clock had jumped, until it found SYNCRTC.
@@ -96,53 +114,50 @@ fn looks_until_sync(trace: &Trace) -> usize {
 #[test]
 #[ignore = "boots a guest in the helper VM: make e2e"]
 fn a_day_on_7_8() {
-    let (suite, parameters) = STOCK[1];
-    a_day(suite, parameters, "7.8");
+    a_day(STOCK[1], "7.8");
 }
 
-fn a_day_on_every_host((suite, parameters): (&str, &str)) {
-    for host in HOSTS {
-        a_day(suite, parameters, host);
-    }
+#[rstest]
+#[case::with_6_1(STOCK[0])]
+#[case::with_6_12(STOCK[1])]
+#[case::with_7_3(STOCK[2])]
+#[ignore = "boots a guest in the helper VM: make long-test"]
+fn long_a_day(#[case] kernel: (&str, &str), #[values("7.7", "7.8", "7.9", "8.0")] host: &str) {
+    a_day(kernel, host);
 }
 
-#[test]
-#[ignore = "boots four guests: make long-test"]
-fn long_a_day_on_every_host_with_6_1() {
-    a_day_on_every_host(STOCK[0]);
+#[rstest]
+#[case::with_6_1(STOCK[0])]
+#[case::with_6_12(STOCK[1])]
+#[case::with_7_3(STOCK[2])]
+#[ignore = "boots a guest in the helper VM: make long-test"]
+fn long_poweroff_in_the_guest_ends_the_vm(
+    #[case] kernel: (&str, &str),
+    #[values("7.7", "7.8", "7.9", "8.0")] host: &str,
+) {
+    let (suite, parameters) = kernel;
+    let guest = guest(suite);
+    let ended =
+        guest.run(&format!("off-{suite}-{host}"), host, "poweroff", parameters).end().assert_status(0);
+    assert!(ended.has(&shutdown()), "{}", ended.everything());
 }
 
-#[test]
-#[ignore = "boots four guests: make long-test"]
-fn long_a_day_on_every_host_with_6_12() {
-    a_day_on_every_host(STOCK[1]);
-}
-
-#[test]
-#[ignore = "boots four guests: make long-test"]
-fn long_a_day_on_every_host_with_7_3() {
-    a_day_on_every_host(STOCK[2]);
-}
-
-#[test]
-#[ignore = "boots twenty-four guests: make long-test"]
-fn long_poweroff_in_the_guest_ends_the_vm_and_can_be_announced() {
-    for (suite, parameters) in STOCK {
-        let guest = guest(suite);
-        for host in HOSTS {
-            let name = format!("off-{suite}-{host}");
-            let (status, console, errors) = guest.run(&name, host, "poweroff", parameters).end();
-            assert_eq!(status, 0, "{console}\n{errors}");
-            assert!(console.contains("guest: init takes the system down"), "{console}");
-            let name = format!("tell-{suite}-{host}");
-            let (status, console, errors) = guest.run(&name, host, "announce", parameters).end();
-            assert_eq!(status, 0, "{console}\n{errors}");
-            assert!(console.contains("guest: the host knows"), "{console}");
-            assert!(guest.trace().position(register::COMMAND, true, |command| command == 1).is_some());
-            assert!(errors.contains("announced its shutdown"), "{errors}");
-            println!("{suite} on {host}: ended, and ended as announced");
-        }
-    }
+#[rstest]
+#[case::with_6_1(STOCK[0])]
+#[case::with_6_12(STOCK[1])]
+#[case::with_7_3(STOCK[2])]
+#[ignore = "boots a guest in the helper VM: make long-test"]
+fn long_poweroff_in_the_guest_can_be_announced(
+    #[case] kernel: (&str, &str),
+    #[values("7.7", "7.8", "7.9", "8.0")] host: &str,
+) {
+    let (suite, parameters) = kernel;
+    let guest = guest(suite);
+    let ended =
+        guest.run(&format!("tell-{suite}-{host}"), host, "announce", parameters).end().assert_status(0);
+    assert!(ended.has(&Event::Done("powering-off".to_owned())), "{}", ended.everything());
+    assert!(guest.trace().position(register::COMMAND, true, |command| command == 1).is_some());
+    assert!(ended.errors.contains("announced its shutdown"), "{}", ended.errors);
 }
 
 #[test]
@@ -151,10 +166,9 @@ fn long_a_busy_guest_answers_in_time() {
     let (suite, parameters) = STOCK[1];
     let guest = guest(suite);
     let run = guest.run("busy", "7.8", "busy", parameters);
-    run.expect("guest: busy");
+    run.waiting("busy");
     run.obey(&["stop"]);
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
+    run.end().assert_status(0);
     let waited = guest.trace().acknowledged_within(2);
     println!("busy: acknowledged within {} ms", waited / 1_000_000);
     assert!(waited < PATIENCE, "{waited}");
@@ -165,91 +179,94 @@ fn long_a_busy_guest_answers_in_time() {
 fn long_an_init_that_does_not_listen_is_gone_round() {
     let (suite, parameters) = STOCK[1];
     let guest = guest(suite);
-    let run = guest.run(
-        "stuck",
-        "7.8",
-        "stop",
-        &format!("{parameters} vmmcid=--force-after,30s rdinit=/etc/stuck"),
-    );
+    let parameters = format!("{parameters} vmmcid=--force-after,30s rdinit=/etc/stuck");
+    let run = guest.run("stuck", "7.8", "stop", &parameters);
     run.expect(OBEYS);
     run.obey(&["stop"]);
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    assert!(
-        console.contains("vmmcid: the system has not gone down in time: it is taken down by force"),
-        "{console}"
-    );
-    assert!(!console.contains("guest: init takes"), "{console}");
+    let ended = run.end().assert_status(0);
+    assert_log(&ended, &["vmmcid: the system has not gone down in time: it is taken down by force"]);
+    assert!(!ended.has(&shutdown()), "{}", ended.everything());
 }
 
 #[test]
 #[ignore = "boots a guest in the helper VM: make long-test"]
-fn long_people_and_the_device_come_and_go() {
+fn long_people_may_ask_the_daemon_and_it_has_few_rights() {
     let (suite, parameters) = STOCK[1];
     let guest = guest(suite);
     let run = guest.run("people", "7.8", "tell", parameters);
-    run.expect("guest: told");
+    run.waiting("tell");
     run.obey(&["stop"]);
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    for expected in [
-        "ok   device",
-        "ok   registers",
-        "ok   init          busybox init; powers off with",
-        "commands  0 shutdown, 0 stop or reboot, 0 clock sync, 0 unknown",
-        "the host, to",
-        "guest: everybody may ask",
-        "vmmcid is already running",
-        "guest: a second one ends with 1",
-        "CapPrm:\t0000000002000000",
-        "CapBnd:\t0000000000000000",
-        "Seccomp:\t2",
-    ] {
-        assert!(console.contains(expected), "no `{expected}` in:\n{console}\n{errors}");
+    let ended = run.end().assert_status(0);
+    for event in ["status for a user", "a second daemon: 1"] {
+        assert!(ended.has(&Event::Done(event.to_owned())), "{event}: {}", ended.everything());
     }
-
-    let run = guest.run("rebind", "7.8", "rebind", parameters);
-    run.expect("guest: the device is back");
-    run.obey(&["stop"]);
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    assert!(console.contains("vmmcid: the device works again"), "{console}");
-    assert!(console.contains("vmmcid: the device cannot be used: No such device"), "{console}");
-    for once in ["unknown command 0xffffffff ignored", "vmmcid: the device is gone:"] {
-        assert_eq!(console.matches(once).count(), 1, "{once}: {console}");
-    }
+    assert_log(
+        &ended,
+        &[
+            "ok   device",
+            "ok   registers",
+            "ok   init          busybox init; powers off with",
+            "commands  0 shutdown, 0 stop or reboot, 0 clock sync, 0 unknown",
+            "the host, to",
+            "vmmcid is already running",
+            "Uid:\t65521\t65521\t65521\t65521",
+            "CapPrm:\t0000000002000000",
+            "CapBnd:\t0000000000000000",
+            "Seccomp:\t2",
+        ],
+    );
 }
 
 #[test]
-#[ignore = "boots guests in the helper VM: make long-test"]
-fn long_three_thousand_commands_in_no_order_do_no_harm() {
-    for (suite, parameters) in STOCK {
-        let (name, parameters) =
-            (format!("storm-{suite}"), format!("{parameters} vmmcid=--config,/etc/storm.toml"));
-        let guest = guest(suite);
-        let mut run = guest.run(&name, "7.8", "storm", &parameters);
-        run.expect("guest: in the storm");
-        storm::show(&name, &[(2, 1)]);
-        run.expect("the host wants the guest to stop or reboot (REBOOT): acknowledged");
-        for (index, commands) in storm::commands(3000).chunks(1000).enumerate() {
-            storm::show(&name, commands);
-            storm::show(&name, &storm::CALM);
-            run.expect_times("guest: again", index + 1);
-        }
-        run.send(b"\n");
-        let (status, console, errors) = run.end();
-        assert_eq!(status, 0, "{console}\n{errors}");
-        // Once, however often it was told.
-        assert!(console.contains("guest: told 1 times"), "{console}");
-        assert!(!console.contains("by force"), "{console}");
-        // At boot the clock may be wrong by a second or two.
-        assert!(console.matches("the clock was set").count() <= 1, "{console}");
-        // A daemon knows what it has said until it has lost the device.
-        for seldom in ["unknown command", "the host wants the guest to stop or reboot (REBOOT)"] {
-            assert!((1..=4).contains(&console.matches(seldom).count()), "{seldom}: {console}");
-        }
-        println!("{suite}: {} lines of log", console.matches("vmmcid: ").count());
+#[ignore = "boots a guest in the helper VM: make long-test"]
+fn long_the_device_goes_and_comes_back() {
+    let (suite, parameters) = STOCK[1];
+    let guest = guest(suite);
+    let run = guest.run("rebind", "7.8", "rebind", parameters);
+    run.done("rebind");
+    run.obey(&["stop"]);
+    let ended = run.end().assert_status(0);
+    assert_log(
+        &ended,
+        &["vmmcid: the device works again", "vmmcid: the device cannot be used: No such device"],
+    );
+    for once in ["unknown command 0xffffffff ignored", "vmmcid: the device is gone:"] {
+        assert_eq!(ended.console().matches(once).count(), 1, "{once}: {}", ended.everything());
     }
+}
+
+#[rstest]
+#[case::with_6_1(STOCK[0])]
+#[case::with_6_12(STOCK[1])]
+#[case::with_7_3(STOCK[2])]
+#[ignore = "boots a guest in the helper VM: make long-test"]
+fn long_three_thousand_commands_in_no_order_do_no_harm(#[case] kernel: (&str, &str)) {
+    let (suite, parameters) = kernel;
+    let name = format!("storm-{suite}");
+    let parameters = format!("{parameters} vmmcid=--config,/etc/storm.toml");
+    let guest = guest(suite);
+    let mut run = guest.run(&name, "7.8", "storm", &parameters);
+    run.waiting("storm");
+    storm::show(&name, &[(2, 1)]);
+    run.expect("the host wants the guest to stop or reboot (REBOOT): acknowledged");
+    for (index, commands) in storm::commands(3000).chunks(1000).enumerate() {
+        storm::show(&name, commands);
+        storm::show(&name, &storm::CALM);
+        run.expect_events(&Event::Again, index + 1);
+    }
+    run.send(b"\n");
+    let ended = run.end().assert_status(0);
+    let log = ended.console();
+    // Once, however often it was told.
+    assert!(ended.has(&Event::Done("told: 1".to_owned())), "{}", ended.everything());
+    assert!(!log.contains("by force"), "{}", ended.everything());
+    // At boot the clock may be wrong by a second or two.
+    assert!(log.matches("the clock was set").count() <= 1, "{}", ended.everything());
+    // A daemon knows what it has said until it has lost the device.
+    for seldom in ["unknown command", "the host wants the guest to stop or reboot (REBOOT)"] {
+        assert!((1..=4).contains(&log.matches(seldom).count()), "{seldom}: {}", ended.everything());
+    }
+    println!("{suite}: {} lines of log", log.matches("vmmcid: ").count());
 }
 
 /// Types a command into a root shell on the console.
@@ -275,10 +292,9 @@ fn long_systemd_goes_down_in_order_and_its_journal_shows_it() {
     );
     run.expect("told-2");
     run.obey(&["stop"]);
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    assert!(console.contains("runs-2"), "{console}");
-    assert!(!console.contains("FAIL "), "{console}");
+    let ended = run.end().assert_status(0);
+    assert_log(&ended, &["runs-2"]);
+    assert!(!ended.console().contains("FAIL "), "{}", ended.everything());
     println!("systemd: acknowledged within {} ms", guest.trace().acknowledged_within(2) / 1_000_000);
 
     let mut run = guest.run("systemd-off", "7.8");
@@ -291,17 +307,17 @@ fn long_systemd_goes_down_in_order_and_its_journal_shows_it() {
     );
     run.expect("told-2");
     type_in(&mut run, "poweroff");
-    let (status, console, errors) = run.end();
-    assert_eq!(status, 0, "{console}\n{errors}");
-    assert!(errors.contains("announced its shutdown"), "{errors}");
-    for expected in [
-        "initrd: the file system was clean",
-        "the host wants the guest to stop or reboot (REBOOT): acknowledged",
-        "systemd was asked to go down: systemctl -i --no-block reboot",
-        "Reached target reboot.target - System Reboot",
-    ] {
-        assert!(console.contains(expected), "no `{expected}` in:\n{console}\n{errors}");
-    }
+    let ended = run.end().assert_status(0);
+    assert!(ended.errors.contains("announced its shutdown"), "{}", ended.errors);
+    assert_log(
+        &ended,
+        &[
+            "initrd: the file system was clean",
+            "the host wants the guest to stop or reboot (REBOOT): acknowledged",
+            "systemd was asked to go down: systemctl -i --no-block reboot",
+            "Reached target reboot.target - System Reboot",
+        ],
+    );
     assert!(
         guest.trace().position(register::COMMAND, true, |command| command == 1).is_some(),
         "the host was not told"

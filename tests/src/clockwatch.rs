@@ -1,9 +1,8 @@
-//! Looks at the guest's and the host's clock ten times a second, through the control device, and says when the guest's was
-//! set, and whether it is right then. A connection to itself shows that those survive.
+//! Looks at the guest's and the host's clock ten times a second, through the control device, and sends an event when the
+//! guest's was set, and when it is right then. A connection to itself shows that connections survive.
 //!
-//! `clockwatch 600` compares them once a second, so many times, and says how far apart they were.
-
-#![expect(clippy::print_stdout, reason = "the console is always there")]
+//! `clockwatch 600` compares them once a second, so many times, and sends the offsets. `clockwatch event JSON` sends an
+//! event for a shell script.
 
 use std::{
     io::{self, Read, Write},
@@ -13,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use guest_tests::driver::{driven, shown};
+use bench::wire::Sender;
+use guest_tests::{
+    driver::{driven, shown},
+    event::{Event, Offsets},
+};
 use rustix::time::{ClockId, clock_gettime};
 use vmmci_sysfs::{Bar, FUNCTIONS, Function, realtime};
 
@@ -21,6 +24,8 @@ use vmmci_sysfs::{Bar, FUNCTIONS, Function, realtime};
 const RIGHT: i64 = 50_000_000;
 /// What counts as apart, in nanoseconds. At boot the guest knows the time to a second or two, from the RTC.
 const APART: i64 = 60_000_000_000;
+
+static SENDER: Sender = Sender::new();
 
 fn monotonic() -> i64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -57,21 +62,28 @@ fn offsets(times: usize) -> io::Result<()> {
         list.sort_unstable();
     }
     let rank = |list: &[i64], percent| list.get(list.len() * percent / 100).copied().unwrap_or(0);
-    println!(
-        "clockwatch: {times} offsets: median {} ns size {} ns p99 {} ns worst {} ns mostly within {} ns",
-        rank(&signed, 50),
-        rank(&sizes, 50),
-        rank(&sizes, 99),
-        sizes.last().copied().unwrap_or(0),
-        rank(&errors, 50),
-    );
-    Ok(())
+    SENDER.send(&Event::Offsets(Offsets {
+        times,
+        median: rank(&signed, 50),
+        size: rank(&sizes, 50),
+        p99: rank(&sizes, 99),
+        worst: sizes.last().copied().unwrap_or(0),
+        error: rank(&errors, 50),
+    }))
 }
 
 fn main() -> io::Result<()> {
-    if let Some(times) = std::env::args().nth(1) {
-        return offsets(times.parse().map_err(io::Error::other)?);
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    match &arguments[..] {
+        [] => watch(),
+        [word, event] if word == "event" => SENDER.send(&serde_json::from_str::<Event>(event)?),
+        [times] => offsets(times.parse().map_err(io::Error::other)?),
+        _ => Err(io::Error::other("usage: clockwatch [TIMES | event JSON]")),
     }
+}
+
+/// Watches the clocks for ever.
+fn watch() -> io::Result<()> {
     let bar = bar()?;
     let listener = TcpListener::bind("127.0.0.1:7")?;
     let mut here = TcpStream::connect("127.0.0.1:7")?;
@@ -80,31 +92,31 @@ fn main() -> io::Result<()> {
     let mut ahead = realtime() - last;
     let mut apart_since = None;
     let mut was_set = false;
-    println!("clockwatch: on");
+    SENDER.send(&Event::Waiting("clockwatch".to_owned()))?;
     loop {
         let now = monotonic();
         if now < last {
-            println!("clockwatch: CLOCK_MONOTONIC went back by {} ns", last - now);
+            SENDER.send(&Event::WentBack(last - now))?;
         }
         last = now;
         // The daemon may latch the time between two of these.
         let behind = bar.offset(3).map(|offset| -offset.guest_minus_host.nanos());
-        // Whoever sets the clock may have been quicker than this.
+        // The program that sets the clock may have been quicker than this.
         if behind.is_some_and(|behind| behind.abs() > APART) {
             apart_since.get_or_insert(now);
         }
         let step = realtime() - now - ahead;
         if step.abs() > APART {
-            println!("clockwatch: set by {} s", step / 1_000_000_000);
+            SENDER.send(&Event::SetBy(step / 1_000_000_000))?;
             ahead += step;
             was_set = true;
         }
         if let Some(behind) = behind.filter(|behind| was_set && behind.abs() < RIGHT) {
             let apart = apart_since.take().map_or(0, |since| now - since);
-            println!("clockwatch: right after {} ms, off by {} us", apart / 1_000_000, -behind / 1000);
+            SENDER.send(&Event::Right { after_ms: apart / 1_000_000, off_us: -behind / 1000 })?;
             here.write_all(b"x")?;
             there.read_exact(&mut [0; 1])?;
-            println!("clockwatch: the connection lives");
+            SENDER.send(&Event::ConnectionLives)?;
             was_set = false;
         }
         thread::sleep(Duration::from_millis(100));

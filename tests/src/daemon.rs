@@ -244,7 +244,7 @@ impl Trace {
         self.0.iter().position(|a| (a.register, a.write) == (register, write) && value(a.value))
     }
 
-    /// The accesses a second in the longest time in which nobody read the host's clock, from one look of the daemon's to
+    /// The accesses a second in the longest time without a reading of the host's clock, from one look of the daemon's to
     /// another.
     #[allow(clippy::cast_precision_loss)]
     pub fn idle_rate(&self) -> f64 {

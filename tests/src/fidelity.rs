@@ -334,7 +334,7 @@ pub struct Report {
     pub equal: usize,
     /// Number of fields that differ as listed.
     pub listed: usize,
-    /// Differences that nobody listed: field, recorded value, value seen.
+    /// Unlisted differences: field, recorded value, value seen.
     pub unlisted: Vec<(String, Option<String>, Option<String>)>,
     /// Listed differences that do not exist.
     pub stale: Vec<String>,

@@ -1,4 +1,4 @@
-//! Kernels of ours that nobody ships: with other values for some symbols.
+//! Kernels built for tests: ours with other values for some symbols.
 
 use std::{
     fs,

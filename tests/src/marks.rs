@@ -1,23 +1,21 @@
-//! What the machine counted until each of the guest's marks (`vmmlinux run --marks --stats FILE`).
-
-use std::{fs, path::Path};
+//! What the machine counted until each of the guest's marks (`vmmlinux run --marks`).
 
 use serde_json::Value;
+
+use crate::run::Ended;
 
 /// The statistics of a guest that has ended.
 pub struct Marks(Vec<Value>);
 
 impl Marks {
-    /// Those in `file`.
+    /// The statistics of this guest.
     ///
     /// # Panics
     ///
     /// If there are none.
-    pub fn read(file: &Path) -> Self {
-        let text = fs::read_to_string(file).expect("statistics");
-        let mut all: Value = serde_json::from_str(&text).expect("statistics are JSON");
-        let Value::Array(marks) = all["statistics"]["marks"].take() else { panic!("no marks in {text}") };
-        Self(marks)
+    pub fn of(ended: &Ended) -> Self {
+        let marks = ended.statistics()["marks"].as_array();
+        Self(marks.unwrap_or_else(|| panic!("no marks: {}", ended.everything())).clone())
     }
 
     /// Exits until the mark of this number, from 0 on.

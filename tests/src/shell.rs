@@ -23,8 +23,8 @@ impl Shell {
         run.expect_times(&format!("\n{host} login: "), self.logins);
         run.send(b"root\n");
         run.expect_times(&format!("root@{host}:"), self.logins);
-        // A shell that neither edits lines nor shows them.
-        run.send(b"stty -echo; exec env TERM=dumb PS1= SYSTEMD_PAGER= DEBIAN_FRONTEND=noninteractive sh\n");
+        // A shell that neither edits lines nor shows them, and a kernel that writes into no answer.
+        run.send(b"stty -echo; dmesg -n 1; exec env TERM=dumb PS1= SYSTEMD_PAGER= DEBIAN_FRONTEND=noninteractive sh\n");
         self.ask(run, "export SYSTEMD_COLORS=0");
     }
 

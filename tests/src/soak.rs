@@ -1,13 +1,11 @@
-//! The init of a guest that works for as long as it is let: it computes, sleeps, forks, writes to its disk and talks to
-//! itself, and watches its clocks. A line on the console ends that; then it says how often it did what, and powers off.
-
-#![expect(clippy::print_stdout, reason = "the console is always there")]
+//! The init of a guest that works until a line comes on the console: it computes, sleeps, forks, writes to its disk, sends
+//! itself messages, and watches its clocks. Then it sends how often it did what ([`Event::Worked`]), and powers off.
 
 use std::{
     collections::BTreeMap,
     env,
     fs::OpenOptions,
-    io::{self, BufRead, Read, Write},
+    io::{self, Read, Write},
     os::unix::{fs::FileExt, net::UnixStream, process::CommandExt},
     process::Command,
     sync::{
@@ -18,9 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bench::wire::Sender;
 use guest_tests::{
     driver::{driven, shown},
+    event::Event,
     init::mount_usual,
+    input,
 };
 use rustix::{
     system::{RebootCommand, reboot},
@@ -36,12 +37,20 @@ const DISK: u64 = 32 << 20;
 /// Milliseconds that the sleepers sleep at a time.
 const SLEEPS: [(&str, u64); 4] = [("slept_1", 1), ("slept_7", 7), ("slept_50", 50), ("slept_300", 300)];
 
+static SENDER: Sender = Sender::new();
+
+/// Sends an event to the test.
+fn send(event: &Event) {
+    // The console is the only place where an error could be shown.
+    let _ = SENDER.send(event);
+}
+
 fn main() {
     if env::args().next().as_deref() == Some(NOTHING) {
         return;
     }
     if let Err(error) = run() {
-        println!("soak: failed: {error}");
+        send(&Event::Failed(error.to_string()));
     }
     let _ = tcdrain(io::stdout()).and_then(|()| reboot(RebootCommand::PowerOff));
 }
@@ -58,10 +67,10 @@ impl Work {
     fn repeat(&self, what: &'static str, mut work: impl FnMut() -> io::Result<()>) {
         while !self.over.load(Relaxed) {
             if let Err(error) = work() {
-                println!("soak: failed: {what}: {error}");
+                send(&Event::Failed(format!("{what}: {error}")));
                 return;
             }
-            *self.done.lock().expect("nobody panics with it").entry(what).or_default() += 1;
+            *self.done.lock().expect("no thread panics while it counts").entry(what).or_default() += 1;
         }
     }
 }
@@ -84,19 +93,18 @@ fn run() -> io::Result<()> {
         for (name, milliseconds) in SLEEPS {
             scope.spawn(move || work.repeat(name, || sleep(Duration::from_millis(milliseconds))));
         }
-        println!("soak: on");
-        let end = io::stdin().lock().read_line(&mut String::new());
+        send(&Event::Ready);
+        let end = input::read_line();
         work.over.store(true, Relaxed);
         end
     })?;
-    for (what, times) in &*work.done.lock().expect("nobody panics with it") {
-        println!("soak: {what} {times}");
-    }
+    let done = work.done.lock().expect("no thread panics while it counts");
     let driver = driven()?;
-    for what in ["syncrtc_commands", "offset_ns"] {
-        println!("soak: {what} {}", shown(&driver, what)?);
-    }
-    println!("soak: over");
+    send(&Event::Worked {
+        done: done.iter().map(|(what, times)| ((*what).to_owned(), *times)).collect(),
+        syncrtc_commands: shown(&driver, "syncrtc_commands")?,
+        offset_ns: shown(&driver, "offset_ns")?,
+    });
     Ok(())
 }
 

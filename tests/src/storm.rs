@@ -1,13 +1,16 @@
-//! Commands without end, as no vmd sends them.
+//! Commands of the control device in an order and a number that no vmd sends.
 
 use std::{
     io::Write,
     process::{Command, Stdio},
 };
 
-use crate::run::{Run, vmmlinux};
+use crate::{
+    event::Event,
+    run::{Run, vmmlinux},
+};
 
-/// A few numbers that look random: xorshift.
+/// Pseudo-random numbers: xorshift.
 fn numbers(mut state: u32) -> impl Iterator<Item = u32> {
     std::iter::repeat_with(move || {
         state ^= state << 13;
@@ -17,7 +20,7 @@ fn numbers(mut state: u32) -> impl Iterator<Item = u32> {
     })
 }
 
-/// The last words: there is nothing more to do, said with an interrupt.
+/// The commands at the end of a storm: nothing to do, with an interrupt.
 pub const CALM: [(u32, u32); 1] = [(0, 1)];
 
 /// Shows commands to a guest, one after the other: value and number of interrupts.
@@ -39,7 +42,7 @@ pub fn show(name: &str, commands: &[(u32, u32)]) {
     assert!(ctl.wait().expect("vmmlinux ends").success());
 }
 
-/// So many commands, known and unknown, some without an interrupt, some with two.
+/// `times` commands, known and unknown, some without an interrupt, some with two.
 pub fn commands(times: usize) -> Vec<(u32, u32)> {
     const VALUES: [u32; 8] = [0, 1, 2, 3, 3, 4, 0x8000_0000, u32::MAX];
     numbers(0x1234_5678)
@@ -52,11 +55,11 @@ pub fn commands(times: usize) -> Vec<(u32, u32)> {
 /// How many commands come between two losses of the driver, more or less.
 pub const CHURN: usize = 30;
 
-/// Shows commands to a guest that carries out `churn`.
+/// Shows commands to a guest that carries out `churn`, and ends that.
 pub fn churn(run: &mut Run, commands: &[(u32, u32)]) {
     for (index, some) in commands.chunks(CHURN).enumerate() {
-        run.expect_times("guest: again", index + 1);
-        // A device that is left with all ones is none, and its driver would not come again.
+        run.expect_events(&Event::Again, index + 1);
+        // The driver does not bind to a device whose register is left with all ones.
         show(run.name(), &[some, &CALM].concat());
     }
     run.send(b"done\n");

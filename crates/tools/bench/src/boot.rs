@@ -34,9 +34,9 @@ struct Boot {
 }
 
 /// Boots each kernel `rounds` times.
-pub fn run(lab: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
+pub fn run(runner: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
     let machine = Machine::new(host, "");
-    let boots = Rounds::run(lab, kernels, rounds, &machine, |outcome| {
+    let boots = Rounds::run(runner, kernels, rounds, &machine, |outcome| {
         Ok(Boot {
             init: outcome.until("init")?,
             ready: outcome.until("ready")?,
@@ -50,7 +50,7 @@ pub fn run(lab: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) -> R
             })?,
         })
     })?;
-    let mut report = Report::new("boot", &lab.accel, &HOW, &boots.data());
+    let mut report = Report::new("boot", &runner.accel, &HOW, &boots.data());
     report.tables = vec![
         summary(&boots, host),
         memory(&boots),

@@ -51,9 +51,9 @@ struct Part {
 }
 
 /// Builds the subjects one after the other. With `profile`, what each step costs is told too, for some milliseconds a step.
-pub fn run(lab: &Runner, subjects: &[Subject], profile: bool) -> Result<Report> {
+pub fn run(runner: &Runner, subjects: &[Subject], profile: bool) -> Result<Report> {
     let costs: Vec<Cost> =
-        subjects.iter().map(|subject| build(lab, subject, profile)).collect::<Result<_>>()?;
+        subjects.iter().map(|subject| build(runner, subject, profile)).collect::<Result<_>>()?;
     let last = costs.last();
     let reference = format!("of {}", last.map_or("", |cost| &cost.kernel));
     let columns = ["kernel", "CPU seconds", &reference, "symbols set", "bzImage bytes", &reference];
@@ -70,7 +70,7 @@ pub fn run(lab: &Runner, subjects: &[Subject], profile: bool) -> Result<Report> 
             ratio(cost.image as f64, last.map_or(0.0, |last| last.image as f64)),
         ]);
     }
-    let mut report = Report::new("build", &lab.accel, &HOW, &costs);
+    let mut report = Report::new("build", &runner.accel, &HOW, &costs);
     report.tables = vec![table];
     for cost in costs.iter().filter(|_| profile) {
         let mut table =
@@ -89,18 +89,18 @@ pub fn run(lab: &Runner, subjects: &[Subject], profile: bool) -> Result<Report> 
     Ok(report)
 }
 
-fn build(lab: &Runner, subject: &Subject, profile: bool) -> Result<Cost> {
+fn build(runner: &Runner, subject: &Subject, profile: bool) -> Result<Cost> {
     let name = format!("bench-cold-{}", std::process::id());
-    let out = lab.scratch.path().join("built");
-    let noted = lab.scratch.path().join("profile");
+    let out = runner.scratch.path().join("built");
+    let noted = runner.scratch.path().join("profile");
     let before = children()?;
-    lab.say(&format!("cold build of {}", subject.name));
-    let mut command = Command::new(&lab.program);
+    runner.say(&format!("cold build of {}", subject.name));
+    let mut command = Command::new(&runner.program);
     command.arg("build").args(&subject.arguments).args(["--name", &name, "--out"]).arg(&out);
     if profile {
         command.arg("--profile").arg(&noted);
     }
-    let output = command.env("CCACHE_DISABLE", "1").output().map_err(Error::io("run", &lab.program))?;
+    let output = command.env("CCACHE_DISABLE", "1").output().map_err(Error::io("run", &runner.program))?;
     let left = remove_objects(&name);
     if !output.status.success() {
         return Err(Error::Program {

@@ -29,7 +29,7 @@ pub struct Options {
     /// How long the guest is watched doing nothing.
     pub idle: Duration,
     /// Whether the guest is paused and its host sleeps.
-    pub ordeals: bool,
+    pub disturbances: bool,
 }
 
 const HOW: [&str; 6] = [
@@ -78,22 +78,22 @@ struct Measured {
     init_exits: i64,
     /// Steps backwards by clock.
     backwards: BTreeMap<String, u64>,
-    /// Nanoseconds that CLOCK_REALTIME is behind after each ordeal.
+    /// Nanoseconds that CLOCK_REALTIME is behind after each disturbance.
     behind: BTreeMap<Disturbance, i64>,
 }
 
 /// Measures clocks.
-pub fn run(lab: &Runner, options: &Options) -> Result<Report> {
+pub fn run(runner: &Runner, options: &Options) -> Result<Report> {
     let mut all = Vec::new();
     for &host in &options.generations {
         for kernel in &options.kernels {
             for (index, &host_hz) in options.host_hz.iter().enumerate() {
-                all.push(measure(lab, options, kernel, host, host_hz, index == 0));
+                all.push(measure(runner, options, kernel, host, host_hz, index == 0));
             }
         }
     }
-    let mut report = Report::new("clock", &lab.accel, &HOW, &all);
-    report.tables = vec![clocks(&all), sleeps(&all), idle(&all), ordeals(&all)];
+    let mut report = Report::new("clock", &runner.accel, &HOW, &all);
+    report.tables = vec![clocks(&all), sleeps(&all), idle(&all), disturbances(&all)];
     // Without a comparison of clocks there is nothing to say of them.
     report.tables.retain(|table| !table.rows.is_empty());
     report.plots = vec![drift_plot(&all)];
@@ -105,7 +105,7 @@ pub fn run(lab: &Runner, options: &Options) -> Result<Report> {
 
 /// A kernel that dies is a result, too.
 fn measure(
-    lab: &Runner,
+    runner: &Runner,
     options: &Options,
     kernel: &Kernel,
     host: Generation,
@@ -116,7 +116,7 @@ fn measure(
     let mut words = vec![format!("idle={}", options.idle.as_secs()), format!("sleeps={}", options.sleeps)];
     if compare && seconds > 0 {
         words.push(format!("drift={seconds}"));
-        if options.ordeals {
+        if options.disturbances {
             words.push("pause suspend".to_owned());
         }
     }
@@ -146,8 +146,8 @@ fn measure(
         backwards: BTreeMap::new(),
         behind: BTreeMap::new(),
     };
-    if let Err(error) = lab.run(kernel, &machine).and_then(|outcome| measured.take(&outcome)) {
-        lab.say(&error.to_string());
+    if let Err(error) = runner.run(kernel, &machine).and_then(|outcome| measured.take(&outcome)) {
+        runner.say(&error.to_string());
         measured.failed = Some(error.to_string());
     }
     measured
@@ -168,7 +168,7 @@ impl Measured {
                     self.interrupts = counts;
                 }
                 Event::Backwards { clock, steps, .. } => *self.backwards.entry(clock).or_default() += steps,
-                Event::Survived { ordeal, behind, .. } => drop(self.behind.insert(ordeal, behind)),
+                Event::Survived { disturbance, behind, .. } => drop(self.behind.insert(disturbance, behind)),
                 _ => {}
             }
         }
@@ -312,14 +312,14 @@ fn idle(all: &[Measured]) -> Table {
     table
 }
 
-fn ordeals(all: &[Measured]) -> Table {
+fn disturbances(all: &[Measured]) -> Table {
     let columns = ["vmd", "kernel", "behind after pause ms", "behind after suspend s"];
     let mut table = Table::new("Pause and suspend", &columns);
     for m in all.iter().filter(|m| !m.behind.is_empty()) {
         let [host, kernel] = m.name();
-        let behind = |ordeal, unit: f64| {
+        let behind = |disturbance, unit: f64| {
             m.behind
-                .get(&ordeal)
+                .get(&disturbance)
                 .map_or_else(|| "–".to_owned(), |nanos| format!("{:.3}", count(*nanos) / unit))
         };
         table.row([host, kernel, behind(Disturbance::Pause, 1e6), behind(Disturbance::Suspend, 1e9)]);

@@ -1,81 +1,78 @@
-//! What the guest tells the bench, one line of the console each.
+//! What the guest tells the bench.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What each of the lines begins with; JSON follows.
-const PREFIX: &str = "bench: ";
-
-/// What the guest tells.
+/// An event of the guest's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
-    /// What it is.
+    /// The kernel.
     Kernel {
-        /// As `uname -r` says it.
+        /// Its release, as `uname -r` prints it.
         release: String,
-        /// What it keeps time with.
+        /// The clocksource.
         clocksource: String,
-        /// What ticks.
+        /// The clock event device of the first CPU.
         clockevent: String,
     },
-    /// Memory in KiB, when there was nothing but the kernel and this.
+    /// Memory in KiB with no process but the init.
     Memory(Memory),
-    /// It slept.
+    /// Sleeps of one length.
     Slept {
-        /// Microseconds that it asked for.
+        /// The length asked for, in microseconds.
         asked: u32,
-        /// Microseconds that it took on the host's clock, each time.
+        /// The length of each on the host's clock, in microseconds.
         took: Vec<u32>,
     },
     /// Interrupts while nothing ran.
     Interrupts {
-        /// Microseconds on the host's clock.
+        /// Length of the measurement on the host's clock, in microseconds.
         micros: u64,
-        /// By line of `/proc/interrupts`.
+        /// Interrupts by line of `/proc/interrupts`.
         counts: BTreeMap<String, u64>,
     },
-    /// What its clocks and the host's showed at one moment.
+    /// The guest's clocks and the host's at one moment.
     Reading(Reading),
-    /// It waits for this to be done to it.
+    /// The guest waits for a disturbance by the host.
     Await(Disturbance),
-    /// It was done.
+    /// The disturbance is over.
     Survived {
-        /// What.
-        ordeal: Disturbance,
-        /// Microseconds by which the host's clock jumped.
+        /// The disturbance.
+        disturbance: Disturbance,
+        /// Jump of the host's clock in microseconds.
         host: i64,
-        /// Nanoseconds by which CLOCK_MONOTONIC_RAW jumped.
+        /// Jump of CLOCK_MONOTONIC_RAW in nanoseconds.
         raw: i64,
-        /// Nanoseconds by which CLOCK_REALTIME is behind the host's 5 s later, compared to before.
+        /// Host's time less CLOCK_REALTIME 5 s later, less the same before the disturbance, in nanoseconds.
         behind: i64,
     },
-    /// How often a clock went back, of how many readings, and by how many nanoseconds at most.
+    /// Steps backwards of a clock.
     Backwards {
         /// The clock.
         clock: String,
-        /// Readings.
+        /// Number of readings.
         readings: u64,
-        /// Steps backwards.
+        /// Number of steps backwards.
         steps: u64,
-        /// The largest, in nanoseconds.
+        /// The largest step, in nanoseconds.
         largest: u64,
     },
-    /// It did a piece of work between its last two marks.
+    /// A piece of work between the last two marks.
     Worked {
-        /// Which.
+        /// Its name.
         work: String,
-        /// How many operations it was.
+        /// The number of operations.
         operations: u32,
     },
-    /// All its marks, in order, by name.
+    /// The names of all marks, in order: the last event.
     Marks(Vec<String>),
-    /// It could not do what it was told.
+    /// The init failed.
     Failed(String),
 }
 
-/// What memory there is, in KiB.
+/// The guest's memory in KiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// MemTotal.
@@ -88,7 +85,7 @@ pub struct Memory {
     pub data: u64,
 }
 
-/// Clocks at one moment.
+/// Several clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
     /// CLOCK_MONOTONIC_RAW, in nanoseconds.
@@ -97,11 +94,11 @@ pub struct Reading {
     pub real: i64,
     /// The host's clock, in microseconds.
     pub host: i64,
-    /// How long the reading took at most, in nanoseconds.
+    /// Duration of the reading at most, in nanoseconds.
     pub width: i64,
 }
 
-/// What happens to a guest's time.
+/// What the host does to a guest's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Disturbance {
@@ -109,31 +106,4 @@ pub enum Disturbance {
     Pause,
     /// The host sleeps: its clocks jump and the TSC does not.
     Suspend,
-}
-
-impl Event {
-    /// The line.
-    pub fn to_line(&self) -> String {
-        format!("{PREFIX}{}", serde_json::to_string(self).unwrap_or_default())
-    }
-
-    /// The event in a line, if there is one. Kernel messages may stand before it.
-    pub fn parse(line: &str) -> Option<Self> {
-        let (_, json) = line.split_once(PREFIX)?;
-        serde_json::from_str(json.trim_end()).ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_survive_the_console() {
-        let event = Event::Reading(Reading { raw: 1, real: -2, host: 3, width: 4 });
-        let line = format!("[    1.0] usb 1-1: {}\r\n", event.to_line());
-        assert_eq!(Event::parse(&line), Some(event));
-        assert_eq!(Event::parse("bench: {\"fly\":1}"), None);
-        assert_eq!(Event::parse("login:"), None);
-    }
 }

@@ -35,11 +35,17 @@ pub struct Times {
 }
 
 /// Lets each kernel idle `rounds` times.
-pub fn run(lab: &Runner, kernels: &[Kernel], host: Generation, rounds: u32, times: Times) -> Result<Report> {
+pub fn run(
+    runner: &Runner,
+    kernels: &[Kernel],
+    host: Generation,
+    rounds: u32,
+    times: Times,
+) -> Result<Report> {
     let Times { settle, watch } = times;
     let mut machine = Machine::new(host, format!("settle={} idle={}", settle.as_secs(), watch.as_secs()));
     machine.patience += 6 * (settle + watch);
-    let idles = Rounds::run(lab, kernels, rounds, &machine, |outcome| {
+    let idles = Rounds::run(runner, kernels, rounds, &machine, |outcome| {
         let window = outcome.work("idle")?;
         Ok(Idle {
             seconds: outcome.seconds(window.ticks).max(1e-9),
@@ -67,7 +73,7 @@ pub fn run(lab: &Runner, kernels: &[Kernel], host: Generation, rounds: u32, time
             list(first.window.devices.iter().map(|(name, count)| (name, *count))),
         ]);
     }
-    let mut report = Report::new("idle", &lab.accel, &HOW, &idles.data());
+    let mut report = Report::new("idle", &runner.accel, &HOW, &idles.data());
     report.tables = vec![table];
     report.plots = vec![Plot::Bars {
         title: "Exits per second of an idle guest".to_owned(),

@@ -35,20 +35,20 @@ impl Work {
 }
 
 /// Reads a disk.
-pub fn disk(lab: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
+pub fn disk(runner: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
     let works = [("read-4k", "4 KiB random read"), ("read-1m", "1 MiB sequential read")];
     let machine = Machine { data: true, ..Machine::new(host, "disk=/dev/vdb") };
-    run(lab, kernels, rounds, &machine, "disk", &works, &DISK)
+    run(runner, kernels, rounds, &machine, "disk", &works, &DISK)
 }
 
 /// Talks over TCP.
-pub fn net(lab: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
+pub fn net(runner: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
     let machine = Machine { net: true, ..Machine::new(host, "net") };
-    run(lab, kernels, rounds, &machine, "net", &[("tcp-rr", "TCP request and response")], &NET)
+    run(runner, kernels, rounds, &machine, "net", &[("tcp-rr", "TCP request and response")], &NET)
 }
 
 fn run(
-    lab: &Runner,
+    runner: &Runner,
     kernels: &[Kernel],
     rounds: u32,
     machine: &Machine,
@@ -56,7 +56,7 @@ fn run(
     works: &[(&str, &str)],
     how: &[&str],
 ) -> Result<Report> {
-    let found = Rounds::run(lab, kernels, rounds, machine, |outcome| {
+    let found = Rounds::run(runner, kernels, rounds, machine, |outcome| {
         let work = |&(name, _): &(&str, &str)| {
             let operations = outcome.find(&format!("how much `{name}` was"), |event| match event {
                 Event::Worked { work, operations } if work == name => Some(f64::from(*operations)),
@@ -90,7 +90,7 @@ fn run(
             ]);
         }
     }
-    let mut report = Report::new(bench, &lab.accel, how, &found.data());
+    let mut report = Report::new(bench, &runner.accel, how, &found.data());
     report.tables = vec![table];
     let series = found.kernels.iter().enumerate().map(|(index, kernel)| {
         let exits = (0..works.len()).map(|place| {

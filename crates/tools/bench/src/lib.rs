@@ -10,8 +10,8 @@
 //! - [`io`]: exits per disk read and per TCP request;
 //! - [`size`]: what kernels weigh; [`build`]: what ours costs to build.
 //!
-//! The guests' init is the program `vmmlinux-guest` ([`guest`]), which talks to the bench in [`event`]s over the
-//! console. The machines are run by `vmmlinux run`, as anybody could.
+//! The guests' init is the program `vmmlinux-guest` ([`guest`]), which sends [`event`]s over the console ([`wire`]). The
+//! machines are run by `vmmlinux run`.
 
 pub mod boot;
 pub mod build;
@@ -28,6 +28,7 @@ mod rounds;
 mod run;
 mod runner;
 pub mod size;
+pub mod wire;
 
 pub use error::{Error, Result};
 pub use kernels::{Baseline, Kernel};

@@ -12,7 +12,7 @@ pub(crate) struct Rounds<T> {
 impl<T> Rounds<T> {
     /// Runs each kernel's machine once a round.
     pub(crate) fn run(
-        lab: &Runner,
+        runner: &Runner,
         kernels: &[Kernel],
         rounds: u32,
         machine: &Machine,
@@ -21,7 +21,7 @@ impl<T> Rounds<T> {
         let mut values: Vec<Vec<T>> = kernels.iter().map(|_| Vec::new()).collect();
         for _ in 0..rounds.max(1) {
             for (kernel, values) in kernels.iter().zip(&mut values) {
-                values.push(take(&lab.run(kernel, machine)?)?);
+                values.push(take(&runner.run(kernel, machine)?)?);
             }
         }
         Ok(Self { kernels: kernels.iter().map(|kernel| kernel.name.clone()).collect(), values })

@@ -18,6 +18,7 @@ use vmm_control::Client;
 use crate::{
     Error, Kernel, Result, Runner,
     event::{Disturbance, Event},
+    wire::Receiver,
 };
 
 /// RAM of the guests in MiB.
@@ -250,29 +251,30 @@ impl Runner {
     }
 }
 
-/// Listens to a guest to its end, and does to it what it waits for: its events, its console, and why that could not be
-/// done.
+/// Listens to a guest to its end and carries out the disturbances that it waits for. Returns its events, the lines of its
+/// console, and the error of a disturbance that failed.
 fn attend(name: &str, stdout: ChildStdout) -> (Vec<Event>, Vec<String>, Option<Error>) {
     let (mut events, mut console, mut refused) = (Vec::new(), Vec::new(), None);
+    let mut receiver = Receiver::default();
     for line in BufReader::new(stdout).split(b'\n') {
         let Ok(line) = line else { break };
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-        if let Some(event) = Event::parse(&line) {
-            if let Event::Await(ordeal) = event
-                && let Err(error) = inflict(name, ordeal)
-            {
-                refused = Some(error);
-            }
-            events.push(event);
+        let event = receiver.line(&line).unwrap_or_else(|lost| Some(Event::Failed(lost)));
+        if let Some(Event::Await(disturbance)) = event
+            && let Err(error) = disturb(name, disturbance)
+        {
+            refused = Some(error);
         }
+        events.extend(event);
         console.push(line);
     }
     (events, console, refused)
 }
 
-fn inflict(name: &str, ordeal: Disturbance) -> Result<()> {
+/// Disturbs a guest and waits until that is over.
+fn disturb(name: &str, disturbance: Disturbance) -> Result<()> {
     let mut client = Client::connect(name)?;
-    match ordeal {
+    match disturbance {
         Disturbance::Pause => {
             client.call(vmm_control::Command::Pause)?;
             thread::sleep(PAUSE);

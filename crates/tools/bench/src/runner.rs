@@ -36,7 +36,7 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// A lab that runs machines with `program`, beside which the guests' init lies. `say` is told what is being done.
+    /// A runner of machines with `program`, beside which the guests' init lies. `say` is told what is being done.
     pub fn new(program: &Path, accel: &str, say: Box<dyn Fn(&str)>) -> Result<Self> {
         let path = program.with_file_name(GUEST);
         if !path.is_file() {
@@ -138,10 +138,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_the_guests_init_there_is_no_lab() {
+    fn without_the_guests_init_there_is_no_runner() {
         let dir = tempfile::tempdir().unwrap();
-        let lab = Runner::new(&dir.path().join("vmmlinux"), "auto", Box::new(|_| {}));
-        assert!(matches!(lab, Err(Error::NoGuest { path }) if path.ends_with(GUEST)));
+        let runner = Runner::new(&dir.path().join("vmmlinux"), "auto", Box::new(|_| {}));
+        assert!(matches!(runner, Err(Error::NoGuest { path }) if path.ends_with(GUEST)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ struct Sizes {
 }
 
 /// Weighs kernels.
-pub fn run(lab: &Runner, kernels: &[Kernel]) -> Result<Report> {
+pub fn run(runner: &Runner, kernels: &[Kernel]) -> Result<Report> {
     let sizes: Vec<Sizes> = kernels.iter().map(weigh).collect::<Result<_>>()?;
     let last = sizes.last().map_or(1, |sizes| sizes.image.max(1));
     let reference = format!("of {}", sizes.last().map_or("", |sizes| &sizes.kernel));
@@ -37,7 +37,7 @@ pub fn run(lab: &Runner, kernels: &[Kernel]) -> Result<Report> {
             sizes.modules.to_string(),
         ]);
     }
-    let mut report = Report::new("size", &lab.accel, &HOW, &sizes);
+    let mut report = Report::new("size", &runner.accel, &HOW, &sizes);
     report.plots = vec![Plot::Bars {
         title: "Sizes".to_owned(),
         unit: "MB".to_owned(),

@@ -4,7 +4,7 @@ use std::{io, thread, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{host::Host, tell};
+use super::{console::tell, host::Host};
 use crate::event::{Disturbance, Event, Reading};
 
 /// How long the guest sleeps, in microseconds.
@@ -137,12 +137,12 @@ pub(super) fn drift(seconds: u32) -> io::Result<()> {
 }
 
 /// Waits for the host's clock to jump, and looks at the guest's own.
-pub(super) fn survive(ordeal: Disturbance) -> io::Result<()> {
+pub(super) fn survive(disturbance: Disturbance) -> io::Result<()> {
     let host = Host::open()?;
     let mut watch = Watch::new();
     let behind = |reading: Reading| reading.host * 1000 - reading.real;
     let first = watch.burst(&host);
-    tell(&Event::Await(ordeal));
+    tell(&Event::Await(disturbance));
     let (mut before, mut jump) = (first, None);
     for _ in 0..LOOKS {
         thread::sleep(Duration::from_millis(1));
@@ -156,9 +156,14 @@ pub(super) fn survive(ordeal: Disturbance) -> io::Result<()> {
         }
     }
     let (host_jump, raw_jump, _) =
-        jump.ok_or_else(|| io::Error::other(format!("nothing happened to the clocks: {ordeal:?}")))?;
+        jump.ok_or_else(|| io::Error::other(format!("nothing happened to the clocks: {disturbance:?}")))?;
     let last = watch.burst(&host);
-    tell(&Event::Survived { ordeal, host: host_jump, raw: raw_jump, behind: behind(last) - behind(first) });
+    tell(&Event::Survived {
+        disturbance,
+        host: host_jump,
+        raw: raw_jump,
+        behind: behind(last) - behind(first),
+    });
     watch.tell();
     Ok(())
 }

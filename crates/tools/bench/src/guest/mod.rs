@@ -13,15 +13,15 @@
 //! A mark is a byte on the console ([`vmm::MARK`]), at which the machine notes what it has counted.
 
 mod clock;
+mod console;
 mod host;
 mod memory;
 mod netlink;
 mod work;
 
 use std::{
-    cell::RefCell,
     fs::{self, File},
-    io::{self, Write},
+    io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
@@ -38,102 +38,75 @@ use rustix::{
 
 use crate::event::Event;
 
-/// How long the console gets to send a mark and to fall silent.
-const QUIET: Duration = Duration::from_millis(200);
+use console::{Marks, tell};
 
 /// Carries out the kernel's words, and powers off.
 pub fn main() {
-    let mut guest = Guest { marks: RefCell::default() };
+    let mut marks = Marks::default();
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let Err(error) = guest.carry_out(&words) {
+    if let Err(error) = carry_out(&mut marks, &words) {
         tell(&Event::Failed(error.to_string()));
     }
     let result = tcdrain(io::stdout()).and_then(|()| reboot(RebootCommand::PowerOff));
     tell(&Event::Failed(format!("cannot power off: {result:?}")));
 }
 
-/// Says something to the bench.
-fn tell(event: &Event) {
-    // Without a console there is no place for an error.
-    let _ = writeln!(io::stdout(), "{}", event.to_line());
-}
-
-struct Guest {
-    marks: RefCell<Vec<String>>,
-}
-
-impl Guest {
-    fn carry_out(&mut self, words: &[String]) -> io::Result<()> {
-        for (index, word) in words.iter().enumerate() {
-            let (word, argument) = word.split_once('=').unwrap_or((word, ""));
-            let number = || argument.parse::<u32>().map_err(io::Error::other);
-            match word {
-                "root" => return Err(enter_root(&words[index + 1..])?),
-                "boot" => self.boot()?,
-                "settle" => thread::sleep(Duration::from_secs(number()?.into())),
-                "idle" => self.idle(number()?)?,
-                "sleeps" => clock::sleeps(number()?)?,
-                "drift" => clock::drift(number()?)?,
-                "pause" => clock::survive(crate::event::Disturbance::Pause)?,
-                "suspend" => clock::survive(crate::event::Disturbance::Suspend)?,
-                "disk" => work::disk(self, Path::new(argument))?,
-                "net" => work::net(self)?,
-                "end" => tell(&Event::Marks(self.marks.take())),
-                _ => return Err(io::Error::other(format!("what is `{word}`?"))),
-            }
+fn carry_out(marks: &mut Marks, words: &[String]) -> io::Result<()> {
+    for (index, word) in words.iter().enumerate() {
+        let (word, argument) = word.split_once('=').unwrap_or((word, ""));
+        let number = || argument.parse::<u32>().map_err(io::Error::other);
+        match word {
+            "root" => return Err(enter_root(&words[index + 1..])?),
+            "boot" => boot(marks)?,
+            "settle" => thread::sleep(Duration::from_secs(number()?.into())),
+            "idle" => idle(marks, number()?)?,
+            "sleeps" => clock::sleeps(number()?)?,
+            "drift" => clock::drift(number()?)?,
+            "pause" => clock::survive(crate::event::Disturbance::Pause)?,
+            "suspend" => clock::survive(crate::event::Disturbance::Suspend)?,
+            "disk" => work::disk(marks, Path::new(argument))?,
+            "net" => work::net(marks)?,
+            "end" => tell(&Event::Marks(marks.take())),
+            _ => return Err(io::Error::other(format!("what is `{word}`?"))),
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// Makes a mark and waits until it is sent.
-    fn mark(&self, name: &str) -> io::Result<()> {
-        self.mark_now(name)?;
-        thread::sleep(QUIET);
-        Ok(())
-    }
+fn boot(marks: &mut Marks) -> io::Result<()> {
+    marks.mark_now("init")?;
+    mount_system()?;
+    let read = |path: &str| fs::read_to_string(path).map_or_else(|_| "?".into(), |s| s.trim().to_owned());
+    marks.mark("ready")?;
+    tell(&Event::Memory(memory::read()?));
+    tell(&Event::Kernel {
+        release: uname().release().to_string_lossy().into_owned(),
+        clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        clockevent: read("/sys/devices/system/clockevents/clockevent0/current_device"),
+    });
+    Ok(())
+}
 
-    fn mark_now(&self, name: &str) -> io::Result<()> {
-        self.marks.borrow_mut().push(name.to_owned());
-        let mut console = io::stdout().lock();
-        console.write_all(&[vmm::MARK])?;
-        console.flush()
-    }
-
-    fn boot(&self) -> io::Result<()> {
-        self.mark_now("init")?;
-        mount_system()?;
-        let read = |path: &str| fs::read_to_string(path).map_or_else(|_| "?".into(), |s| s.trim().to_owned());
-        self.mark("ready")?;
-        tell(&Event::Memory(memory::read()?));
-        tell(&Event::Kernel {
-            release: uname().release().to_string_lossy().into_owned(),
-            clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-            clockevent: read("/sys/devices/system/clockevents/clockevent0/current_device"),
-        });
-        Ok(())
-    }
-
-    /// Three marks: between the first two is what a mark costs, after them what doing nothing costs.
-    fn idle(&self, seconds: u32) -> io::Result<()> {
-        let host = host::Host::open().ok();
-        self.mark("idle-mark")?;
-        self.mark("idle-begin")?;
-        // Two exits each, among those of some tens of seconds.
-        let before = (host.as_ref().map(host::Host::micros), memory::interrupts()?);
-        thread::sleep(Duration::from_secs(seconds.into()));
-        let after = (host.as_ref().map(host::Host::micros), memory::interrupts()?);
-        self.mark("idle-end")?;
-        let micros = match (before.0, after.0) {
-            (Some(before), Some(after)) => after.abs_diff(before),
-            _ => u64::from(seconds) * 1_000_000,
-        };
-        let counts = after.1.into_iter().filter_map(|(line, count)| {
-            let more = count.saturating_sub(before.1.get(&line).copied().unwrap_or(0));
-            (more > 0).then_some((line, more))
-        });
-        tell(&Event::Interrupts { micros, counts: counts.collect() });
-        Ok(())
-    }
+/// Three marks: between the first two is what a mark costs, after them what doing nothing costs.
+fn idle(marks: &mut Marks, seconds: u32) -> io::Result<()> {
+    let host = host::Host::open().ok();
+    marks.mark("idle-mark")?;
+    marks.mark("idle-begin")?;
+    // Two exits each, among those of some tens of seconds.
+    let before = (host.as_ref().map(host::Host::micros), memory::interrupts()?);
+    thread::sleep(Duration::from_secs(seconds.into()));
+    let after = (host.as_ref().map(host::Host::micros), memory::interrupts()?);
+    marks.mark("idle-end")?;
+    let micros = match (before.0, after.0) {
+        (Some(before), Some(after)) => after.abs_diff(before),
+        _ => u64::from(seconds) * 1_000_000,
+    };
+    let counts = after.1.into_iter().filter_map(|(line, count)| {
+        let more = count.saturating_sub(before.1.get(&line).copied().unwrap_or(0));
+        (more > 0).then_some((line, more))
+    });
+    tell(&Event::Interrupts { micros, counts: counts.collect() });
+    Ok(())
 }
 
 /// Mounts what is not there yet. A kernel may have mounted `/dev` already.

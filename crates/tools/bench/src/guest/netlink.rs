@@ -23,7 +23,7 @@ pub(super) fn configure(index: u32, address: Ipv4Addr, prefix: u8) -> io::Result
 
 /// `struct ifaddrmsg` and its attributes.
 fn new_address(index: u32, address: Ipv4Addr, prefix: u8) -> Vec<u8> {
-    let family = AddressFamily::INET.as_raw() as u8;
+    let [family, _] = AddressFamily::INET.as_raw().to_le_bytes();
     let mut body = vec![family, prefix, 0, 0];
     body.extend(index.to_ne_bytes());
     for kind in [IFA_LOCAL, IFA_ADDRESS] {
@@ -44,7 +44,8 @@ fn link_up(index: u32) -> Vec<u8> {
 }
 
 fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let mut message = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
+    let length = u32::try_from(HEADER + body.len()).expect("messages are short");
+    let mut message = length.to_ne_bytes().to_vec();
     message.extend(kind.to_ne_bytes());
     message.extend((flags | NLM_F_REQUEST_ACK).to_ne_bytes());
     message.extend([0; 8]);

@@ -15,7 +15,10 @@ use rustix::{
     net::{AddressFamily, SocketType, netdevice::name_to_index, socket},
 };
 
-use super::{Guest, netlink, tell};
+use super::{
+    console::{Marks, tell},
+    netlink,
+};
 use crate::event::Event;
 
 /// Bytes of a random read and how many there are.
@@ -38,21 +41,21 @@ const REQUEST: usize = 64;
 
 /// Tells of the work that is done between two marks.
 fn between_marks(
-    guest: &Guest,
+    marks: &mut Marks,
     work: &str,
     operations: u32,
     f: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
-    guest.mark(&format!("{work}-mark"))?;
-    guest.mark(&format!("{work}-begin"))?;
+    marks.mark(&format!("{work}-mark"))?;
+    marks.mark(&format!("{work}-begin"))?;
     f()?;
-    guest.mark(&format!("{work}-end"))?;
+    marks.mark(&format!("{work}-end"))?;
     tell(&Event::Worked { work: work.to_owned(), operations });
     Ok(())
 }
 
 /// Random reads of 4 KiB past the page cache, then sequential ones of 1 MiB through it.
-pub(super) fn disk(guest: &Guest, path: &Path) -> io::Result<()> {
+pub(super) fn disk(marks: &mut Marks, path: &Path) -> io::Result<()> {
     let mut sequential = File::open(path)?;
     let size = sequential.seek(SeekFrom::End(0))?;
     sequential.seek(SeekFrom::Start(0))?;
@@ -61,12 +64,12 @@ pub(super) fn disk(guest: &Guest, path: &Path) -> io::Result<()> {
     let mut buffer = vec![0; 2 * BLOCK];
     let at = buffer.as_ptr().align_offset(BLOCK);
     let mut next = Scattered::new(size / BLOCK as u64);
-    between_marks(guest, "read-4k", BLOCKS, || {
+    between_marks(marks, "read-4k", BLOCKS, || {
         (0..BLOCKS)
             .try_for_each(|_| direct.read_exact_at(&mut buffer[at..at + BLOCK], next.next() * BLOCK as u64))
     })?;
     let mut buffer = vec![0; PIECE];
-    between_marks(guest, "read-1m", PIECES, || {
+    between_marks(marks, "read-1m", PIECES, || {
         (0..PIECES).try_for_each(|_| sequential.read_exact(&mut buffer))
     })
 }
@@ -91,13 +94,13 @@ impl Scattered {
 }
 
 /// Requests to the gateway's echo service over one connection, each after the answer to the one before.
-pub(super) fn net(guest: &Guest) -> io::Result<()> {
+pub(super) fn net(marks: &mut Marks) -> io::Result<()> {
     let any = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     netlink::configure(name_to_index(&any, "eth0")?, ADDRESS, PREFIX)?;
     let mut connection = connect()?;
     connection.set_nodelay(true)?;
     let mut bytes = [0x55; REQUEST];
-    between_marks(guest, "tcp-rr", REQUESTS, || {
+    between_marks(marks, "tcp-rr", REQUESTS, || {
         (0..REQUESTS).try_for_each(|_| {
             connection.write_all(&bytes)?;
             connection.read_exact(&mut bytes)

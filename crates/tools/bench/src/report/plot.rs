@@ -65,7 +65,7 @@ fn bars(
         .map_err(problem)?;
     // Tick marks between the groups carry their names: one label a group.
     let name = |place: &f64| {
-        #[allow(clippy::cast_sign_loss)]
+        #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation)]
         let index = place.floor().max(0.0) as usize;
         let middle = (place - place.floor() - 0.5).abs() < 0.01;
         groups.get(index).filter(|_| middle).cloned().unwrap_or_default()
