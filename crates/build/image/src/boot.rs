@@ -65,7 +65,8 @@ pub(crate) fn write(
     fatfs::format_volume(slice(&mut file, region).map_err(failed)?, options).map_err(failed)?;
     // "Hidden sectors", where the volume lies on the disk: syslinux's boot sector falls back on it.
     file.seek(SeekFrom::Start(region.start + 28)).map_err(failed)?;
-    file.write_all(&((region.start / 512) as u32).to_le_bytes()).map_err(failed)?;
+    let hidden = u32::try_from(region.start / 512).map_err(std::io::Error::other).map_err(failed)?;
+    file.write_all(&hidden.to_le_bytes()).map_err(failed)?;
 
     {
         let volume = BufStream::new(slice(&mut file, region).map_err(failed)?);

@@ -11,11 +11,11 @@ use mbrman::{BOOT_ACTIVE, BOOT_INACTIVE, CHS, MBR, MBRPartitionEntry};
 use crate::{
     error::{Error, Result},
     identity::Identity,
-    settings::Size,
+    size::Size,
 };
 
 /// SeaBIOS, vmd and mbrman all count in these.
-const SECTOR: u64 = 512;
+const SECTOR: u32 = 512;
 /// Partitions start at whole MiB, which suits every block size beneath.
 const ALIGNMENT: u64 = 1 << 20;
 /// MBR partition types: FAT16 by LBA, and Linux.
@@ -97,13 +97,18 @@ pub(crate) fn partition(
     let mut file = File::options().read(true).write(true).open(path).map_err(write)?;
     file.set_len(layout.size.bytes()).map_err(write)?;
     let table = |e: mbrman::Error| write(std::io::Error::other(e));
-    let mut mbr = MBR::new_from(&mut file, SECTOR as u32, signature(identity)).map_err(table)?;
+    let mut mbr = MBR::new_from(&mut file, SECTOR, signature(identity)).map_err(table)?;
     mbr.header.bootstrap_code = *code;
     mbr[1] = entry(layout.boot, BOOT_ACTIVE, TYPE_FAT16_LBA);
     mbr[2] = entry(layout.root, BOOT_INACTIVE, TYPE_LINUX);
     file.seek(SeekFrom::Start(0)).map_err(write)?;
     mbr.write_into(&mut file).map_err(table)?;
     file.flush().map_err(write)
+}
+
+/// The sectors in so many bytes. [`Size`] keeps disks within the reach of 32 bits.
+fn sectors(bytes: u64) -> u32 {
+    u32::try_from(bytes / u64::from(SECTOR)).expect("disks have at most 2 TiB")
 }
 
 fn entry(region: Region, boot: u8, sys: u8) -> MBRPartitionEntry {
@@ -113,8 +118,8 @@ fn entry(region: Region, boot: u8, sys: u8) -> MBRPartitionEntry {
         first_chs: CHS::empty(),
         sys,
         last_chs: CHS::empty(),
-        starting_lba: (region.start / SECTOR) as u32,
-        sectors: (region.length / SECTOR) as u32,
+        starting_lba: sectors(region.start),
+        sectors: sectors(region.length),
     }
 }
 

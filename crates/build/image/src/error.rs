@@ -9,7 +9,7 @@ use std::{
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::settings::Size;
+use crate::size::Size;
 
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -107,7 +107,7 @@ fn release_of(path: &Path) -> Result<String> {
     if length < whole {
         return Err(bad(&format!("it is cut off: {length} bytes of {whole}")));
     }
-    let release = head.get(name as usize + 0x200..).unwrap_or_default();
+    let release = usize::try_from(name).ok().and_then(|name| head.get(name + 0x200..)).unwrap_or_default();
     let release: Vec<u8> =
         release.iter().copied().take_while(|c| c.is_ascii_graphic() && !b"/\\".contains(c)).collect();
     match String::from_utf8(release) {

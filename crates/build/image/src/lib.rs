@@ -13,6 +13,7 @@ mod identity;
 mod kernel;
 mod rootfs;
 mod settings;
+mod size;
 #[cfg(test)]
 mod tests;
 mod tool;
@@ -27,7 +28,8 @@ use std::{
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use kernel::Kernel;
-pub use settings::{Hostname, Net, Options, RootFs, Size, SshKeys};
+pub use settings::{Hostname, Net, Options, RootFs, SshKeys};
+pub use size::Size;
 pub use tool::Tools;
 
 use disk::Layout;
@@ -63,10 +65,11 @@ impl Image {
         let network = match self.net {
             Net::Dhcp => vmconf::Network::Local,
             // Its address belongs to a network of the user's.
-            Net::Static { .. } => vmconf::Network::Switch { name: "uplink".to_owned(), interface: None },
+            Net::Static { .. } => vmconf::Network::Switch { name: "uplink".to_owned(), declared: None },
             Net::None => vmconf::Network::None,
         };
-        vmconf::Proposal { network, ..vmconf::Proposal::new(self.vm.clone(), disk) }.text()
+        let proposal = vmconf::Proposal { network, ..vmconf::Proposal::new(self.vm.clone(), disk) };
+        proposal.text().unwrap_or_else(|error| format!("# no instructions: {error}\n"))
     }
 }
 

@@ -9,26 +9,11 @@ use std::{
 
 use vmd_release::DiskFormat;
 
-use crate::error::{Error, Result};
-
-const MIB: u64 = 1 << 20;
-
-/// Size of a disk in bytes: whole MiB, as vmctl(8) makes disks, from 1 MiB to 2 TiB (the reach of an MBR's sector
-/// numbers).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(u64);
-
-impl Size {
-    /// `bytes` rounded up to whole MiB.
-    pub fn from_bytes(bytes: u64) -> Self {
-        Self(bytes.div_ceil(MIB) * MIB)
-    }
-
-    /// In bytes.
-    pub fn bytes(self) -> u64 {
-        self.0
-    }
-}
+use crate::{
+    error::{Error, Result},
+    kernel::Kernel,
+    size::Size,
+};
 
 impl FromStr for Size {
     type Err = Error;
@@ -42,16 +27,6 @@ impl FromStr for Size {
             Ok(0) => Err(bad("a disk has a size")),
             Ok(bytes) if bytes > 2 << 40 => Err(bad("a disk with an MBR ends at 2T")),
             Ok(bytes) => Ok(Self::from_bytes(bytes)),
-        }
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_multiple_of(1 << 30) {
-            write!(f, "{}G", self.0 >> 30)
-        } else {
-            write!(f, "{}M", self.0 >> 20)
         }
     }
 }
@@ -249,7 +224,7 @@ impl fmt::Display for RootFs {
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What boots; without one the kernel that comes with the root file system (not with [`RootFs::Minimal`]).
-    pub kernel: Option<crate::Kernel>,
+    pub kernel: Option<Kernel>,
     /// What it starts.
     pub rootfs: RootFs,
     /// How large the disk is.

@@ -96,7 +96,7 @@ fn a_minimal_image_reads_back() {
     let start = u64::from(mbr[1].starting_lba) * 512;
     let length = u64::from(mbr[1].sectors) * 512;
     let bytes = fs::read(&image.path).unwrap();
-    let sector = &bytes[start as usize..][..512];
+    let sector = &bytes[usize::try_from(start).unwrap()..][..512];
     assert_eq!(&sector[3..11], b"SYSLINUX");
     assert_eq!(sector[28..32], mbr[1].starting_lba.to_le_bytes());
     let slice = StreamSlice::new(std::io::Cursor::new(bytes), start, start + length).unwrap();
@@ -339,7 +339,7 @@ fn the_instructions_agree_with_the_image() {
             .instructions()
     };
     let raw = instructions(DiskFormat::Raw, "dhcp");
-    assert!(raw.contains("\tdisk \"/var/vmm/minimal.img\"\n\tlocal interface\n}\n"), "{raw}");
+    assert!(raw.contains("\tdisk \"/var/vmm/minimal.img\" format raw\n\tlocal interface\n}\n"), "{raw}");
     let qcow2 = instructions(DiskFormat::Qcow2, "10.0.0.5/24,10.0.0.1");
     assert!(
         qcow2.contains(

@@ -5,43 +5,24 @@
 
 mod daemon;
 mod error;
+mod files;
+mod inputs;
 mod program;
 mod sbom;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use kernel_builder::Manifest;
 use support::hash::hash_file;
 
 pub use daemon::{DaemonPackages, package_daemon};
 pub use error::{Error, Result};
+pub use inputs::Inputs;
 pub use program::manuals;
 
-/// The inputs of a release.
-#[derive(Debug)]
-pub struct Inputs<'a> {
-    /// The program, linked statically.
-    pub program: &'a Path,
-    /// Programs that are installed beside it.
-    pub companions: &'a [PathBuf],
-    /// The command line of the program, for manual pages and completions.
-    pub command: clap::Command,
-    /// The guests' daemon, linked statically.
-    pub daemon: &'a Path,
-    /// Output directories of kernel builds: their packages and qcow2 images are taken.
-    pub kernels: &'a [PathBuf],
-    /// The checkout: dependencies and licences.
-    pub checkout: &'a Path,
-    /// The time of all files, in seconds since 1970.
-    pub epoch: u64,
-}
+use files::{copy, names, write};
 
 /// The file with the checksums.
 pub const SUMS: &str = "SHA256SUMS";
@@ -124,32 +105,4 @@ fn take_kernel(dir: &Path, to: &Path) -> Result<Manifest> {
         }
     }
     Ok(manifest)
-}
-
-/// The sorted names of the files in a directory.
-fn names(dir: &Path) -> Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
-    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
-        let entry = entry.map_err(Error::io("read", dir))?;
-        if entry.path().is_file() {
-            names.insert(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    Ok(names)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    if to.exists() {
-        let same = hash_file(from)? == hash_file(to)?;
-        return if same { Ok(()) } else { Err(Error::Twice { path: from.to_owned() }) };
-    }
-    fs::copy(from, to).map_err(Error::io("copy", from))?;
-    Ok(())
-}
-
-fn write(path: &Path, content: &[u8]) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    }
-    fs::write(path, content).map_err(Error::io("write", path))
 }

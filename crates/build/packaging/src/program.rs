@@ -10,9 +10,9 @@ use std::{
 use clap_complete::Shell;
 
 use crate::{
-    Inputs,
     error::{Error, Result},
-    write,
+    files::write,
+    inputs::Inputs,
 };
 
 /// Where each shell looks for completions.

@@ -1,6 +1,10 @@
 //! A whole release of things that stand in for large ones, made twice.
 
-use std::{os::unix::fs::PermissionsExt, process::Command};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use kernel_builder::FileRecord;
 use support::hash::hash_file;

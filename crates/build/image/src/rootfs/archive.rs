@@ -35,7 +35,7 @@ pub(super) fn write(
     };
     let lib = if is_link(output, "lib")? { "usr/lib" } else { "lib" };
     let overlay = scratch.join("overlay.tar");
-    common(options, identity, lib)?.write_tar(&overlay, identity.time())?;
+    common::tree(options, identity, lib)?.write_tar(&overlay, identity.time())?;
     let mut command = tools.command("tar")?;
     command.arg("--concatenate").arg("--file").arg(output).arg(&overlay);
     run(&mut command, "tar", "adding to the root file system", from)?;

@@ -15,7 +15,7 @@ use crate::{
     tree::Tree,
 };
 
-use super::{archive, common, shadow_field};
+use super::{archive, common};
 
 /// Anyone but root needs newuidmap for mmdebstrap's user namespace.
 pub(super) fn tools() -> &'static [&'static str] {
@@ -125,7 +125,7 @@ fn package_hooks(packages: &[PathBuf]) -> Vec<String> {
 }
 
 fn overlay_tree(options: &Options, identity: &Identity) -> Result<Tree> {
-    let mut tree = common(options, identity, "usr/lib")?;
+    let mut tree = common::tree(options, identity, "usr/lib")?;
     tree.symlink("etc/kernel/postinst.d/zz-vmmlinux", "/usr/lib/vmmlinux/install-kernel");
     tree.file(
         "etc/kernel/postrm.d/zz-vmmlinux",
@@ -141,10 +141,15 @@ fn overlay_tree(options: &Options, identity: &Identity) -> Result<Tree> {
     tree.file("etc/locale.conf", 0o644, "LANG=C.UTF-8\n");
     tree.symlink("etc/default/locale", "../locale.conf");
     tree.symlink("usr/local/sbin/install-kernel", "/usr/lib/vmmlinux/install-kernel");
-    tree.file(PASSWORD, 0o600, format!("root:{}\n", shadow_field(options, identity)?));
+    tree.file(PASSWORD, 0o600, format!("root:{}\n", common::shadow_field(options, identity)?));
     for (name, unit) in UNITS {
         tree.file(&format!("etc/systemd/system/{name}"), 0o644, unit);
     }
+    tree.file(
+        "etc/systemd/system.conf.d/vmmlinux.conf",
+        0o644,
+        include_str!("../../../../../guests/debian/system.conf"),
+    );
     if let Some(network) = network(&options.net) {
         tree.file("etc/systemd/network/20-wired.network", 0o644, network);
     }

@@ -20,7 +20,7 @@ use crate::{
     tree::Tree,
 };
 
-use super::{closure, common, shadow_field};
+use super::{closure, common};
 
 /// What grows the disk. busybox has nothing that tells the kernel of one changed partition of a disk in use, nor a
 /// resize2fs; this machine has both, since the image could not be made without e2fsprogs.
@@ -41,7 +41,7 @@ pub(super) fn write(
         Some(given) => given.clone(),
         None => find_busybox(tools, scratch)?,
     };
-    let mut tree = common(options, identity, "usr/lib")?;
+    let mut tree = common::tree(options, identity, "usr/lib")?;
     put_busybox(&mut tree, &busybox)?;
     closure::copy(tools, &mut tree, &GROW)?;
     put_system(&mut tree, options, identity)?;
@@ -98,7 +98,7 @@ fn put_system(tree: &mut Tree, options: &Options, identity: &Identity) -> Result
         "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     );
     tree.file("etc/group", 0o644, "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n");
-    let password = shadow_field(options, identity)?;
+    let password = common::shadow_field(options, identity)?;
     tree.file(
         "etc/shadow",
         0o600,
