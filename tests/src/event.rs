@@ -72,6 +72,8 @@ pub enum Event {
         /// In jiffies of 10 ms.
         jiffies: u64,
     },
+    /// Times of the kernel's messages from its first to the agent's first, in microseconds.
+    MessageTimes(Vec<u64>),
     /// The clocksource, and the TSC's rate by it.
     Clock {
         /// Its name.

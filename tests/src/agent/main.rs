@@ -30,6 +30,7 @@
 //! | `busy` | computes for three seconds beside a thread that sleeps 1 ms at a time |
 //! | `cpus` | computes on all CPUs at once, which wake each other |
 //! | `hotplug` | takes the second CPU offline and online |
+//! | `early` | reads the times of the kernel's messages until the agent's first |
 //! | `ticks` | holds jiffies and CLOCK_REALTIME against CLOCK_MONOTONIC |
 //! | `settle` | does nothing for 150 seconds |
 //! | `wait` | does nothing for ten minutes |
@@ -133,6 +134,7 @@ fn carry_out(word: &str) -> io::Result<()> {
         "naps" => time::naps()?,
         "sleeps" => time::sleeps(),
         "ticks" => time::ticks()?,
+        "early" => time::early()?,
         "clock" => time::clock()?,
         "steps" => time::steps(),
         // The interval of the random number generator's reseeds grows until two minutes after boot.

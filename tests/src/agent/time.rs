@@ -1,10 +1,13 @@
 //! The words about clocks, sleeps and ticks.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::OpenOptionsExt, process::CommandExt},
+    },
     path::Path,
     process::{Child, Command},
     thread,
@@ -16,6 +19,7 @@ use guest_tests::{
     event::{ClockSet, Event, Nap},
 };
 use rustix::{
+    fs::OFlags,
     io::Errno,
     time::{
         ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
@@ -79,6 +83,30 @@ pub(crate) fn ticks() -> io::Result<()> {
     let realtime = wall.elapsed().map_err(io::Error::other)?;
     let millis = |time: Duration| u64::try_from(time.as_millis()).map_err(io::Error::other);
     send(&Event::Passed { monotonic: millis(monotonic)?, realtime: millis(realtime)?, jiffies });
+    Ok(())
+}
+
+/// Times of the kernel's own messages up to the agent's first, in microseconds.
+pub(crate) fn early() -> io::Result<()> {
+    let mut kmsg = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open("/dev/kmsg")?;
+    let (mut micros, mut record) = (Vec::new(), [0; 8192]);
+    loop {
+        let length = match kmsg.read(&mut record) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        };
+        // Priority with facility (0 is the kernel), number, time, flags; then the text.
+        let text = String::from_utf8_lossy(&record[..length]);
+        let mut fields = text.split([',', ';']);
+        let (priority, time) = (fields.next(), fields.nth(1));
+        let priority: u32 = priority.and_then(|field| field.parse().ok()).unwrap_or(u32::MAX);
+        if priority >> 3 != 0 {
+            break;
+        }
+        micros.push(time.and_then(|field| field.parse().ok()).ok_or(io::ErrorKind::InvalidData)?);
+    }
+    send(&Event::MessageTimes(micros));
     Ok(())
 }
 
