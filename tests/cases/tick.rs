@@ -129,7 +129,11 @@ fn times_of_early_messages_advance(#[values("7.8", "8.0")] host: &str) {
     // Before the TSC's rate is known there is no clock at all.
     let running: Vec<_> = times.iter().copied().skip_while(|time| *time == 0).collect();
     let longest = running.chunk_by(|one, next| one == next).map(<[u64]>::len).max();
-    println!("{host}: {} messages, {} of them with a time, at most {longest:?} with one", times.len(), running.len());
+    println!(
+        "{host}: {} messages, {} of them with a time, at most {longest:?} with one",
+        times.len(),
+        running.len()
+    );
     assert!(running.len() >= 40, "{times:?}");
     assert!(running.is_sorted(), "{times:?}");
     assert!(longest <= Some(5), "{times:?}");

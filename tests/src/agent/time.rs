@@ -88,7 +88,10 @@ pub(crate) fn ticks() -> io::Result<()> {
 
 /// Times of the kernel's own messages up to the agent's first, in microseconds.
 pub(crate) fn early() -> io::Result<()> {
-    let mut kmsg = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open("/dev/kmsg")?;
+    let mut kmsg = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open("/dev/kmsg")?;
     let (mut micros, mut record) = (Vec::new(), [0; 8192]);
     loop {
         let length = match kmsg.read(&mut record) {
