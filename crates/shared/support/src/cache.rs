@@ -23,7 +23,7 @@ use rustix::{
 };
 
 use crate::{
-    file::{Error, Result, temp_dir},
+    file::{Error, Result, TempDir, temp_dir},
     hash::hash_file,
     progress::Progress,
 };
@@ -75,7 +75,7 @@ impl Cache {
     }
 
     /// A temporary directory to download into. [`Cache::keep_download`] moves the file out of it.
-    pub fn incoming(&self, what: &str) -> Result<tempfile::TempDir> {
+    pub fn incoming(&self, what: &str) -> Result<TempDir> {
         temp_dir(&self.dir("downloads")?, &format!(".incoming-{what}-"))
     }
 

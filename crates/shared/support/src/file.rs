@@ -1,14 +1,14 @@
 //! Files and directories that appear whole or not at all, and the error for operations on them.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Write as _},
-    os::unix::fs::PermissionsExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, RenameFlags, renameat_with},
+    fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, renameat_with},
     io::Errno,
 };
 use walkdir::{DirEntry, WalkDir};
@@ -50,19 +50,84 @@ impl Error {
     }
 }
 
-/// A new temporary directory in `parent`. Directories with the same prefix are removed first: the caller holds the lock
-/// of what it makes, so they belong to runs that were killed.
-pub fn temp_dir(parent: &Path, prefix: &str) -> Result<tempfile::TempDir> {
-    let entries = fs::read_dir(parent).map_err(|e| Error::new("read", parent, e))?;
-    for entry in entries.filter_map(std::result::Result::ok) {
-        if entry.file_name().to_string_lossy().starts_with(prefix) {
-            fs::remove_dir_all(entry.path()).map_err(|e| Error::new("remove the stale", entry.path(), e))?;
+/// A temporary directory. Dropping it removes it; one whose process was killed is removed by the next
+/// [`temp_dir`] with its parent and prefix.
+#[derive(Debug)]
+pub struct TempDir {
+    path: PathBuf,
+    /// Locked as long as the directory is in use.
+    _lock: File,
+}
+
+impl TempDir {
+    /// The directory's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves the directory where it is and returns its path.
+    pub fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.path)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty()
+            && let Err(error) = remove_tree(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "a temporary directory was left behind");
         }
     }
-    tempfile::Builder::new()
-        .prefix(prefix)
-        .tempdir_in(parent)
-        .map_err(|e| Error::new("create a directory in", parent, e))
+}
+
+/// A new temporary directory in `parent`. Directories with the same prefix that no process has locked are removed
+/// first: they belong to runs that were killed.
+pub fn temp_dir(parent: &Path, prefix: &str) -> Result<TempDir> {
+    let entries = fs::read_dir(parent).map_err(|e| Error::new("read", parent, e))?;
+    for entry in entries.filter_map(std::result::Result::ok) {
+        let path = entry.path();
+        if entry.file_name().as_bytes().starts_with(prefix.as_bytes())
+            && let Some(_lock) = lock_dir(&path)
+        {
+            remove_tree(&path).map_err(|e| Error::new("remove the stale", path, e))?;
+        }
+    }
+    loop {
+        let made = tempfile::Builder::new().prefix(prefix).tempdir_in(parent);
+        let path = made.map_err(|e| Error::new("create a directory in", parent, e))?.keep();
+        // Another run may have taken it for a stale one before it was locked.
+        match lock_dir(&path) {
+            Some(lock) if path.is_dir() => return Ok(TempDir { path, _lock: lock }),
+            _ if path.is_dir() => return Err(Error::new("lock", path, Errno::WOULDBLOCK)),
+            _ => {}
+        }
+    }
+}
+
+/// Opens and locks a directory. `None` if it is not a directory, or locked by another process.
+fn lock_dir(path: &Path) -> Option<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    flock(&dir, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(dir.into())
+}
+
+/// Removes a directory with all that is in it, directories that their owner may not write to included.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        done => return done,
+    }
+    // A directory is made accessible before it is read.
+    for entry in WalkDir::new(path).into_iter().filter_entry(|entry| {
+        !entry.file_type().is_dir()
+            || fs::set_permissions(entry.path(), PermissionsExt::from_mode(0o700)).is_ok()
+    }) {
+        entry?;
+    }
+    fs::remove_dir_all(path)
 }
 
 /// Writes a file under a temporary name in its own directory and renames it into place. Its mode is 0644.
@@ -122,4 +187,49 @@ pub fn mirror_tree(
         result.map_err(|e| Error::new("create", &target, e))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_directory_that_a_killed_run_left_is_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let stale = parent.path().join(".run-stale");
+        fs::create_dir_all(stale.join("closed")).unwrap();
+        fs::write(stale.join("closed/file"), "x").unwrap();
+        fs::set_permissions(stale.join("closed"), PermissionsExt::from_mode(0o500)).unwrap();
+
+        let made = temp_dir(parent.path(), ".run-").unwrap();
+
+        assert_eq!([parent.path().join(&names(parent.path())[0])], [made.path()]);
+    }
+
+    #[test]
+    fn a_directory_in_use_and_other_files_are_kept() {
+        let parent = tempfile::tempdir().unwrap();
+        fs::write(parent.path().join(".run-file"), "x").unwrap();
+        let first = temp_dir(parent.path(), ".run-").unwrap();
+
+        let second = temp_dir(parent.path(), ".run-").unwrap();
+
+        assert!(first.path().is_dir() && first.path() != second.path());
+        drop((first, second));
+        assert_eq!(names(parent.path()), [".run-file"]);
+    }
+
+    #[test]
+    fn what_is_kept_stays() {
+        let parent = tempfile::tempdir().unwrap();
+
+        let kept = temp_dir(parent.path(), ".run-").unwrap().keep();
+
+        assert!(kept.is_dir());
+    }
 }

@@ -1,5 +1,5 @@
 //! What programs and libraries share: standard streams and, with the feature `files`, files, hashes, the cache, running
-//! programs and reporting progress.
+//! programs, interrupts and reporting progress.
 //!
 //! Programs for guests take the streams alone.
 
@@ -11,6 +11,8 @@ pub mod cache;
 pub mod file;
 #[cfg(feature = "files")]
 pub mod hash;
+#[cfg(feature = "files")]
+pub mod interrupt;
 #[cfg(feature = "files")]
 pub mod make;
 #[cfg(feature = "files")]

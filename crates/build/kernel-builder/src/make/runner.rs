@@ -6,20 +6,13 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
-    iterator::{Handle, Signals},
-};
+use rustix::process::Pid;
+use signal_hook::consts::SIGINT;
 use support::{
     file,
+    interrupt::Interrupt,
     make::kernel_make,
     progress::Progress,
     run::{self, tail},
@@ -44,36 +37,6 @@ pub(crate) struct Make<'a> {
     pub(crate) epoch: i64,
     pub(crate) jobs: usize,
     pub(crate) log: &'a Path,
-}
-
-/// Interrupts make's process group for every signal that asks this process to stop.
-struct Forwarder {
-    asked_to_stop: Arc<AtomicBool>,
-    signals: Handle,
-    thread: JoinHandle<()>,
-}
-
-impl Forwarder {
-    fn start(mut signals: Signals, group: Pid) -> Self {
-        let asked_to_stop = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&asked_to_stop);
-        let handle = signals.handle();
-        let thread = std::thread::spawn(move || {
-            for _ in signals.forever() {
-                asked.store(true, Ordering::SeqCst);
-                // make removes the targets in progress and exits. The call fails only if the group has exited.
-                let _ = kill_process_group(group, Signal::INT);
-            }
-        });
-        Self { asked_to_stop, signals: handle, thread }
-    }
-
-    /// Ends the thread. Returns whether a signal arrived.
-    fn stop(self) -> bool {
-        self.signals.close();
-        let _ = self.thread.join();
-        self.asked_to_stop.load(Ordering::SeqCst)
-    }
 }
 
 /// The steps of a run of make.
@@ -118,25 +81,26 @@ impl Make<'_> {
         let (reader, writer) = std::io::pipe().map_err(spawn)?;
         make.stdout(writer.try_clone().map_err(spawn)?).stderr(writer).process_group(0);
         tracing::debug!(?make, "run");
-        let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(spawn)?;
+        let interrupt = Interrupt::catch().map_err(spawn)?;
         let mut child = make.spawn().map_err(spawn)?;
         // Closes this process's write ends of the pipe: the pipe ends when make's group has exited.
         drop(make);
-        let forwarder = Forwarder::start(signals, Pid::from_child(&child));
         let mut done = before;
         let mut written = Ok(());
-        for line in BufReader::new(reader).split(b'\n') {
-            let Ok(line) = line else { break };
-            if written.is_ok() {
-                written = log.write_all(&line).and_then(|()| log.write_all(b"\n"));
+        let status = interrupt.while_running(Pid::from_child(&child), || {
+            for line in BufReader::new(reader).split(b'\n') {
+                let Ok(line) = line else { break };
+                if written.is_ok() {
+                    written = log.write_all(&line).and_then(|()| log.write_all(b"\n"));
+                }
+                if let Some(file) = log::step(&String::from_utf8_lossy(&line)) {
+                    done += 1;
+                    progress.step(done, total.max(if total > 0 { done } else { 0 }), file);
+                }
             }
-            if let Some(file) = log::step(&String::from_utf8_lossy(&line)) {
-                done += 1;
-                progress.step(done, total.max(if total > 0 { done } else { 0 }), file);
-            }
-        }
-        let status = child.wait().map_err(spawn)?;
-        if forwarder.stop() || status.signal() == Some(SIGINT) {
+            child.wait().map_err(spawn)
+        })?;
+        if interrupt.is_asked() || status.signal() == Some(SIGINT) {
             return Err(MakeError::Interrupted { log: self.log.to_owned() });
         }
         written.map_err(|e| file::Error::new("write", self.log, e))?;

@@ -8,12 +8,11 @@ use std::{
 };
 
 use support::{
-    file::{self, replace_dir, temp_dir},
+    file::{self, TempDir, replace_dir, temp_dir},
     hash::hash_file,
     progress::Progress,
     run,
 };
-use tempfile::TempDir;
 use walkdir::WalkDir;
 
 use crate::{
