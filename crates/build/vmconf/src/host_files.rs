@@ -22,19 +22,19 @@ impl HostFiles {
     }
 
     /// Opens a file for reading. A relative path begins at `/`, where vmd runs as a daemon. A FIFO does not block.
-    pub(crate) fn open(&self, path: &str) -> io::Result<File> {
-        self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
+    pub(crate) fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        self.resolve(path.as_ref(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
     }
 
     /// The path on the host after all links, as realpath(3) gives it there. `None` if there is no such file.
     pub(crate) fn real_path(&self, path: &str) -> Option<String> {
         let real = |file: File| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
-        let root = real(self.resolve("/", OFlags::PATH).ok()?)?;
-        let file = real(self.resolve(path, OFlags::PATH).ok()?)?;
+        let root = real(self.resolve(Path::new("/"), OFlags::PATH).ok()?)?;
+        let file = real(self.resolve(Path::new(path), OFlags::PATH).ok()?)?;
         Some(Path::new("/").join(file.strip_prefix(root).ok()?).display().to_string())
     }
 
-    fn resolve(&self, path: &str, flags: OFlags) -> io::Result<File> {
+    fn resolve(&self, path: &Path, flags: OFlags) -> io::Result<File> {
         let root = File::open(&self.root)?;
         let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         Ok(rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), how)?.into())

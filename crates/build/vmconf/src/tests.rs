@@ -156,6 +156,18 @@ fn an_openbsd_guest_is_left_alone() {
     assert_eq!(findings(&config, &Check::default()), "");
 }
 
+/// The header of an empty qcow2 image of version 3, with a base unless its name is empty.
+fn qcow2(base: &str) -> Vec<u8> {
+    let mut header = vec![0; 112];
+    let base_length = u32::try_from(base.len()).unwrap();
+    for (at, value) in [(4, 3), (12, 112), (16, base_length), (20, 16), (96, 4), (100, 104)] {
+        header[at..at + 4].copy_from_slice(&u32::to_be_bytes(value));
+    }
+    header[..4].copy_from_slice(b"QFI\xfb");
+    header.extend(base.as_bytes());
+    header
+}
+
 #[test]
 fn images_are_looked_at_where_they_are() {
     let root = tempfile::tempdir().unwrap();
@@ -165,20 +177,24 @@ fn images_are_looked_at_where_they_are() {
         fs::write(root.path().join(name), bytes).unwrap();
     };
     let mut boots = [0; 512];
+    boots[0] = 0xfa;
     boots[510..].copy_from_slice(&[0x55, 0xaa]);
     let mut linux = [0; 0x206];
     linux[0x202..].copy_from_slice(b"HdrS");
     write("boots.img", &boots, 1024);
     write("empty.img", &[], 1024);
     write("cut.img", &boots, 1000);
-    write("q.qcow2", b"QFI\xfb\0\0\0\x03", 1024);
+    write("q.qcow2", &qcow2(""), 1024);
+    write("based.qcow2", &qcow2("/q.qcow2"), 1024);
+    write("baseless.qcow2", &qcow2("gone.qcow2"), 1024);
     write("old.qcow2", b"QFI\xfb\0\0\0\x01", 1024);
     write("kernel", &linux, 1024);
     let config = parse(
         "vm a { disk \"/boots.img\"\n disk \"/q.qcow2\"\n disk \"/empty.img\"\n}\n\
          vm b { disk \"/empty.img\"\n}\nvm c { disk \"/cut.img\" }\n\
          vm d { disk \"/q.qcow2\" format raw\n disk \"/boots.img\" format qcow2\n disk \"/old.qcow2\"\n}\n\
-         vm e { disk \"/gone.img\" }\nvm f { boot \"/kernel\" }\n",
+         vm e { disk \"/gone.img\" }\nvm f { boot \"/kernel\" }\n\
+         vm g { disk \"/boots.img\"\n disk \"/based.qcow2\"\n disk \"/baseless.qcow2\"\n}\n",
     );
     let options = Check { hosts: Vec::new(), root: Some(root.path().to_owned()) };
     insta::assert_snapshot!(findings(&config, &options));

@@ -27,12 +27,4 @@ impl FileMagic {
     pub(crate) fn is_elf(&self) -> bool {
         self.0.starts_with(b"\x7fELF")
     }
-
-    pub(crate) fn is_qcow2(&self) -> bool {
-        self.0.starts_with(b"QFI\xfb")
-    }
-
-    pub(crate) fn is_boot_sector(&self) -> bool {
-        self.0.get(510..512) == Some(&[0x55, 0xaa])
-    }
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod cmd;
+mod disk_images;
 mod file_magic;
 mod kernel_args;
 mod progress_bar;

@@ -1,19 +1,15 @@
 //! The files that a VM is made of, looked at on the host.
 
-use std::{
-    fs::File,
-    io::{Read, Seek, SeekFrom},
-};
+use std::{fs::File, io::Read, path::Path};
+
+use disk_image::Question;
 
 use super::Judge;
 use crate::{
-    finding::{Severity, relative_path},
+    finding::{Finding, Severity, relative_path},
     model::DiskFormat,
     source::Spanned,
 };
-
-/// The first bytes of a qcow2 file.
-const QCOW2: &[u8] = b"QFI\xfb";
 
 impl Judge<'_> {
     /// Opens a file of the host, if files are to be looked at, and complains if vmd cannot use it.
@@ -24,7 +20,7 @@ impl Judge<'_> {
         if refused {
             return None;
         }
-        let (message, label) = match self.files?.open(path) {
+        let (message, label) = match self.files?.open(path.as_str()) {
             Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => return Some(file),
             Ok(_) => (format!("{} is not a regular file", path.value), "vmd does not start the VM"),
             Err(error) => (format!("cannot open {}: {error}", path.value), "vmd refuses the file"),
@@ -36,7 +32,7 @@ impl Judge<'_> {
     /// Judges a disk image; with `boots`, the VM boots from it.
     pub(super) fn disk(&mut self, path: &Spanned<String>, format: Option<&Spanned<DiskFormat>>, boots: bool) {
         let named = by_name(path);
-        let Some(mut file) = self.open(path) else {
+        let Some(file) = self.open(path) else {
             if let (Some(format), Some(named)) = (format, named)
                 && format.value != named
             {
@@ -50,44 +46,27 @@ impl Judge<'_> {
             }
             return;
         };
-        let start = start(&mut file);
-        let is_qcow2 = start.starts_with(QCOW2);
-        match format.map(|format| format.value) {
-            Some(DiskFormat::Qcow2) if !is_qcow2 => {
-                let help = "take `format qcow2` away, or convert it: vmctl create -i raw:FROM qcow2:TO";
-                self.error(path.at, format!("{} is not a qcow2 file", path.value), "vmd ends with it", help);
-                return;
+        let Some(files) = self.files else { return };
+        let question = Question {
+            path: Path::new(path.as_str()),
+            format: format.map(|format| format.value),
+            boots,
+            open: &|base: &Path| files.open(base),
+        };
+        match disk_image::judge_file(&file, &question) {
+            Err(error) => {
+                self.error(path.at, format!("cannot read {}: {error}", path.value), "vmd cannot either", "");
             }
-            Some(DiskFormat::Raw) if is_qcow2 => self.error(
-                path.at,
-                format!("{} is a qcow2 file", path.value),
-                "said to be raw: the guest sees no partitions",
-                "say `format qcow2`, or nothing",
-            ),
-            _ => {}
-        }
-        if is_qcow2 {
-            let version = start.get(4..8).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
-            if !(2..=3).contains(&version) {
-                self.error(path.at, format!("qcow2 version {version}"), "vmd knows 2 and 3", "");
+            Ok(verdict) => {
+                for finding in verdict.findings {
+                    let severity = match finding.severity {
+                        disk_image::Severity::Error => Severity::Error,
+                        disk_image::Severity::Warning => Severity::Warning,
+                    };
+                    let found = Finding::new(severity, path.at, finding.message, finding.effect);
+                    self.found(found, &finding.help);
+                }
             }
-            return;
-        }
-        let length = file.seek(SeekFrom::End(0)).unwrap_or_default();
-        if length % 512 != 0 {
-            self.warning(
-                path.at,
-                "the file is not whole sectors",
-                format!("{length} bytes"),
-                "was it copied to its end?",
-            );
-        } else if boots && start.get(510..512) != Some(&[0x55, 0xaa]) {
-            self.warning(
-                path.at,
-                "the disk has no boot sector",
-                "the BIOS finds nothing to boot",
-                "`vmmlinux image` makes disks that boot; an empty one wants a CD-ROM to install from",
-            );
         }
     }
 }

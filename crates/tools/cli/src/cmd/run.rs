@@ -15,6 +15,7 @@ use vmm_control::{ExitReport, runtime_dir::check_name};
 
 use crate::{
     args::{Accel, disk, duration, size},
+    disk_images,
     file_magic::FileMagic,
 };
 
@@ -163,8 +164,11 @@ impl Args {
         if self.image.is_none() && self.kernel.is_none() && self.cdrom.is_none() && self.disk.is_empty() {
             return Err(nothing_to_boot());
         }
-        if let (Some(image), None) = (&self.image, self.boot_device) {
-            warn_of_no_boot_sector(image);
+        let from_disk = self.kernel.is_none()
+            && self.cdrom.is_none()
+            && matches!(self.boot_device, None | Some(BootDevice::Disk));
+        for (number, disk) in self.image.iter().chain(&self.disk).enumerate() {
+            disk_images::check(&disk.path, disk.format, from_disk && number == 0)?;
         }
         let boot = match self.kernel {
             Some(kernel) => Boot::Direct { kernel, initrd: self.initrd, command_line: self.append },
@@ -261,16 +265,6 @@ fn check_kernel(path: &Path) -> miette::Result<()> {
         return Ok(());
     }
     Err(miette!(help = help, "{} is not a bootable kernel image", path.display()))
-}
-
-/// Warns of an image without a boot sector, which SeaBIOS will refuse. An unreadable image is reported later.
-fn warn_of_no_boot_sector(image: &Disk) {
-    if FileMagic::read(&image.path).is_ok_and(|start| !start.is_boot_sector() && !start.is_qcow2()) {
-        let path = image.path.display();
-        support::note!(
-            "{path} has no boot sector and will not boot; `vmmlinux image` creates bootable disks"
-        );
-    }
 }
 
 /// The firmware image that the user named, or the system's SeaBIOS.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{Subcommand, ValueEnum};
+use disk_image::Content;
 use miette::{MietteHandler, MietteHandlerOpts, ReportHandler, miette};
 use serde_json::json;
 use vmconf::{Check, Config, Finding, Located, Network, NewSwitch, Owner, Proposal, Severity};
@@ -14,6 +15,7 @@ use vmd_release::{DiskFormat, Generation};
 
 use crate::{
     args::{disk, size},
+    disk_images,
     file_magic::FileMagic,
 };
 
@@ -266,7 +268,10 @@ fn found_format(path: &Path) -> miette::Result<DiskFormat> {
             path.display()
         ));
     }
-    Ok(if start.is_qcow2() { DiskFormat::Qcow2 } else { DiskFormat::Raw })
+    Ok(match disk_images::check(path, None, true)? {
+        Content::Qcow2 => DiskFormat::Qcow2,
+        _ => DiskFormat::Raw,
+    })
 }
 
 fn check(file: &Path, options: &Check, json: bool, min: Severity) -> miette::Result<ExitCode> {
@@ -372,7 +377,11 @@ mod tests {
     fn an_image_is_told_by_its_contents() {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("disk.qcow2");
-        std::fs::write(&image, b"QFI\xfb\0\0\0\x03").unwrap();
+        let mut header = vec![0; 112];
+        header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        // Clusters of 64 KiB, refcounts of 16 bits.
+        (header[23], header[99]) = (16, 4);
+        std::fs::write(&image, header).unwrap();
 
         let written = text(&[image.to_str().unwrap(), "--format", "raw"]).unwrap();
 
@@ -380,6 +389,17 @@ mod tests {
             written.contains("vmctl create -i qcow2:/var/vmm/disk.qcow2 raw:/var/vmm/disk.img"),
             "{written}"
         );
+    }
+
+    #[test]
+    fn an_image_that_vmd_does_not_take_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("disk.vmdk");
+        std::fs::write(&image, b"KDMV").unwrap();
+
+        let refused = text(&[image.to_str().unwrap()]).unwrap_err();
+
+        assert!(refused.contains("is a VMDK image"), "{refused}");
     }
 
     #[rstest]
