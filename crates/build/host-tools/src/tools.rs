@@ -151,6 +151,7 @@ pub static TOOLS: &[Tool] = {
         tool(Image, "mke2fs", "e2fsprogs", Command("mke2fs"), "makes ext4 file systems from directories"),
         tool(Image, "sfdisk", "fdisk", Command("sfdisk"), "shows and checks partition tables"),
         tool(Image, "qemu-img", "qemu-utils", Command("qemu-img"), "converts images to qcow2"),
+        tool(Image, "bsdcat", "libarchive-tools", Command("bsdcat"), "decompresses root file systems"),
         tool(Image, "busybox", "busybox-static", Command("busybox"), "is the minimal guest's user space"),
         at_least(
             "10.0",

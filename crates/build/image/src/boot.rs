@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     kernel::Kernel,
-    tool::{Tools, run},
+    tool::{Tools, name},
 };
 
 /// Files of the partition.
@@ -28,11 +28,11 @@ pub(crate) const CONFIG: &str = "syslinux.cfg";
 /// it vdb, and because the kernel finds a PARTUUID without an initial RAM disk, which a UUID or a label needs.
 /// `reboot=t`: the triple fault is what resets a VM of vmd 7.8 at once; the other ways take up to 47 s or, before
 /// 7.8, forever.
-pub(crate) fn command_line(root_partuuid: &str, append: Option<&str>) -> String {
+pub(crate) fn command_line(root_partuuid: &str, append: &str) -> String {
     let mut line = format!(
         "console=ttyS0,115200 root=PARTUUID={root_partuuid} rootfstype=ext4 rootwait ro reboot=t quiet"
     );
-    if let Some(append) = append.map(str::trim).filter(|a| !a.is_empty()) {
+    if !append.is_empty() {
         line.push(' ');
         line.push_str(append);
     }
@@ -127,15 +127,15 @@ pub(crate) fn install_syslinux(
     region: Region,
     identity: &Identity,
 ) -> Result<()> {
-    let mut command = tools.command("syslinux")?;
+    let mut command = tools.command_beside("syslinux", disk)?;
     command
         .args(["--install", "--offset"])
         .arg(region.start.to_string())
-        .arg(disk)
+        .arg(name(disk))
         .env("SOURCE_DATE_EPOCH", identity.time().to_string())
         // The partition ends where it should; mtools would rather it were whole tracks of a drive.
         .env("MTOOLS_SKIP_CHECK", "1");
-    run(&mut command, "syslinux", "installing the boot loader", disk)?;
+    tools.run(&mut command, "syslinux", "installing the boot loader", disk)?;
     Ok(())
 }
 
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn the_command_line_is_for_a_serial_console() {
         assert_eq!(
-            command_line("12345678-02", Some(" debug ")),
+            command_line("12345678-02", "debug"),
             "console=ttyS0,115200 root=PARTUUID=12345678-02 rootfstype=ext4 rootwait ro reboot=t quiet debug"
         );
     }

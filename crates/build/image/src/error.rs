@@ -49,6 +49,10 @@ pub enum Error {
         help: &'static str,
     },
 
+    /// A signal asked the process to stop.
+    #[error("interrupted: nothing was written")]
+    Interrupted,
+
     /// The output path is taken.
     #[error("{} exists already", path.display())]
     #[diagnostic(help("choose another path with --output, or replace the file with --force"))]
@@ -195,6 +199,12 @@ fn remedy(tools: &[(&str, &str)]) -> String {
     format!("on Debian: apt-get install {}", packages.join(" "))
 }
 
+impl From<support::file::Error> for Error {
+    fn from(error: support::file::Error) -> Self {
+        Self::io(error.what, &error.path)(error.source)
+    }
+}
+
 impl Error {
     /// For `map_err`: an I/O error on `path`; a full file system is told apart.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
@@ -206,7 +216,13 @@ impl Error {
         }
     }
 
+    /// A setting that cannot be used. Control characters of its value are escaped.
     pub(crate) fn setting(what: &'static str, value: &str, why: impl Into<String>) -> Self {
-        Self::Setting { what, value: value.to_owned(), why: why.into() }
+        let value = value.chars().flat_map(|c| {
+            let escaped: Box<dyn Iterator<Item = char>> =
+                if c.is_control() { Box::new(c.escape_default()) } else { Box::new(std::iter::once(c)) };
+            escaped
+        });
+        Self::Setting { what, value: value.collect(), why: why.into() }
     }
 }

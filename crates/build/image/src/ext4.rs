@@ -1,12 +1,14 @@
 //! The root partition: ext4, filled as it is made.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fs, io::Write as _, os::unix::ffi::OsStrExt, path::Path};
+
+use support::file::temp_dir;
 
 use crate::{
     disk::Region,
     error::{Error, Result},
     identity::Identity,
-    tool::{Tools, run},
+    tool::{Tools, name},
     tree,
 };
 
@@ -23,8 +25,8 @@ const SCRIPT: &str = "set -e\n\
     tar --extract --file \"$archive\" --directory \"$tree\" --numeric-owner --same-owner --preserve-permissions\n\
     exec mke2fs -d \"$tree\" \"$@\"\n";
 
-/// Makes the file system of the archive's contents in `region` of the disk. `scratch` is a directory for the tree on
-/// its way from the one to the other.
+/// Makes the file system of the archive's contents in `region` of the disk. `scratch` is the directory of both, and of
+/// the tree on its way from the one to the other.
 pub(crate) fn write(
     tools: &Tools,
     disk: &Path,
@@ -33,7 +35,7 @@ pub(crate) fn write(
     scratch: &Path,
     identity: &Identity,
 ) -> Result<()> {
-    let tree = tempfile::tempdir_in(scratch).map_err(Error::io("create a directory in", scratch))?;
+    let tree = temp_dir(scratch, "tree-")?;
     let conf = scratch.join("mke2fs.conf");
     fs::write(&conf, "[fs_types]\n\text4 = {\n\t\tfeatures = has_journal\n\t}\n")
         .map_err(Error::io("write", &conf))?;
@@ -44,17 +46,17 @@ pub(crate) fn write(
         region.start,
         identity.uuid("directory hashes")
     );
-    let mut command = tools.command("fakeroot")?;
+    let mut command = tools.command_beside("fakeroot", disk)?;
     command
         .args(["--", "sh", "-c", SCRIPT, "sh"])
-        .args([tree.path(), archive])
+        .args([name(tree.path()), name(archive)])
         .args(["-q", "-F", "-t", "ext4", "-O", FEATURES, "-b", "4096", "-I", "256", "-i", "16384", "-m", "1"])
         .args(["-L", "root", "-U", &identity.uuid("root file system"), "-E", &extended])
-        .arg(disk)
+        .arg(name(disk))
         .arg(format!("{}k", region.length / 1024))
-        .env("MKE2FS_CONFIG", &conf)
+        .env("MKE2FS_CONFIG", name(&conf))
         .env("E2FSPROGS_FAKE_TIME", &time);
-    run(&mut command, "mke2fs", "making the root file system", disk)?;
+    tools.run(&mut command, "mke2fs", "making the root file system", disk)?;
     finish(tools, disk, region, archive, scratch, &time)
 }
 
@@ -69,12 +71,12 @@ fn finish(
     scratch: &Path,
     time: &str,
 ) -> Result<()> {
-    let mut place = disk.as_os_str().to_owned();
+    let mut place = name(disk).to_owned();
     place.push(format!("?offset={}", region.start));
 
-    let mut command = tools.command("debugfs")?;
+    let mut command = tools.command_beside("debugfs", disk)?;
     command.args(["-R", "show_super_stats -h"]).arg(&place);
-    let stats = run(&mut command, "debugfs", "reading the root file system", disk)?;
+    let stats = tools.run(&mut command, "debugfs", "reading the root file system", disk)?;
     let stats = String::from_utf8_lossy(&stats.stdout).into_owned();
     let count = |key: &str| {
         let line = stats.lines().find(|line| line.starts_with(key))?;
@@ -85,7 +87,7 @@ fn finish(
         (Some(all), Some(free)) => all - free,
         _ => return Err(Error::io("read the inode counts of", disk)(std::io::Error::other(stats))),
     };
-    let mut script = String::new();
+    let mut script = Vec::new();
     for inode in std::iter::once(2).chain(11..=used) {
         for field in ["ctime", "atime"] {
             let _ = writeln!(script, "set_inode_field <{inode}> {field} @{time}");
@@ -94,14 +96,29 @@ fn finish(
     for (n, attribute) in tree::attributes(archive)?.into_iter().enumerate() {
         let value = scratch.join(format!("attribute-{n}"));
         fs::write(&value, &attribute.value).map_err(Error::io("write", &value))?;
-        let (value, path, name) = (value.display(), attribute.path.display(), attribute.name);
-        let _ = writeln!(script, "ea_set -f \"{value}\" \"/{path}\" {name}");
+        let word = |bytes: &[u8]| {
+            quoted(bytes).ok_or_else(|| {
+                let file = attribute.path.display();
+                Error::setting(
+                    "file name",
+                    &file.to_string(),
+                    "debugfs cannot give it its extended attributes",
+                )
+            })
+        };
+        let path = Path::new("/").join(&attribute.path);
+        script.extend(b"ea_set -f");
+        for argument in [name(&value).as_bytes(), path.as_os_str().as_bytes(), attribute.name.as_bytes()] {
+            script.push(b' ');
+            script.extend(word(argument)?);
+        }
+        script.push(b'\n');
     }
     let commands = scratch.join("debugfs-commands");
     fs::write(&commands, &script).map_err(Error::io("write", &commands))?;
-    let mut command = tools.command("debugfs")?;
-    command.args(["-w", "-f"]).arg(&commands).arg(&place).env("E2FSPROGS_FAKE_TIME", time);
-    let done = run(&mut command, "debugfs", "finishing the root file system", disk)?;
+    let mut command = tools.command_beside("debugfs", disk)?;
+    command.args(["-w", "-f"]).arg(name(&commands)).arg(&place).env("E2FSPROGS_FAKE_TIME", time);
+    let done = tools.run(&mut command, "debugfs", "finishing the root file system", disk)?;
     // It goes on after a command that failed and says so on its standard error only, where it also introduces itself.
     let said = String::from_utf8_lossy(&done.stderr);
     let complaints: Vec<_> = said.lines().filter(|line| !line.starts_with("debugfs ")).collect();
@@ -111,5 +128,25 @@ fn finish(
         let said = complaints.join("\n");
         let doing = "finishing the root file system";
         Err(Error::ToolFailed { tool: "debugfs", doing, status: done.status, said })
+    }
+}
+
+/// A word of debugfs's commands in quotes, in which a quote is doubled. `None` if no quotes can hold it: a command ends
+/// with its line.
+fn quoted(word: &[u8]) -> Option<Vec<u8>> {
+    let lines = word.contains(&b'\n') || word.contains(&b'\r');
+    let doubled =
+        word.iter().flat_map(|byte| if *byte == b'"' { &b"\"\""[..] } else { std::slice::from_ref(byte) });
+    (!lines).then(|| std::iter::once(&b'"').chain(doubled).chain([&b'"']).copied().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_debugfs_are_quoted() {
+        assert_eq!(quoted(b"a \"b\" \xff").unwrap(), b"\"a \"\"b\"\" \xff\"");
+        assert_eq!(quoted(b"a\nrm /etc/shadow"), None);
     }
 }

@@ -47,7 +47,7 @@ impl Kernel {
                     found: releases_in(directory),
                 })?;
                 check_modules(&found, &release)?;
-                Ok(found)
+                Ok::<_, Error>(found)
             })
             .transpose()?;
         Ok(Self { bzimage: bzimage.to_owned(), initrd: initrd.map(Path::to_owned), modules, release })

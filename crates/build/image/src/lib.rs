@@ -28,14 +28,18 @@ use std::{
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use kernel::Kernel;
-pub use settings::{Hostname, Net, Options, RootFs, SshKeys};
+pub use settings::{Hostname, Mirror, Net, Options, Parameters, RootFs, SshKeys};
 pub use size::Size;
 pub use tool::Tools;
 
 use disk::Layout;
+use support::file::temp_dir;
 use tempfile::TempPath;
-use tool::run;
+use tool::name;
 use vmd_release::DiskFormat;
+
+/// How the names of scratch directories begin.
+const SCRATCH: &str = ".vmmlinux-image-";
 
 /// A finished image.
 #[derive(Debug)]
@@ -73,8 +77,10 @@ impl Image {
     }
 }
 
-/// Makes the image. `step` is told what is being done, in a few words.
+/// Makes the image. `step` is told what is being done, in a few words. SIGINT, SIGTERM and SIGHUP end it with
+/// [`Error::Interrupted`]; what a killed run has left beside the output is removed.
 pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn Fn(&str)) -> Result<Image> {
+    options.check()?;
     let output = &options.output;
     if !options.force && fs::symlink_metadata(output).is_ok() {
         return Err(Error::OutputExists { path: output.clone() });
@@ -85,18 +91,47 @@ pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn F
         needed.push("qemu-img");
     }
     tools.require(&needed)?;
-    let boot_code = disk::boot_code()?;
-
+    let tools = &tools.interruptible()?;
     let parent = match output.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let scratch = tempfile::Builder::new()
-        .prefix(".vmmlinux-image-")
-        .tempdir_in(parent)
-        .map_err(Error::io("create a directory in", parent))?;
+    let scratch = temp_dir(parent, SCRATCH)?;
     let scratch = scratch.path();
 
+    let made = assemble(options, identity, tools, step, scratch)?;
+    let allocated = fs::metadata(&made.file).map_err(Error::io("read", &made.file))?.blocks() * 512;
+    tools.check()?;
+    publish(&made.file, output, options.force)?;
+    Ok(Image {
+        path: output.clone(),
+        format: options.format,
+        size: options.size,
+        allocated,
+        release: made.kernel.release().to_owned(),
+        command_line: made.command_line,
+        vm: options.hostname.as_str().to_owned(),
+        net: options.net.clone().unwrap_or(Net::Dhcp),
+    })
+}
+
+/// A finished image in the scratch directory.
+#[derive(Debug)]
+struct Made {
+    file: PathBuf,
+    kernel: Kernel,
+    command_line: String,
+}
+
+/// Makes the image in the scratch directory.
+fn assemble(
+    options: &Options,
+    identity: &Identity,
+    tools: &Tools,
+    step: &dyn Fn(&str),
+    scratch: &Path,
+) -> Result<Made> {
+    let boot_code = disk::boot_code()?;
     step(&format!("root file system {}", options.rootfs));
     let archive = scratch.join("root.tar");
     let kernel = rootfs::write(tools, options, identity, &archive, scratch)?;
@@ -106,34 +141,24 @@ pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn F
     fs::File::create_new(&disk).map_err(Error::io("create", &disk))?;
     let layout = Layout::new(options.size, boot::space_needed(&kernel)?, tree::space_needed(&archive)?)?;
     disk::partition(&disk, &layout, &boot_code, identity)?;
-    let command_line = boot::command_line(&disk::root_partuuid(identity), options.append.as_deref());
+    let append = options.append.as_ref().map_or("", Parameters::as_str);
+    let command_line = boot::command_line(&disk::root_partuuid(identity), append);
     boot::write(&disk, layout.boot, &kernel, &command_line, identity)?;
     boot::install_syslinux(tools, &disk, layout.boot, identity)?;
     ext4::write(tools, &disk, layout.root, &archive, scratch, identity)?;
 
-    let finished = match options.format {
+    let file = match options.format {
         DiskFormat::Raw => disk,
         DiskFormat::Qcow2 => {
             step("conversion to qcow2");
             let qcow2 = scratch.join("disk.qcow2");
-            let mut command = tools.command("qemu-img")?;
-            command.args(["convert", "-f", "raw", "-O", "qcow2"]).args([&disk, &qcow2]);
-            run(&mut command, "qemu-img", "converting the disk", output)?;
+            let mut command = tools.command_beside("qemu-img", &disk)?;
+            command.args(["convert", "-f", "raw", "-O", "qcow2"]).args([name(&disk), name(&qcow2)]);
+            tools.run(&mut command, "qemu-img", "converting the disk", &options.output)?;
             qcow2
         }
     };
-    let allocated = fs::metadata(&finished).map_err(Error::io("read", &finished))?.blocks() * 512;
-    publish(&finished, output, options.force)?;
-    Ok(Image {
-        path: output.clone(),
-        format: options.format,
-        size: options.size,
-        allocated,
-        release: kernel.release().to_owned(),
-        command_line,
-        vm: options.hostname.as_str().to_owned(),
-        net: options.net.clone(),
-    })
+    Ok(Made { file, kernel, command_line })
 }
 
 /// Moves the finished file to its place; without `force` never over another one, however late that one came.

@@ -2,11 +2,12 @@
 
 use std::{
     fmt, fs,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
+use url::Url;
 use vmd_release::DiskFormat;
 
 use crate::{
@@ -78,16 +79,16 @@ pub enum Net {
     Dhcp,
     /// The interface is left alone.
     None,
-    /// Fixed IPv4 addresses.
+    /// A fixed IPv4 or IPv6 address.
     Static {
         /// The guest's address.
-        address: Ipv4Addr,
-        /// Length of its network's prefix, 1 to 32.
+        address: IpAddr,
+        /// Length of its network's prefix, 1 to 32 or 128.
         prefix: u8,
-        /// The default router.
-        gateway: Ipv4Addr,
+        /// The default router, an address of the same family.
+        gateway: Option<IpAddr>,
         /// The name server; the gateway where none is given.
-        dns: IpAddr,
+        dns: Option<IpAddr>,
     },
 }
 
@@ -101,28 +102,93 @@ impl FromStr for Net {
             _ => {}
         }
         let bad = |why: &str| Error::setting("network", text, why);
-        let form = "it is `dhcp`, `none` or ADDRESS/PREFIX,GATEWAY[,DNS] as in 10.0.0.5/24,10.0.0.1";
+        let form =
+            "it is `dhcp`, `none` or ADDRESS/PREFIX[,GATEWAY[,DNS]] as in 10.0.0.5/24,10.0.0.1 or fd00::5/64";
         let mut parts = text.split(',');
         let (address, prefix) = parts.next().and_then(|p| p.split_once('/')).ok_or_else(|| bad(form))?;
-        let address: Ipv4Addr = address.parse().map_err(|_| bad("the address is not an IPv4 address"))?;
+        let address: IpAddr = address.parse().map_err(|_| bad("the address is not an IP address"))?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
         let prefix: u8 = prefix
             .parse()
             .ok()
-            .filter(|p| (1..=32).contains(p))
-            .ok_or_else(|| bad("the prefix length is 1 to 32"))?;
-        let gateway: Ipv4Addr = parts
-            .next()
-            .ok_or_else(|| bad(form))?
-            .parse()
-            .map_err(|_| bad("the gateway is not an IPv4 address"))?;
-        let dns = match parts.next() {
-            Some(dns) => dns.parse().map_err(|_| bad("the name server is not an IP address"))?,
-            None => IpAddr::V4(gateway),
+            .filter(|p| (1..=longest).contains(p))
+            .ok_or_else(|| bad(&format!("the prefix length is 1 to {longest}")))?;
+        // Empty before a name server: 10.0.0.5/24,,10.0.0.2
+        let mut next = |what: &str| match parts.next() {
+            None | Some("") => Ok(None),
+            Some(part) => {
+                part.parse::<IpAddr>().map(Some).map_err(|_| bad(&format!("{what} is not an IP address")))
+            }
         };
-        if parts.next().is_some() {
+        let gateway = next("the gateway")?;
+        let dns = next("the name server")?.or(gateway);
+        if parts.next().is_some() || text.ends_with(',') {
             return Err(bad(form));
         }
+        if gateway.is_some_and(|gateway| gateway.is_ipv4() != address.is_ipv4()) {
+            return Err(bad("the gateway's address is of another family"));
+        }
         Ok(Self::Static { address, prefix, gateway, dns })
+    }
+}
+
+/// Parameters for the kernel's command line besides those that every image has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameters(String);
+
+/// Bytes that the user's part of a command line may have: x86's COMMAND_LINE_SIZE is 2048, and what every image has
+/// stays below 200.
+const LONGEST_PARAMETERS: usize = 1800;
+
+impl Parameters {
+    /// The parameters, separated by spaces.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Parameters {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why: &str| Error::setting("kernel parameter", text, why);
+        if text.chars().any(char::is_control) {
+            return Err(bad("a command line is one line, without control characters"));
+        }
+        if text.len() > LONGEST_PARAMETERS {
+            return Err(bad("the kernel takes no more than 2047 bytes"));
+        }
+        Ok(Self(text.trim().to_owned()))
+    }
+}
+
+/// A mirror of Debian: an address that apt can fetch from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror(Url);
+
+impl Mirror {
+    /// The address, without spaces.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str().trim_end_matches('/')
+    }
+}
+
+impl FromStr for Mirror {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why: &str| Error::setting("Debian mirror", text, why);
+        // The parser removes some of them and escapes others.
+        if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(bad("it is one URL, without spaces and options"));
+        }
+        let url = Url::parse(text)
+            .map_err(|error| bad(&format!("{error}; it is a URL as in https://deb.debian.org/debian")))?;
+        if matches!(url.scheme(), "http" | "https") && url.has_host() || url.scheme() == "file" {
+            Ok(Self(url))
+        } else {
+            Err(bad("it begins with https://, http:// or file:///"))
+        }
     }
 }
 
@@ -169,7 +235,7 @@ pub enum RootFs {
         /// The release's code name, bookworm or later.
         suite: String,
     },
-    /// A root file system of the user's: a tar archive, perhaps compressed by gzip, xz or zstd.
+    /// A root file system of the user's: a tar archive, perhaps compressed.
     Archive {
         /// Where it is.
         path: PathBuf,
@@ -235,11 +301,11 @@ pub struct Options {
     pub root_password: Option<String>,
     /// Root's SSH keys.
     pub ssh_keys: Option<SshKeys>,
-    /// The network.
-    pub net: Net,
+    /// The network; without one [`Net::Dhcp`], and an archive's own settings.
+    pub net: Option<Net>,
     /// More for the kernel's command line.
-    pub append: Option<String>,
-    /// DiskFormat of the file.
+    pub append: Option<Parameters>,
+    /// Format of the file.
     pub format: DiskFormat,
     /// Where it goes.
     pub output: PathBuf,
@@ -250,11 +316,28 @@ pub struct Options {
     /// Packages to install besides, files of dpkg's (for [`RootFs::Debian`]).
     pub packages: Vec<PathBuf>,
     /// A Debian mirror instead of the system's (for [`RootFs::Debian`]).
-    pub mirror: Option<String>,
+    pub mirror: Option<Mirror>,
+}
+
+impl Options {
+    /// Refuses names that cannot be told to a user or to vmd: those of the output.
+    pub(crate) fn check(&self) -> Result<()> {
+        let output = self.output.to_string_lossy();
+        let bad = |why: &str| Error::setting("path for an image", &output, why);
+        if self.output.to_str().is_none() {
+            Err(bad("it is not UTF-8, and vm.conf(5) cannot be sure to have it"))
+        } else if output.chars().any(char::is_control) {
+            Err(bad("it has control characters"))
+        } else {
+            Ok(())
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
 
     fn why<T: FromStr<Err = Error> + fmt::Debug>(text: &str) -> String {
@@ -290,28 +373,79 @@ mod tests {
         }
     }
 
+    #[rstest]
+    #[case::gateway("10.0.0.5/24,10.0.0.1", "10.0.0.5", 24, Some("10.0.0.1"), Some("10.0.0.1"))]
+    #[case::dns("10.0.0.5/24,10.0.0.1,9.9.9.9", "10.0.0.5", 24, Some("10.0.0.1"), Some("9.9.9.9"))]
+    #[case::alone("10.0.0.5/24", "10.0.0.5", 24, None, None)]
+    #[case::dns_without_gateway("10.0.0.5/24,,9.9.9.9", "10.0.0.5", 24, None, Some("9.9.9.9"))]
+    #[case::ipv6("fd00::5/64,fe80::1", "fd00::5", 64, Some("fe80::1"), Some("fe80::1"))]
+    #[case::ipv6_alone("fd00::5/128", "fd00::5", 128, None, None)]
+    fn a_fixed_address_may_have_a_gateway_and_a_name_server(
+        #[case] text: &str,
+        #[case] address: &str,
+        #[case] prefix: u8,
+        #[case] gateway: Option<&str>,
+        #[case] dns: Option<&str>,
+    ) {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let expected =
+            Net::Static { address: ip(address), prefix, gateway: gateway.map(ip), dns: dns.map(ip) };
+
+        assert_eq!(text.parse::<Net>().unwrap(), expected);
+    }
+
+    #[rstest]
+    #[case::nothing("")]
+    #[case::word("auto")]
+    #[case::no_prefix("10.0.0.5")]
+    #[case::long_prefix("10.0.0.5/33,10.0.0.1")]
+    #[case::long_ipv6_prefix("fd00::5/129")]
+    #[case::no_bits("10.0.0.5/0,10.0.0.1")]
+    #[case::address("x/24,10.0.0.1")]
+    #[case::gateway("10.0.0.5/24,x")]
+    #[case::other_family("10.0.0.5/24,fe80::1")]
+    #[case::name_server("10.0.0.5/24,10.0.0.1,x")]
+    #[case::too_many("10.0.0.5/24,10.0.0.1,9.9.9.9,")]
+    #[case::hanging_comma("10.0.0.5/24,")]
+    #[case::line("10.0.0.5/24,10.0.0.1,9.9.9.9\n[Match]")]
+    fn a_network_that_cannot_be_is_refused(#[case] text: &str) {
+        assert!(text.parse::<Net>().is_err(), "{text:?}");
+    }
+
     #[test]
-    fn networks() {
+    fn networks_have_names() {
         assert_eq!("dhcp".parse::<Net>().unwrap(), Net::Dhcp);
         assert_eq!("none".parse::<Net>().unwrap(), Net::None);
-        let Net::Static { prefix, dns, .. } = "10.0.0.5/24,10.0.0.1".parse().unwrap() else { panic!() };
-        assert_eq!((prefix, dns.to_string()), (24, "10.0.0.1".to_owned()));
-        let Net::Static { dns, .. } = "10.0.0.5/24,10.0.0.1,9.9.9.9".parse().unwrap() else { panic!() };
-        assert_eq!(dns.to_string(), "9.9.9.9");
-        for bad in [
-            "",
-            "auto",
-            "10.0.0.5",
-            "10.0.0.5/24",
-            "10.0.0.5/33,10.0.0.1",
-            "10.0.0.5/0,10.0.0.1",
-            "x/24,10.0.0.1",
-            "10.0.0.5/24,x",
-            "10.0.0.5/24,10.0.0.1,x",
-            "10.0.0.5/24,10.0.0.1,9.9.9.9,",
-        ] {
-            assert!(bad.parse::<Net>().is_err(), "{bad:?}");
-        }
+    }
+
+    #[rstest]
+    #[case::newline("quiet\nLABEL mine")]
+    #[case::escape("quiet\u{1b}[2J")]
+    #[case::carriage_return("quiet\rx")]
+    #[case::long(&"x".repeat(1801))]
+    fn parameters_are_one_line(#[case] text: &str) {
+        let refused = text.parse::<Parameters>().unwrap_err().to_string();
+
+        assert!(!refused.contains(char::is_control), "{refused:?}");
+    }
+
+    #[rstest]
+    #[case::options("[trusted=yes] http://mirror.example/debian")]
+    #[case::options_after("http://mirror.example/debian [trusted=yes]")]
+    #[case::line("http://mirror.example/debian\ndeb http://other.example/")]
+    #[case::tab("http://mirror.example/\tdebian")]
+    #[case::scheme("cdrom:debian")]
+    #[case::path("/srv/mirror")]
+    #[case::nothing("")]
+    fn a_mirror_is_one_address(#[case] text: &str) {
+        assert!(text.parse::<Mirror>().is_err(), "{text:?}");
+    }
+
+    #[test]
+    fn a_mirror_is_passed_on_as_an_address() {
+        let mirror: Mirror = "http://mirror.example/debian/".parse().unwrap();
+
+        assert_eq!(mirror.as_str(), "http://mirror.example/debian");
     }
 
     #[test]

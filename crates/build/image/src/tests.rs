@@ -1,8 +1,10 @@
 //! Whole images, read back by the programs and libraries that others read them with.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::Read,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -10,6 +12,7 @@ use std::{
 use fatfs::{FileSystem, FsOptions};
 use fscommon::StreamSlice;
 use mbrman::MBR;
+use rstest::rstest;
 use tempfile::TempDir;
 
 use super::*;
@@ -39,7 +42,7 @@ impl Place {
             hostname: "vm1".parse().unwrap(),
             root_password: None,
             ssh_keys: None,
-            net: Net::Dhcp,
+            net: None,
             append: None,
             format: DiskFormat::Raw,
             output: self.path("disk.img"),
@@ -79,7 +82,7 @@ fn partitions(image: &Path) -> MBR {
 #[test]
 fn a_minimal_image_reads_back() {
     let place = Place::new();
-    let image = make(&Options { append: Some("debug".into()), ..place.options() }).unwrap();
+    let image = make(&Options { append: Some("debug".parse().unwrap()), ..place.options() }).unwrap();
     assert_eq!(place.files(), ["disk.img"]);
     assert_eq!(fs::metadata(&image.path).unwrap().len(), 256 << 20);
     assert!(image.allocated < 32 << 20, "{} bytes", image.allocated);
@@ -158,7 +161,7 @@ fn settings_reach_the_guest() {
     fs::write(modules.join("kernel/x.ko"), "module").unwrap();
     let image = make(&Options {
         root_password: Some("secret".into()),
-        net: "10.0.0.5/24,10.0.0.1".parse().unwrap(),
+        net: Some("10.0.0.5/24,10.0.0.1".parse().unwrap()),
         hostname: "vm2.example.com".parse().unwrap(),
         ..place.options()
     })
@@ -284,6 +287,52 @@ fn each_missing_program_is_named_before_anything_is_made() {
         }
         assert!(place.files().is_empty());
     }
+}
+
+/// Characters that mean something to a shell, tar, e2fsprogs or QEMU, and a byte that is not UTF-8, in the names of
+/// directories and inputs.
+#[test]
+fn odd_names_of_directories_and_inputs_work() {
+    let place = Place::new();
+    let directory = place.directory.path().join(OsStr::from_bytes(b"a 'b'; touch x?y:z\\ \xff"));
+    fs::create_dir(&directory).unwrap();
+    let busybox = directory.join("busybox");
+    fs::copy(Tools::default().find("busybox").unwrap(), &busybox).unwrap();
+    let options = Options { busybox: Some(busybox), format: DiskFormat::Qcow2, ..place.options() };
+    let scratch = directory.join("scratch");
+    fs::create_dir(&scratch).unwrap();
+
+    let identity = Identity::reproducible(1, "test");
+    let made = assemble(&options, &identity, &Tools::default(), &|_| {}, &scratch).unwrap();
+
+    assert_eq!(fs::read(&made.file).unwrap()[..4], *b"QFI\xfb");
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+}
+
+#[rstest]
+#[case::not_utf8(b"disk-\xff.img", "not UTF-8")]
+#[case::newline(b"disk\n.img", "control characters")]
+#[case::escape(b"disk\x1b[2J.img", "control characters")]
+fn an_output_that_vm_conf_cannot_name_is_refused(#[case] name: &[u8], #[case] why: &str) {
+    let place = Place::new();
+    let output = place.directory.path().join(OsStr::from_bytes(name));
+
+    let refused = make(&Options { output, ..place.options() }).unwrap_err().to_string();
+
+    assert!(refused.contains(why) && !refused.contains(char::is_control), "{refused:?}");
+    assert!(place.files().is_empty(), "{:?}", place.files());
+}
+
+#[test]
+fn what_a_killed_run_left_is_removed_and_what_another_one_has_is_kept() {
+    let place = Place::new();
+    fs::create_dir_all(place.path(".vmmlinux-image-killed/tree")).unwrap();
+    let running = temp_dir(place.directory.path(), SCRATCH).unwrap();
+
+    make(&place.options()).unwrap();
+
+    let kept = running.path().file_name().unwrap().to_str().unwrap().to_owned();
+    assert_eq!(place.files(), [kept, "disk.img".to_owned()]);
 }
 
 #[test]

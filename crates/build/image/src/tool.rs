@@ -2,20 +2,26 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
+    fs::File,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::Arc,
 };
+
+use rustix::process::Pid;
+use support::interrupt::Interrupt;
 
 use crate::error::{Error, Result};
 
 /// Programs this crate may run, each with the Debian package that has it.
 const PACKAGES: &[(&str, &str)] = &[
     ("apt-get", "apt"),
+    ("bsdcat", "libarchive-tools"),
     ("debugfs", "e2fsprogs"),
     ("dpkg-deb", "dpkg"),
     ("fakeroot", "fakeroot"),
-    ("gzip", "gzip"),
     ("ldd", "libc-bin"),
     ("mattrib", "mtools"),
     ("mke2fs", "e2fsprogs"),
@@ -27,14 +33,13 @@ const PACKAGES: &[(&str, &str)] = &[
     ("sfdisk", "fdisk"),
     ("syslinux", "syslinux"),
     ("tar", "tar"),
-    ("xz", "xz-utils"),
-    ("zstd", "zstd"),
 ];
 
-/// Where programs are looked for.
+/// Where programs are looked for, and how they are run.
 #[derive(Debug, Clone)]
 pub struct Tools {
     directories: Vec<PathBuf>,
+    interrupt: Option<Arc<Interrupt>>,
 }
 
 impl Default for Tools {
@@ -47,14 +52,27 @@ impl Default for Tools {
                 directories.push(system.into());
             }
         }
-        Self { directories }
+        Self::in_directories(directories)
     }
 }
 
 impl Tools {
     /// Looks in these directories only.
     pub fn in_directories(directories: Vec<PathBuf>) -> Self {
-        Self { directories }
+        Self { directories, interrupt: None }
+    }
+
+    /// The same tools, whose runs end when a signal asks this process to stop; it is caught as long as they exist.
+    pub(crate) fn interruptible(&self) -> Result<Self> {
+        let interrupt =
+            Interrupt::catch().map_err(Error::io("catch signals for", Path::new("this process")))?;
+        Ok(Self { interrupt: Some(Arc::new(interrupt)), ..self.clone() })
+    }
+
+    /// Fails if a signal has asked this process to stop.
+    pub(crate) fn check(&self) -> Result<()> {
+        let asked = self.interrupt.as_ref().is_some_and(|interrupt| interrupt.is_asked());
+        if asked { Err(Error::Interrupted) } else { Ok(()) }
     }
 
     /// Checks that all of `names` are there, so that the user hears of every missing one at once and before anything
@@ -69,7 +87,8 @@ impl Tools {
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<PathBuf> {
-        self.directories.iter().map(|d| d.join(name)).find(|p| p.is_file())
+        let found = self.directories.iter().map(|d| d.join(name)).find(|p| p.is_file())?;
+        std::path::absolute(found).ok()
     }
 
     /// A command for the program, in the C locale and with `PATH` as we search it.
@@ -82,34 +101,82 @@ impl Tools {
         command.env("PATH", path).env("LC_ALL", "C").stdin(Stdio::null());
         Ok(command)
     }
+
+    /// A command for the program in the directory of `file`, where [`name`] names it. Names of directories, which are
+    /// the user's, mean something to some programs: a colon to tar, a question mark to e2fsprogs.
+    pub(crate) fn command_beside(&self, program: &'static str, file: &Path) -> Result<Command> {
+        let mut command = self.command(program)?;
+        if let Some(directory) = file.parent() {
+            command.current_dir(directory);
+        }
+        Ok(command)
+    }
+
+    /// Runs a command to its end. A failure is an error that carries the last lines of what the program printed; a full
+    /// file system is recognised in them, because no program tells it by its exit status.
+    pub(crate) fn run(
+        &self,
+        command: &mut Command,
+        tool: &'static str,
+        doing: &'static str,
+        output: &Path,
+    ) -> Result<Output> {
+        self.wait(command.stdout(Stdio::piped()), tool, doing, output)
+    }
+
+    /// Runs a command to its end, as [`Self::run`] does, with its standard output in a file.
+    pub(crate) fn run_into(
+        &self,
+        file: File,
+        command: &mut Command,
+        tool: &'static str,
+        doing: &'static str,
+        output: &Path,
+    ) -> Result<()> {
+        self.wait(command.stdout(file), tool, doing, output)?;
+        Ok(())
+    }
+
+    fn wait(
+        &self,
+        command: &mut Command,
+        tool: &'static str,
+        doing: &'static str,
+        output: &Path,
+    ) -> Result<Output> {
+        tracing::debug!(?command, "{doing}");
+        self.check()?;
+        let program = PathBuf::from(command.get_program());
+        let child =
+            command.stderr(Stdio::piped()).process_group(0).spawn().map_err(Error::io("run", &program))?;
+        let group = Pid::from_child(&child);
+        let result = match &self.interrupt {
+            Some(interrupt) => interrupt.while_running(group, || child.wait_with_output()),
+            None => child.wait_with_output(),
+        };
+        let result = result.map_err(Error::io("run", &program))?;
+        self.check()?;
+        if result.status.success() {
+            return Ok(result);
+        }
+        let mut said = String::from_utf8_lossy(&result.stdout).into_owned();
+        said.push_str(&String::from_utf8_lossy(&result.stderr));
+        if said.contains("No space left on device") || said.contains("Disk quota exceeded") {
+            return Err(Error::NoSpace { path: output.to_owned() });
+        }
+        let lines: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+        let said = lines[lines.len().saturating_sub(15)..].join("\n");
+        Err(Error::ToolFailed { tool, doing, status: result.status, said })
+    }
+}
+
+/// The name of a file in its directory.
+pub(crate) fn name(file: &Path) -> &OsStr {
+    file.file_name().unwrap_or_default()
 }
 
 fn package(name: &'static str) -> &'static str {
     PACKAGES.iter().find(|(tool, _)| *tool == name).map_or(name, |(_, package)| package)
-}
-
-/// Runs to the end. A failure is an error that carries the last lines of what the program printed; a full file
-/// system is recognised in them, because no program tells it by its exit status.
-pub(crate) fn run(
-    command: &mut Command,
-    tool: &'static str,
-    doing: &'static str,
-    output: &Path,
-) -> Result<Output> {
-    tracing::debug!(?command, "{doing}");
-    let program = PathBuf::from(command.get_program());
-    let result = command.output().map_err(Error::io("run", &program))?;
-    if result.status.success() {
-        return Ok(result);
-    }
-    let mut said = String::from_utf8_lossy(&result.stdout).into_owned();
-    said.push_str(&String::from_utf8_lossy(&result.stderr));
-    if said.contains("No space left on device") || said.contains("Disk quota exceeded") {
-        return Err(Error::NoSpace { path: output.to_owned() });
-    }
-    let lines: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).collect();
-    let said = lines[lines.len().saturating_sub(15)..].join("\n");
-    Err(Error::ToolFailed { tool, doing, status: result.status, said })
 }
 
 #[cfg(test)]
@@ -132,7 +199,7 @@ mod tests {
     fn a_failure_carries_what_the_program_said() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo out; echo err >&2; exit 3"]);
-        match run(&mut command, "sh", "testing", Path::new("x")) {
+        match Tools::default().run(&mut command, "sh", "testing", Path::new("x")) {
             Err(Error::ToolFailed { said, status, .. }) => {
                 assert_eq!(said, "out\nerr");
                 assert_eq!(status.code(), Some(3));
@@ -145,6 +212,7 @@ mod tests {
     fn a_full_file_system_is_recognised_in_what_a_program_said() {
         let mut command = Command::new("sh");
         command.env("LC_ALL", "C").args(["-c", "cat /etc/passwd > /dev/full"]);
-        assert!(matches!(run(&mut command, "sh", "testing", Path::new("x")), Err(Error::NoSpace { .. })));
+        let result = Tools::default().run(&mut command, "sh", "testing", Path::new("x"));
+        assert!(matches!(result, Err(Error::NoSpace { .. })));
     }
 }

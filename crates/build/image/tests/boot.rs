@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use image::{Identity, Image, Kernel, Net, Options, RootFs, Tools};
+use image::{Identity, Image, Kernel, Options, RootFs, Tools};
 use vmd_release::DiskFormat;
 
 /// For each answer of the guest: emulation without KVM, on a machine that does other things too.
@@ -37,7 +37,7 @@ fn image(rootfs: RootFs, output: &Path) -> Image {
         hostname: "guest".parse().unwrap(),
         root_password: Some("secret".into()),
         ssh_keys: None,
-        net: Net::Dhcp,
+        net: None,
         append: None,
         format: DiskFormat::Raw,
         output: output.to_owned(),

@@ -1,10 +1,9 @@
 //! A root file system from a tar archive, with its own users, network and services.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read},
+    fs::File,
+    io,
     path::{Component, Path, PathBuf},
-    process::Stdio,
 };
 
 use crate::{
@@ -12,10 +11,13 @@ use crate::{
     identity::Identity,
     kernel::Kernel,
     settings::Options,
-    tool::{Tools, run},
+    tool::{Tools, name},
 };
 
 use super::common;
+
+/// libarchive's reader of all kinds of compression.
+pub(super) const TOOLS: &[&str] = &["bsdcat"];
 
 pub(super) fn write(
     tools: &Tools,
@@ -36,41 +38,18 @@ pub(super) fn write(
     let lib = if is_link(output, "lib")? { "usr/lib" } else { "lib" };
     let overlay = scratch.join("overlay.tar");
     common::tree(options, identity, lib)?.write_tar(&overlay, identity.time())?;
-    let mut command = tools.command("tar")?;
-    command.arg("--concatenate").arg("--file").arg(output).arg(&overlay);
-    run(&mut command, "tar", "adding to the root file system", from)?;
+    let mut command = tools.command_beside("tar", output)?;
+    command.arg("--concatenate").arg("--file").args([name(output), name(&overlay)]);
+    tools.run(&mut command, "tar", "adding to the root file system", from)?;
     Ok(kernel)
 }
 
 /// Copies the archive, uncompressed, and looks whether it is one.
 fn unpack(tools: &Tools, from: &Path, output: &Path) -> Result<()> {
-    let mut start = [0; 4];
-    let read = File::open(from).and_then(|file| file.take(4).read(&mut start));
-    read.map_err(Error::io("read", from))?;
-    let program = match start {
-        [0x1f, 0x8b, ..] => Some("gzip"),
-        [0xfd, b'7', b'z', b'X'] => Some("xz"),
-        [0x28, 0xb5, 0x2f, 0xfd] => Some("zstd"),
-        _ => None,
-    };
-    if let Some(program) = program {
-        let file = File::create(output).map_err(Error::io("create", output))?;
-        let mut command = tools.command(program)?;
-        command.arg("--decompress").arg("--stdout").arg(from).stdout(file).stderr(Stdio::piped());
-        let done = command.spawn().and_then(std::process::Child::wait_with_output);
-        let done = done.map_err(Error::io("decompress", from))?;
-        if !done.status.success() {
-            let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
-            return Err(Error::ToolFailed {
-                tool: program,
-                doing: "decompressing",
-                status: done.status,
-                said,
-            });
-        }
-    } else {
-        fs::copy(from, output).map_err(Error::io("copy", from))?;
-    }
+    let source = File::open(from).map_err(Error::io("read", from))?;
+    let file = File::create(output).map_err(Error::io("create", output))?;
+    let mut command = tools.command("bsdcat")?;
+    tools.run_into(file, command.stdin(source), "bsdcat", "decompressing the root file system", output)?;
     let mut usable = false;
     visit(output, |path, _| {
         usable |= path == Path::new("etc") || path.starts_with("etc");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     error::{Error, Result},
-    tool::{Tools, run},
+    tool::Tools,
     tree::Tree,
 };
 
@@ -15,7 +15,7 @@ pub(super) fn copy(tools: &Tools, tree: &mut Tree, programs: &[&'static str]) ->
             .find(name)
             .ok_or_else(|| tools.require(&[name]).expect_err("it was not found a moment ago"))?;
         let mut command = tools.command("ldd")?;
-        let listed = run(command.arg(&program), "ldd", "listing a program's libraries", &program)?;
+        let listed = tools.run(command.arg(&program), "ldd", "listing a program's libraries", &program)?;
         for library in libraries(&String::from_utf8_lossy(&listed.stdout)) {
             let path = library.strip_prefix("/").unwrap_or(&library);
             // Merged /usr: /lib is a link in the tree.

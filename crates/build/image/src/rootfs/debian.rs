@@ -10,12 +10,12 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     kernel::Kernel,
-    settings::{Net, Options},
-    tool::{Tools, run},
+    settings::{Mirror, Net, Options},
+    tool::{Tools, name},
     tree::Tree,
 };
 
-use super::{archive, common};
+use super::{archive, common, network::networkd};
 
 /// Anyone but root needs newuidmap for mmdebstrap's user namespace.
 pub(super) fn tools() -> &'static [&'static str] {
@@ -48,6 +48,9 @@ const PACKAGES: [&str; 18] = [
 /// The suite's own kernel for virtual machines, and what makes its initial RAM disk.
 const STOCK_KERNEL: [&str; 2] = ["linux-image-cloud-amd64", "initramfs-tools"];
 
+/// The archive of what is added, in the scratch directory.
+const OVERLAY: &str = "overlay.tar";
+
 /// Carries the hash of root's password into the tree; a command line is everybody's to read.
 const PASSWORD: &str = "var/lib/vmmlinux/root-password";
 
@@ -65,11 +68,9 @@ pub(super) fn write(
     output: &Path,
     scratch: &Path,
 ) -> Result<Kernel> {
-    for package in &options.packages {
-        fs::File::open(package).map_err(Error::io("read", package))?;
-    }
-    let sources = sources(tools, options.mirror.as_deref(), suite)?;
-    let overlay = scratch.join("overlay.tar");
+    link_packages(&options.packages, scratch)?;
+    let sources = sources(tools, options.mirror.as_ref(), suite)?;
+    let overlay = scratch.join(OVERLAY);
     overlay_tree(options, identity)?.write_tar(&overlay, identity.time())?;
 
     let mut packages = PACKAGES.to_vec();
@@ -81,7 +82,7 @@ pub(super) fn write(
     if options.kernel.is_none() {
         packages.extend(STOCK_KERNEL);
     }
-    let mut command = tools.command("mmdebstrap")?;
+    let mut command = tools.command_beside("mmdebstrap", output)?;
     command
         .args(["--variant=apt", "--format=tar", "--architectures=amd64"])
         .arg(format!("--include={}", packages.join(",")))
@@ -89,9 +90,9 @@ pub(super) fn write(
         .arg("--dpkgopt=path-exclude=/usr/share/doc/*")
         .arg("--dpkgopt=path-include=/usr/share/doc/*/copyright")
         .arg("--dpkgopt=path-exclude=/usr/share/locale/*/LC_MESSAGES/*")
-        .args(package_hooks(&options.packages))
+        .args(package_hooks(options.packages.len()))
         // The archive is not the machine that the hooks of kernel packages would set up, so these come after them.
-        .arg(format!("--customize-hook=tar-in '{}' /", overlay.display()))
+        .arg(format!("--customize-hook=tar-in {OVERLAY} /"))
         .arg(format!(
             "--customize-hook=chroot \"$1\" sh -c 'chpasswd --encrypted < /{PASSWORD}; rm /{PASSWORD}'"
         ))
@@ -100,22 +101,38 @@ pub(super) fn write(
         .arg("--customize-hook=rm -f \"$1\"/etc/ssh/ssh_host_*")
         .arg("--customize-hook=: > \"$1/etc/machine-id\"")
         .arg(suite)
-        .arg(output)
+        .arg(name(output))
         .args(&sources)
         .env("SOURCE_DATE_EPOCH", identity.time().to_string());
-    run(&mut command, "mmdebstrap", "making a Debian root file system", output)?;
+    tools.run(&mut command, "mmdebstrap", "making a Debian root file system", output)?;
     match &options.kernel {
         Some(kernel) => Ok(kernel.clone()),
         None => archive::kernel(output, scratch),
     }
 }
 
-/// Installs packages, and through apt what they depend on. Nothing starts: mmdebstrap's chroot has a policy-rc.d.
-fn package_hooks(packages: &[PathBuf]) -> Vec<String> {
-    let mut hooks = Vec::new();
+/// Links the user's packages to the scratch directory, so that their names get into no hook.
+fn link_packages(packages: &[PathBuf], scratch: &Path) -> Result<()> {
     for (n, package) in packages.iter().enumerate() {
-        let inside = format!("/var/cache/vmmlinux-{n}.deb");
-        hooks.push(format!("--customize-hook=upload '{}' {inside}", package.display()));
+        fs::File::open(package).map_err(Error::io("read", package))?;
+        let whole = std::path::absolute(package).map_err(Error::io("read", package))?;
+        let link = scratch.join(package_name(n));
+        std::os::unix::fs::symlink(whole, &link).map_err(Error::io("create", &link))?;
+    }
+    Ok(())
+}
+
+/// The name of a package in the scratch directory, where mmdebstrap runs.
+fn package_name(n: usize) -> String {
+    format!("vmmlinux-{n}.deb")
+}
+
+/// Installs packages, and through apt what they depend on. Nothing starts: mmdebstrap's chroot has a policy-rc.d.
+fn package_hooks(count: usize) -> Vec<String> {
+    let mut hooks = Vec::new();
+    for name in (0..count).map(package_name) {
+        let inside = format!("/var/cache/{name}");
+        hooks.push(format!("--customize-hook=upload {name} {inside}"));
         hooks.push(format!(
             "--customize-hook=chroot \"$1\" env DEBIAN_FRONTEND=noninteractive apt-get install --yes -q \
              --no-install-recommends {inside} && rm \"$1\"{inside}"
@@ -150,7 +167,7 @@ fn overlay_tree(options: &Options, identity: &Identity) -> Result<Tree> {
         0o644,
         include_str!("../../../../../guests/debian/system.conf"),
     );
-    if let Some(network) = network(&options.net) {
+    if let Some(network) = networkd(options.net.as_ref().unwrap_or(&Net::Dhcp)) {
         tree.file("etc/systemd/network/20-wired.network", 0o644, network);
     }
     if let Some(keys) = &options.ssh_keys {
@@ -161,28 +178,20 @@ fn overlay_tree(options: &Options, identity: &Identity) -> Result<Tree> {
     Ok(tree)
 }
 
-fn network(net: &Net) -> Option<String> {
-    // No dummies, bridges and the like, which are of a kind.
-    let matches = "[Match]\nType=ether\nKind=!*\n\n[Network]\n";
-    match net {
-        Net::None => None,
-        Net::Dhcp => Some(format!("{matches}DHCP=yes\n")),
-        Net::Static { address, prefix, gateway, dns } => {
-            Some(format!("{matches}Address={address}/{prefix}\nGateway={gateway}\nDNS={dns}\n"))
-        }
-    }
-}
-
 /// The lines of sources.list for the suite: its archive, and where this machine has them also the updates and the
 /// security archive.
-fn sources(tools: &Tools, mirror: Option<&str>, suite: &str) -> Result<Vec<String>> {
+fn sources(tools: &Tools, mirror: Option<&Mirror>, suite: &str) -> Result<Vec<String>> {
     if let Some(mirror) = mirror {
-        return Ok(vec![format!("deb {mirror} {suite} main")]);
+        return Ok(vec![format!("deb {} {suite} main", mirror.as_str())]);
     }
     let mut command = tools.command("apt-get").map_err(|_| Error::NoMirror)?;
     command.args(["indextargets", "--format", "$(ORIGIN) $(CODENAME) $(COMPONENT) $(REPO_URI)"]);
-    let targets =
-        run(command.arg("Created-By: Packages"), "apt-get", "reading the mirror from apt", Path::new(suite))?;
+    let targets = tools.run(
+        command.arg("Created-By: Packages"),
+        "apt-get",
+        "reading the mirror from apt",
+        Path::new(suite),
+    )?;
     sources_from(&String::from_utf8_lossy(&targets.stdout), suite).ok_or(Error::NoMirror)
 }
 
@@ -207,6 +216,8 @@ fn sources_from(targets: &str, suite: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
     use super::*;
 
     const TARGETS: &str = "Docker bookworm main https://docker.example/\n\
@@ -230,10 +241,15 @@ mod tests {
     }
 
     #[test]
-    fn the_network_becomes_a_unit() {
-        assert_eq!(network(&Net::None), None);
-        assert!(network(&Net::Dhcp).unwrap().ends_with("[Network]\nDHCP=yes\n"));
-        let fixed = network(&"10.0.0.5/24,10.0.0.1,2001:db8::1".parse().unwrap()).unwrap();
-        assert!(fixed.ends_with("Address=10.0.0.5/24\nGateway=10.0.0.1\nDNS=2001:db8::1\n"));
+    fn names_of_packages_get_into_no_hook() {
+        let dir = tempfile::tempdir().unwrap();
+        let package = dir.path().join(OsStr::from_bytes(b"a' b; touch x \xff\n.deb"));
+        fs::write(&package, "package").unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+
+        link_packages(&[package], scratch.path()).unwrap();
+
+        assert_eq!(fs::read_to_string(scratch.path().join(package_name(0))).unwrap(), "package");
+        assert_eq!(package_hooks(1)[0], "--customize-hook=upload vmmlinux-0.deb /var/cache/vmmlinux-0.deb");
     }
 }

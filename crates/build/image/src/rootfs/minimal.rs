@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -16,7 +17,7 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     settings::{Net, Options},
-    tool::{Tools, run},
+    tool::Tools,
     tree::Tree,
 };
 
@@ -38,22 +39,24 @@ pub(super) fn write(
         return Err(Error::NoSshServer);
     }
     let busybox = match &options.busybox {
-        Some(given) => given.clone(),
+        // Without a slash, the system's one would be run.
+        Some(given) => std::path::absolute(given).map_err(Error::io("read", given))?,
         None => find_busybox(tools, scratch)?,
     };
     let mut tree = common::tree(options, identity, "usr/lib")?;
-    put_busybox(&mut tree, &busybox)?;
+    put_busybox(tools, &mut tree, &busybox)?;
     closure::copy(tools, &mut tree, &GROW)?;
     put_system(&mut tree, options, identity)?;
     tree.write_tar(archive, identity.time())
 }
 
-fn put_busybox(tree: &mut Tree, busybox: &Path) -> Result<()> {
+fn put_busybox(tools: &Tools, tree: &mut Tree, busybox: &Path) -> Result<()> {
     if !is_static(busybox)? {
         return Err(Error::NotStatic { path: busybox.to_owned() });
     }
     tree.copy("usr/bin/busybox", 0o755, busybox);
-    let applets = run(Command::new(busybox).arg("--list"), "busybox", "listing its applets", busybox)?;
+    let applets =
+        tools.run(Command::new(busybox).arg("--list"), "busybox", "listing its applets", busybox)?;
     for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|a| *a != "busybox") {
         tree.symlink(Path::new("usr/bin").join(applet), "busybox");
     }
@@ -91,7 +94,7 @@ fn put_system(tree: &mut Tree, options: &Options, identity: &Identity) -> Result
         0o755,
         include_str!("../../../../../guests/minimal/udhcpc-script"),
     );
-    tree.file("etc/vmmlinux/network", 0o644, network(&options.net));
+    tree.file("etc/vmmlinux/network", 0o644, network(options.net.as_ref().unwrap_or(&Net::Dhcp)));
     tree.file(
         "etc/passwd",
         0o644,
@@ -114,7 +117,13 @@ fn network(net: &Net) -> String {
         Net::Dhcp => "NETWORK=dhcp\n".to_owned(),
         Net::None => "NETWORK=none\n".to_owned(),
         Net::Static { address, prefix, gateway, dns } => {
-            format!("NETWORK=static\nADDRESS={address}/{prefix}\nGATEWAY={gateway}\nDNS={dns}\n")
+            let or_none =
+                |address: &Option<IpAddr>| address.map_or_else(String::new, |address| address.to_string());
+            format!(
+                "NETWORK=static\nADDRESS={address}/{prefix}\nGATEWAY={}\nDNS={}\n",
+                or_none(gateway),
+                or_none(dns)
+            )
         }
     }
 }
@@ -132,7 +141,7 @@ fn find_busybox(tools: &Tools, scratch: &Path) -> Result<PathBuf> {
     fs::create_dir(&directory).map_err(Error::io("create", &directory))?;
     let mut command = tools.command("apt-get")?;
     command.args(["download", "-q", "busybox-static"]).current_dir(&directory);
-    run(&mut command, "apt-get", "downloading busybox-static", &directory)?;
+    tools.run(&mut command, "apt-get", "downloading busybox-static", &directory)?;
     let package = fs::read_dir(&directory)
         .map_err(Error::io("read", &directory))?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -140,7 +149,7 @@ fn find_busybox(tools: &Tools, scratch: &Path) -> Result<PathBuf> {
         .ok_or_else(|| Error::io("find a package in", &directory)(std::io::ErrorKind::NotFound.into()))?;
     let mut command = tools.command("dpkg-deb")?;
     command.arg("-x").args([&package, &directory]);
-    run(&mut command, "dpkg-deb", "unpacking busybox-static", &directory)?;
+    tools.run(&mut command, "dpkg-deb", "unpacking busybox-static", &directory)?;
     ["bin/busybox", "usr/bin/busybox"]
         .iter()
         .map(|path| directory.join(path))
@@ -181,6 +190,10 @@ mod tests {
         assert_eq!(
             network(&"10.0.0.5/24,10.0.0.1,9.9.9.9".parse().unwrap()),
             "NETWORK=static\nADDRESS=10.0.0.5/24\nGATEWAY=10.0.0.1\nDNS=9.9.9.9\n"
+        );
+        assert_eq!(
+            network(&"fd00::5/64".parse().unwrap()),
+            "NETWORK=static\nADDRESS=fd00::5/64\nGATEWAY=\nDNS=\n"
         );
     }
 }

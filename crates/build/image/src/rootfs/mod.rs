@@ -5,6 +5,7 @@ mod closure;
 mod common;
 mod debian;
 mod minimal;
+mod network;
 
 use std::path::Path;
 
@@ -21,7 +22,7 @@ pub(crate) fn tools(rootfs: &RootFs) -> &'static [&'static str] {
     match rootfs {
         RootFs::Minimal => minimal::TOOLS,
         RootFs::Debian { .. } => debian::tools(),
-        RootFs::Archive { .. } => &[],
+        RootFs::Archive { .. } => archive::TOOLS,
     }
 }
 

@@ -4,15 +4,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
-use image::{Hostname, Identity, Kernel, Net, Options, RootFs, Size, SshKeys, Tools};
-use miette::{IntoDiagnostic, miette};
-use signal_hook::{consts::SIGINT, flag};
+use image::{
+    Error, Hostname, Identity, Kernel, Mirror, Net, Options, Parameters, RootFs, Size, SshKeys, Tools,
+};
+use miette::miette;
 use vmd_release::DiskFormat;
 
 /// Arguments of `vmmlinux image`.
@@ -58,13 +55,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PASSWORD")]
     root_password: Option<String>,
 
-    /// Configuration of the first network interface: dhcp, none or `ADDRESS/PREFIX,GATEWAY[,DNS]`
-    #[arg(long, default_value = "dhcp")]
-    net: Net,
+    /// Configuration of the first network interface: dhcp, none or `ADDRESS/PREFIX[,GATEWAY[,DNS]]` with IPv4 or IPv6
+    /// addresses [default: dhcp; a root file system of your own keeps its own]
+    #[arg(long)]
+    net: Option<Net>,
 
     /// Additional kernel command line parameters
     #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
-    append: Option<String>,
+    append: Option<Parameters>,
 
     /// Format of the image: raw or qcow2
     #[arg(long, default_value = "raw")]
@@ -88,7 +86,7 @@ pub(crate) struct Args {
 
     /// Debian mirror for debian:SUITE [default: that of the system's apt configuration]
     #[arg(long, value_name = "URL")]
-    mirror: Option<String>,
+    mirror: Option<Mirror>,
 }
 
 impl Args {
@@ -126,17 +124,15 @@ impl Args {
         if let Some(kernel) = &options.kernel {
             support::note!("kernel {}", kernel.release());
         }
-        // SIGINT from ^C also ends the running child program: the build fails and removes its temporary files.
-        let interrupted = Arc::new(AtomicBool::new(false));
-        flag::register(SIGINT, Arc::clone(&interrupted)).into_diagnostic()?;
-        let image = image::build(&options, &identity, &Tools::default(), &|step| support::note!("{step}"))
-            .map_err(|error| {
-                if interrupted.load(Ordering::Relaxed) {
-                    miette!("interrupted: nothing was written")
-                } else {
-                    error.into()
-                }
-            })?;
+        let step = |step: &str| support::note!("{step}");
+        let image = match image::build(&options, &identity, &Tools::default(), &step) {
+            Err(stopped @ Error::Interrupted) => {
+                support::note!("{:?}", miette::Report::from(stopped));
+                // The exit status that a shell gives to a program killed by SIGINT.
+                return Ok(ExitCode::from(130));
+            }
+            other => other?,
+        };
         support::note!(
             "{}: {} disk, {}M in use, with Linux {}",
             image.path.display(),
