@@ -22,19 +22,19 @@ pub(crate) const KERNEL: &str = "vmlinuz";
 pub(crate) const INITRD: &str = "initrd.img";
 pub(crate) const CONFIG: &str = "syslinux.cfg";
 
-/// The kernel's command line.
+/// The kernel's command line, with further parameters at its end.
 ///
 /// The root is named by PARTUUID and not as /dev/vda2, because another disk before this one in vm.conf(5) would make
 /// it vdb, and because the kernel finds a PARTUUID without an initial RAM disk, which a UUID or a label needs.
 /// `reboot=t`: the triple fault is what resets a VM of vmd 7.8 at once; the other ways take up to 47 s or, before
 /// 7.8, forever.
-pub(crate) fn command_line(root_partuuid: &str, append: &str) -> String {
+pub(crate) fn command_line<'a>(root_partuuid: &str, append: impl IntoIterator<Item = &'a str>) -> String {
     let mut line = format!(
         "console=ttyS0,115200 root=PARTUUID={root_partuuid} rootfstype=ext4 rootwait ro reboot=t quiet"
     );
-    if !append.is_empty() {
+    for parameters in append.into_iter().filter(|parameters| !parameters.is_empty()) {
         line.push(' ');
-        line.push_str(append);
+        line.push_str(parameters);
     }
     line
 }
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn the_command_line_is_for_a_serial_console() {
         assert_eq!(
-            command_line("12345678-02", "debug"),
+            command_line("12345678-02", ["", "debug"]),
             "console=ttyS0,115200 root=PARTUUID=12345678-02 rootfstype=ext4 rootwait ro reboot=t quiet debug"
         );
     }

@@ -11,6 +11,7 @@ mod error;
 mod ext4;
 mod identity;
 mod kernel;
+mod publish;
 mod rootfs;
 mod settings;
 mod size;
@@ -20,7 +21,7 @@ mod tool;
 mod tree;
 
 use std::{
-    fs, io,
+    fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -33,13 +34,11 @@ pub use size::Size;
 pub use tool::Tools;
 
 use disk::Layout;
+use publish::{SCRATCH, check_output, directory, publish};
+use rootfs::Filled;
 use support::file::temp_dir;
-use tempfile::TempPath;
 use tool::name;
 use vmd_release::DiskFormat;
-
-/// How the names of scratch directories begin.
-const SCRATCH: &str = ".vmmlinux-image-";
 
 /// A finished image.
 #[derive(Debug)]
@@ -56,6 +55,8 @@ pub struct Image {
     pub release: String,
     /// The kernel's command line.
     pub command_line: String,
+    /// What the user should know about the root file system.
+    pub remarks: Vec<String>,
     /// The VM's name for vmd.
     vm: String,
     net: Net,
@@ -80,11 +81,8 @@ impl Image {
 /// Makes the image. `step` is told what is being done, in a few words. SIGINT, SIGTERM and SIGHUP end it with
 /// [`Error::Interrupted`]; what a killed run has left beside the output is removed.
 pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn Fn(&str)) -> Result<Image> {
-    options.check()?;
     let output = &options.output;
-    if !options.force && fs::symlink_metadata(output).is_ok() {
-        return Err(Error::OutputExists { path: output.clone() });
-    }
+    check_output(output, options.force)?;
     let mut needed = vec!["debugfs", "fakeroot", "mattrib", "mke2fs", "syslinux", "tar"];
     needed.extend(rootfs::tools(&options.rootfs));
     if options.format == DiskFormat::Qcow2 {
@@ -92,11 +90,7 @@ pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn F
     }
     tools.require(&needed)?;
     let tools = &tools.interruptible()?;
-    let parent = match output.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let scratch = temp_dir(parent, SCRATCH)?;
+    let scratch = temp_dir(directory(output), SCRATCH)?;
     let scratch = scratch.path();
 
     let made = assemble(options, identity, tools, step, scratch)?;
@@ -110,6 +104,7 @@ pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn F
         allocated,
         release: made.kernel.release().to_owned(),
         command_line: made.command_line,
+        remarks: made.remarks,
         vm: options.hostname.as_str().to_owned(),
         net: options.net.clone().unwrap_or(Net::Dhcp),
     })
@@ -121,6 +116,7 @@ struct Made {
     file: PathBuf,
     kernel: Kernel,
     command_line: String,
+    remarks: Vec<String>,
 }
 
 /// Makes the image in the scratch directory.
@@ -134,14 +130,15 @@ fn assemble(
     let boot_code = disk::boot_code()?;
     step(&format!("root file system {}", options.rootfs));
     let archive = scratch.join("root.tar");
-    let kernel = rootfs::write(tools, options, identity, &archive, scratch)?;
+    let Filled { kernel, parameters, remarks } = rootfs::write(tools, options, identity, &archive, scratch)?;
 
     step("disk");
     let disk = scratch.join("disk.img");
     fs::File::create_new(&disk).map_err(Error::io("create", &disk))?;
     let layout = Layout::new(options.size, boot::space_needed(&kernel)?, tree::space_needed(&archive)?)?;
     disk::partition(&disk, &layout, &boot_code, identity)?;
-    let append = options.append.as_ref().map_or("", Parameters::as_str);
+    // The user's come last: of two with one name the kernel takes the later one.
+    let append = parameters.into_iter().chain(options.append.as_ref().map(Parameters::as_str));
     let command_line = boot::command_line(&disk::root_partuuid(identity), append);
     boot::write(&disk, layout.boot, &kernel, &command_line, identity)?;
     boot::install_syslinux(tools, &disk, layout.boot, identity)?;
@@ -158,15 +155,5 @@ fn assemble(
             qcow2
         }
     };
-    Ok(Made { file, kernel, command_line })
-}
-
-/// Moves the finished file to its place; without `force` never over another one, however late that one came.
-fn publish(finished: &Path, output: &Path, force: bool) -> Result<()> {
-    let finished = TempPath::try_from_path(finished).map_err(Error::io("write", output))?;
-    let moved = if force { finished.persist(output) } else { finished.persist_noclobber(output) };
-    moved.map_err(|failed| match failed.error.kind() {
-        io::ErrorKind::AlreadyExists => Error::OutputExists { path: output.to_owned() },
-        _ => Error::io("write", output)(failed.error),
-    })
+    Ok(Made { file, kernel, command_line, remarks })
 }

@@ -145,6 +145,11 @@ impl Parameters {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The value of the last parameter of this name.
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+        self.0.split(' ').filter_map(|parameter| parameter.strip_prefix(name)?.strip_prefix('=')).next_back()
+    }
 }
 
 impl FromStr for Parameters {
@@ -297,7 +302,7 @@ pub struct Options {
     pub size: Size,
     /// The guest's name; also the VM's in what is printed at the end.
     pub hostname: Hostname,
-    /// Root's password; without one root logs in on the console with none.
+    /// Root's password; without one root logs in on the console with none, or as an archive says.
     pub root_password: Option<String>,
     /// Root's SSH keys.
     pub ssh_keys: Option<SshKeys>,
@@ -317,21 +322,6 @@ pub struct Options {
     pub packages: Vec<PathBuf>,
     /// A Debian mirror instead of the system's (for [`RootFs::Debian`]).
     pub mirror: Option<Mirror>,
-}
-
-impl Options {
-    /// Refuses names that cannot be told to a user or to vmd: those of the output.
-    pub(crate) fn check(&self) -> Result<()> {
-        let output = self.output.to_string_lossy();
-        let bad = |why: &str| Error::setting("path for an image", &output, why);
-        if self.output.to_str().is_none() {
-            Err(bad("it is not UTF-8, and vm.conf(5) cannot be sure to have it"))
-        } else if output.chars().any(char::is_control) {
-            Err(bad("it has control characters"))
-        } else {
-            Ok(())
-        }
-    }
 }
 
 #[cfg(test)]
@@ -427,6 +417,15 @@ mod tests {
         let refused = text.parse::<Parameters>().unwrap_err().to_string();
 
         assert!(!refused.contains(char::is_control), "{refused:?}");
+    }
+
+    #[test]
+    fn the_last_parameter_of_a_name_counts() {
+        let parameters: Parameters = " init=/bin/a quiet init=/bin/b ".parse().unwrap();
+
+        assert_eq!(parameters.as_str(), "init=/bin/a quiet init=/bin/b");
+        assert_eq!(parameters.value("init"), Some("/bin/b"));
+        assert_eq!(parameters.value("quiet"), None);
     }
 
     #[rstest]

@@ -342,6 +342,10 @@ fn qcow2_has_the_same_contents() {
     let qcow2 =
         make(&Options { format: DiskFormat::Qcow2, output: place.path("disk.qcow2"), ..place.options() })
             .unwrap();
+    for (image, format) in [(&raw, DiskFormat::Raw), (&qcow2, DiskFormat::Qcow2)] {
+        let verdict = disk_image::judge(&image.path, Some(format), true).unwrap();
+        assert_eq!(verdict.findings, []);
+    }
     assert_eq!(&fs::read(&qcow2.path).unwrap()[..4], b"QFI\xfb");
     let compared = Command::new("qemu-img").arg("compare").args([&raw.path, &qcow2.path]).output().unwrap();
     assert!(compared.status.success(), "{compared:?}");
@@ -384,7 +388,8 @@ fn the_instructions_agree_with_the_image() {
         let path = format!("out/7.3/minimal.{}", format.extension()).into();
         let (size, net) = ("4G".parse().unwrap(), net.parse().unwrap());
         let (release, command_line) = (String::new(), String::new());
-        Image { path, format, size, allocated: 0, release, command_line, vm: "vm1".into(), net }
+        let remarks = Vec::new();
+        Image { path, format, size, allocated: 0, release, command_line, remarks, vm: "vm1".into(), net }
             .instructions()
     };
     let raw = instructions(DiskFormat::Raw, "dhcp");
@@ -400,73 +405,176 @@ fn the_instructions_agree_with_the_image() {
     assert!(!alone.contains("interface") && !alone.contains("pf.conf"), "{alone}");
 }
 
-/// A root file system of a user's own, packed by `compress`.
-fn archive(place: &Place, name: &str, compress: &str, boot: &[&str]) -> RootFs {
+/// A root file system of a user's own with these files, packed by libarchive with the option `compress`.
+fn archive(place: &Place, name: &str, compress: &str, files: &[(&str, &[u8])]) -> RootFs {
     let root = tempfile::tempdir().unwrap();
-    for (name, content) in [("etc/hostname", b"theirs".to_vec()), ("etc/issue", b"hello".to_vec())]
-        .into_iter()
-        .chain(boot.iter().map(|name| (*name, header_only("6.12.1"))))
-    {
+    for (name, content) in files {
         let path = root.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
-    fs::create_dir_all(root.path().join("lib/modules/6.12.1")).unwrap();
     let path = place.path(name);
-    let mut packed = Command::new("tar");
+    let mut packed = Command::new("bsdtar");
     packed.arg(compress).arg("-cf").arg(&path).arg("-C").arg(root.path()).arg(".");
     assert!(packed.status().unwrap().success());
     RootFs::Archive { path }
 }
 
-#[test]
-fn somebody_elses_root_file_system_boots_by_its_own_kernel_or_ours() {
+/// What a guest with sysvinit has at least, and a getty on the first terminal of a PC.
+const SYSVINIT: [(&str, &[u8]); 6] = [
+    ("etc/hostname", b"theirs"),
+    ("etc/issue", b"hello"),
+    ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
+    ("etc/shadow", b"root:*:19000:0:99999:7:::\n"),
+    ("etc/inittab", b"id:2:initdefault:\n1:2345:respawn:/sbin/getty 38400 tty1\n"),
+    ("sbin/init", b"init"),
+];
+
+#[rstest]
+#[case::plain("a.tar", "--format=ustar")]
+#[case::gzip("a.tar.gz", "--gzip")]
+#[case::bzip2("a.tar.bz2", "--bzip2")]
+#[case::xz("a.tar.xz", "--xz")]
+#[case::lzma("a.tar.lzma", "--lzma")]
+#[case::zstd("a.tar.zst", "--zstd")]
+#[case::lz4("a.tar.lz4", "--lz4")]
+fn a_users_root_file_system_boots_by_its_own_kernel(#[case] name: &str, #[case] compress: &str) {
     let place = Place::new();
-    let own = ["boot/vmlinuz-6.12.1", "boot/initrd.img-6.12.1"];
-    let theirs = Options {
-        rootfs: archive(&place, "a.tar.gz", "--gzip", &own),
-        kernel: None,
-        output: place.path("theirs.img"),
-        ..place.options()
-    };
-    let image = make(&theirs).unwrap();
+    let kernel = header_only("6.12.1");
+    let boot = [("boot/vmlinuz-6.12.1", &kernel[..]), ("boot/initrd.img-6.12.1", b"initrd")];
+    let rootfs = archive(&place, name, compress, &[&SYSVINIT[..], &boot].concat());
+
+    let image = make(&Options { rootfs, kernel: None, ..place.options() }).unwrap();
+
     assert_eq!(image.release, "6.12.1");
     let start = u64::from(partitions(&image.path)[2].starting_lba) * 512;
     assert_eq!(debugfs(&image.path, start, "cat /etc/hostname"), "vm1\n");
     assert_eq!(debugfs(&image.path, start, "cat /etc/issue"), "hello");
     assert!(debugfs(&image.path, start, "cat /etc/fstab").contains("PARTUUID="));
     assert!(debugfs(&image.path, start, "stat /usr/lib/vmmlinux/install-kernel").contains("Mode:  0755"));
+}
 
+/// Where /lib is no link, modules are not in /usr.
+#[test]
+fn a_users_root_file_system_boots_by_our_kernel() {
+    let place = Place::new();
     let modules = place.path("modules/lib/modules/7.3.4");
     fs::create_dir_all(&modules).unwrap();
     fs::write(modules.join("modules.dep"), "").unwrap();
-    let rootfs = archive(&place, "b.tar.xz", "--xz", &own);
+    let files = [&SYSVINIT[..], &[("lib/modules/6.12.1/modules.dep", &b""[..])]].concat();
+    let rootfs = archive(&place, "a.tar", "--format=ustar", &files);
+
     let image = make(&Options { rootfs, ..place.options() }).unwrap();
+
     assert_eq!(image.release, "7.3.4");
     let start = u64::from(partitions(&image.path)[2].starting_lba) * 512;
-    // Where /lib is no link, modules are not in /usr.
     assert!(debugfs(&image.path, start, "stat /lib/modules/7.3.4/modules.dep").contains("Type: regular"));
 }
 
 #[test]
-fn what_is_no_root_file_system_or_cannot_be_in_it_is_told() {
+fn what_a_users_root_file_system_lacks_is_added_or_told() {
     let place = Place::new();
-    let refuse = |options: Options| {
-        let error = make(&Options { output: place.path("x.img"), ..options }).unwrap_err();
-        assert!(!place.path("x.img").exists());
-        error.to_string()
-    };
-    let no_kernel = Options { kernel: None, ..place.options() };
-    assert!(refuse(no_kernel.clone()).contains("a kernel of its own"));
-    assert!(refuse(Options { packages: vec!["x.deb".into()], ..place.options() }).contains("packages"));
-    let bare = archive(&place, "bare.tar", "--no-auto-compress", &[]);
-    assert!(refuse(Options { rootfs: bare.clone(), ..no_kernel }).contains("0 kernels"));
-    let password = Options { rootfs: bare, root_password: Some("x".into()), ..place.options() };
-    assert!(refuse(password).contains("a password"));
-    for content in [&b"no archive"[..], &[0x1f, 0x8b, 0, 0]] {
-        fs::write(place.path("broken.tar"), content).unwrap();
-        let rootfs = RootFs::Archive { path: place.path("broken.tar") };
-        let said = refuse(Options { rootfs, ..place.options() });
-        assert!(said.contains("broken.tar") || said.contains("gzip"), "{said}");
+    let more: [(&str, &[u8]); 2] = [("sbin/getty", b"getty"), ("etc/securetty", b"tty1")];
+    let rootfs = archive(&place, "a.tar", "--format=ustar", &[&SYSVINIT[..], &more].concat());
+
+    let image = make(&Options { rootfs, net: Some(Net::Dhcp), ..place.options() }).unwrap();
+
+    let start = u64::from(partitions(&image.path)[2].starting_lba) * 512;
+    let inittab = debugfs(&image.path, start, "cat /etc/inittab");
+    assert!(inittab.ends_with("\nvmS0:2345:respawn:/sbin/getty -L 115200 ttyS0 vt100\n"), "{inittab}");
+    assert_eq!(debugfs(&image.path, start, "cat /etc/securetty"), "tty1\nttyS0\n");
+    let told = ["/etc/inittab", "/etc/securetty", "password is locked", "nothing in it reads --net"];
+    assert_eq!(image.remarks.len(), told.len(), "{:?}", image.remarks);
+    for (remark, told) in image.remarks.iter().zip(told) {
+        assert!(remark.contains(told), "{remark}");
     }
+}
+
+#[test]
+fn a_password_and_a_network_reach_a_users_root_file_system() {
+    let place = Place::new();
+    let more: [(&str, &[u8]); 3] = [
+        ("sbin/getty", b"getty"),
+        ("etc/runlevels/boot/networking", b""),
+        ("usr/lib/udev/rules.d/80-net-setup-link.rules", b""),
+    ];
+    let rootfs = archive(&place, "a.tar", "--format=ustar", &[&SYSVINIT[..], &more].concat());
+
+    let image = make(&Options {
+        rootfs,
+        root_password: Some("secret".to_owned()),
+        net: Some("10.0.0.5/24,10.0.0.1".parse().unwrap()),
+        append: Some("quiet".parse().unwrap()),
+        ..place.options()
+    })
+    .unwrap();
+
+    let start = u64::from(partitions(&image.path)[2].starting_lba) * 512;
+    let shadow = debugfs(&image.path, start, "cat /etc/shadow");
+    assert!(shadow.starts_with("root:$6$") && shadow.ends_with(":19000:0:99999:7:::\n"), "{shadow}");
+    assert!(debugfs(&image.path, start, "cat /etc/network/interfaces").contains("\taddress 10.0.0.5\n"));
+    assert_eq!(debugfs(&image.path, start, "cat /etc/resolv.conf"), "nameserver 10.0.0.1\n");
+    assert!(image.command_line.ends_with(" net.ifnames=0 quiet"), "{}", image.command_line);
+}
+
+/// Refuses to make the image, and leaves nothing.
+fn refused(place: &Place, options: Options) -> String {
+    let error = make(&Options { output: place.path("x.img"), ..options }).unwrap_err();
+    assert!(!place.path("x.img").exists());
+    error.to_string()
+}
+
+#[test]
+fn what_a_root_file_system_cannot_hold_is_told() {
+    let place = Place::new();
+    let no_kernel = Options { kernel: None, ..place.options() };
+    assert!(refused(&place, no_kernel.clone()).contains("a kernel of its own"));
+    assert!(
+        refused(&place, Options { packages: vec!["x.deb".into()], ..place.options() }).contains("packages")
+    );
+    let rootfs = archive(&place, "bare.tar", "--format=ustar", &SYSVINIT);
+    assert!(refused(&place, Options { rootfs, ..no_kernel }).contains("0 kernels"));
+}
+
+#[rstest]
+#[case::no_init(&[("etc/passwd", &b""[..])], "no init")]
+#[case::no_root(&[("root/etc/passwd", &b""[..])], "no etc at its top")]
+#[case::containers(&[("manifest.json", &b"[]"[..])], "an image of containers")]
+fn an_archive_without_a_guest_in_it_is_refused(#[case] files: &[(&str, &[u8])], #[case] why: &str) {
+    let place = Place::new();
+    let rootfs = archive(&place, "a.tar", "--format=ustar", files);
+
+    let said = refused(&place, Options { rootfs, ..place.options() });
+
+    assert!(said.contains(why), "{said}");
+}
+
+#[test]
+fn an_init_of_the_users_choice_is_enough() {
+    let place = Place::new();
+    let files: [(&str, &[u8]); 2] = [("etc/passwd", b"root::0:0::/:/bin/sh\n"), ("opt/init", b"")];
+    let rootfs = archive(&place, "a.tar", "--format=ustar", &files);
+    let with = |append: &str| Options {
+        rootfs: rootfs.clone(),
+        append: Some(append.parse().unwrap()),
+        ..place.options()
+    };
+
+    assert!(refused(&place, with("init=/opt/other")).contains("no init"));
+    assert!(make(&with("init=/opt/init")).is_ok());
+}
+
+#[rstest]
+#[case::text(b"no archive")]
+#[case::disk(b"QFI\xfb\0\0\0\x03")]
+#[case::cut_off(&[0x1f, 0x8b, 0, 0])]
+#[case::cut_off_xz(b"\xfd7zXZ\0\0\x04")]
+fn what_is_not_an_archive_is_refused(#[case] content: &[u8]) {
+    let place = Place::new();
+    fs::write(place.path("broken.tar"), content).unwrap();
+    let rootfs = RootFs::Archive { path: place.path("broken.tar") };
+
+    let said = refused(&place, Options { rootfs, ..place.options() });
+
+    assert!(said.contains("broken.tar") || said.contains("bsdcat"), "{said}");
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 
 enum Node {
     Directory { mode: u32 },
-    File { mode: u32, content: Content },
+    File { mode: u32, group: u32, content: Content },
     Symlink { target: PathBuf },
     Character { mode: u32, major: u32, minor: u32 },
 }
@@ -26,7 +26,7 @@ enum Content {
     Path(PathBuf),
 }
 
-/// The tree. Paths are relative to its root; everything belongs to root.
+/// The tree. Paths are relative to its root; everything belongs to root, and but for single files to root's group.
 #[derive(Default)]
 pub(crate) struct Tree {
     // Sorted, which puts a directory before what is in it and makes the archive the same every time.
@@ -39,12 +39,17 @@ impl Tree {
     }
 
     pub(crate) fn file(&mut self, path: &str, mode: u32, content: impl Into<Vec<u8>>) {
-        self.insert(path, Node::File { mode, content: Content::Bytes(content.into()) });
+        self.file_of_group(path, mode, 0, content);
+    }
+
+    /// A file that belongs to root and a group, by its number.
+    pub(crate) fn file_of_group(&mut self, path: &str, mode: u32, group: u32, content: impl Into<Vec<u8>>) {
+        self.insert(path, Node::File { mode, group, content: Content::Bytes(content.into()) });
     }
 
     /// A copy of a file of this machine.
     pub(crate) fn copy(&mut self, path: impl AsRef<Path>, mode: u32, from: &Path) {
-        self.insert(path, Node::File { mode, content: Content::Path(from.to_owned()) });
+        self.insert(path, Node::File { mode, group: 0, content: Content::Path(from.to_owned()) });
     }
 
     pub(crate) fn symlink(&mut self, path: impl AsRef<Path>, target: impl Into<PathBuf>) {
@@ -108,8 +113,9 @@ impl Tree {
                     header.set_mode(*mode);
                     tar.append_data(&mut header, path, &[][..]).map_err(written)?;
                 }
-                Node::File { mode, content } => {
+                Node::File { mode, group, content } => {
                     header.set_mode(*mode);
+                    header.set_gid(u64::from(*group));
                     match content {
                         Content::Bytes(bytes) => {
                             header.set_size(bytes.len() as u64);

@@ -1,10 +1,13 @@
-//! A root file system from a tar archive, with its own users, network and services.
+//! A root file system from a tar archive, with its own users and services. What it lacks to be used in a VM is added
+//! where that is possible, and told where it is not.
 
 use std::{
     fs::File,
     io,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
+
+use disk_image::Content;
 
 use crate::{
     error::{Error, Result},
@@ -14,7 +17,11 @@ use crate::{
     tool::{Tools, name},
 };
 
-use super::common;
+use super::{
+    common::{self, Filled},
+    contents::{Contents, visit},
+    login, network,
+};
 
 /// libarchive's reader of all kinds of compression.
 pub(super) const TOOLS: &[&str] = &["bsdcat"];
@@ -26,97 +33,102 @@ pub(super) fn write(
     identity: &Identity,
     output: &Path,
     scratch: &Path,
-) -> Result<Kernel> {
-    if options.ssh_keys.is_some() || options.root_password.is_some() {
-        return Err(Error::NeedsDebian { what: "an SSH key or a password but its own" });
+) -> Result<Filled> {
+    if options.ssh_keys.is_some() {
+        return Err(Error::NeedsDebian { what: "an SSH key but its own" });
     }
+    is_not_a_disk(from)?;
     unpack(tools, from, output)?;
+    let contents = Contents::read(output).map_err(|error| match error {
+        Error::Io { source, .. } => {
+            refuse(from, &source.to_string(), "give a tar archive, compressed or not")
+        }
+        other => other,
+    })?;
+    let init = usable(&contents, options).map_err(|(why, help)| refuse(from, why, help))?;
     let kernel = match &options.kernel {
         Some(kernel) => kernel.clone(),
         None => kernel(output, scratch)?,
     };
-    let lib = if is_link(output, "lib")? { "usr/lib" } else { "lib" };
+
+    let lib = if contents.is_link("lib") { "usr/lib" } else { "lib" };
+    let mut tree = common::tree(options, identity, lib)?;
+    let mut remarks = login::console(&contents, &init, &mut tree);
+    let password = options.root_password.is_some().then(|| common::shadow_field(options, identity));
+    remarks.extend(login::password(&contents, password.transpose()?.as_deref(), &mut tree));
+    let mut parameters = None;
+    if let Some(net) = &options.net {
+        let set = network::set(&contents, net, &mut tree);
+        remarks.extend(set.remark);
+        parameters = set.parameter;
+    }
     let overlay = scratch.join("overlay.tar");
-    common::tree(options, identity, lib)?.write_tar(&overlay, identity.time())?;
+    tree.write_tar(&overlay, identity.time())?;
     let mut command = tools.command_beside("tar", output)?;
     command.arg("--concatenate").arg("--file").args([name(output), name(&overlay)]);
     tools.run(&mut command, "tar", "adding to the root file system", from)?;
-    Ok(kernel)
+    Ok(Filled { kernel, parameters, remarks })
 }
 
-/// Copies the archive, uncompressed, and looks whether it is one.
+fn refuse(from: &Path, why: &str, help: &'static str) -> Error {
+    Error::Archive { path: from.to_owned(), why: why.to_owned(), help }
+}
+
+/// Refuses images of disks.
+fn is_not_a_disk(from: &Path) -> Result<()> {
+    let verdict = disk_image::judge(from, None, false).map_err(Error::io("read", from))?;
+    match verdict.content {
+        Content::Qcow2 | Content::Foreign { .. } => {
+            let help = "give a tar archive of what is on it";
+            Err(refuse(from, "it is the image of a disk", help))
+        }
+        Content::Raw | Content::Packed { .. } => Ok(()),
+    }
+}
+
+/// Copies the archive, uncompressed.
 fn unpack(tools: &Tools, from: &Path, output: &Path) -> Result<()> {
     let source = File::open(from).map_err(Error::io("read", from))?;
     let file = File::create(output).map_err(Error::io("create", output))?;
     let mut command = tools.command("bsdcat")?;
-    tools.run_into(file, command.stdin(source), "bsdcat", "decompressing the root file system", output)?;
-    let mut usable = false;
-    visit(output, |path, _| {
-        usable |= path == Path::new("etc") || path.starts_with("etc");
-        Ok(())
-    })
-    .map_err(|error| match error {
-        Error::Io { source, .. } => {
-            Error::Archive { path: from.to_owned(), why: source.to_string(), help: "give a tar archive" }
-        }
-        other => other,
-    })?;
-    if usable {
-        Ok(())
-    } else {
-        let why = "there is no etc at its top".to_owned();
-        Err(Error::Archive {
-            path: from.to_owned(),
-            why,
-            help: "pack the root directory itself: tar -C ROOT -c .",
-        })
-    }
+    tools.run_into(file, command.stdin(source), "bsdcat", "decompressing the root file system", output)
 }
 
-/// Calls `each` for everything in an archive with its path, relative and without dots.
-fn visit(archive: &Path, mut each: impl FnMut(&Path, &mut tar::Entry<'_, File>) -> Result<()>) -> Result<()> {
-    let read = |e: io::Error| Error::io("read", archive)(e);
-    let file = File::open(archive).map_err(read)?;
-    for entry in tar::Archive::new(file).entries_with_seek().map_err(read)? {
-        let mut entry = entry.map_err(read)?;
-        let path: PathBuf = entry
-            .path()
-            .map_err(read)?
-            .components()
-            .filter(|component| matches!(component, Component::Normal(_)))
-            .collect();
-        each(&path, &mut entry)?;
+/// The init of a root file system. The error says why there is no guest in the archive, and what to do.
+fn usable(contents: &Contents, options: &Options) -> Result<String, (&'static str, &'static str)> {
+    if !contents.leads("etc") {
+        return Err(if contents.has("manifest.json") {
+            (
+                "it is an image of containers, whose layers are archives of their own",
+                "export a container's file system: docker export CONTAINER",
+            )
+        } else {
+            ("there is no etc at its top", "pack the root directory itself: tar -C ROOT -c .")
+        });
     }
-    Ok(())
-}
-
-fn is_link(archive: &Path, name: &str) -> Result<bool> {
-    let mut link = false;
-    visit(archive, |path, entry| {
-        if path == Path::new(name) {
-            link = entry.header().entry_type().is_symlink();
-        }
-        Ok(())
-    })?;
-    Ok(link)
+    login::init(contents, options.append.as_ref()).ok_or((
+        "it has no init: neither /sbin/init, /etc/init nor /bin/init, nor what init= names",
+        "install one in it, as a container's file system has none: systemd, sysvinit, OpenRC or busybox's; or name a program \
+         with --append init=/PATH",
+    ))
 }
 
 /// The kernel in an archive's /boot and its initial RAM disk, taken out into `scratch`.
 pub(super) fn kernel(archive: &Path, scratch: &Path) -> Result<Kernel> {
-    let (mut kernels, mut initrds) = (Vec::new(), Vec::new());
+    let (mut kernels, mut initrds): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
     visit(archive, |path, entry| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if path.parent() != Some(Path::new("boot")) || !entry.header().entry_type().is_file() {
             return Ok(());
         }
-        let list = if name.starts_with("vmlinuz") {
-            &mut kernels
+        let (list, kind) = if name.starts_with("vmlinuz") {
+            (&mut kernels, "kernel")
         } else if name.starts_with("initr") {
-            &mut initrds
+            (&mut initrds, "initrd")
         } else {
             return Ok(());
         };
-        let to = scratch.join(&*name);
+        let to = scratch.join(format!("{kind}-{}", list.len()));
         let mut file = File::create(&to).map_err(Error::io("create", &to))?;
         io::copy(entry, &mut file).map_err(Error::io("write", &to))?;
         list.push(to);

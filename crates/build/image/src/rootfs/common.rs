@@ -8,9 +8,26 @@ use crate::{
     disk::root_partuuid,
     error::{Error, Result},
     identity::Identity,
+    kernel::Kernel,
     settings::Options,
     tree::Tree,
 };
+
+/// A root file system that has been written.
+pub(crate) struct Filled {
+    /// What boots it.
+    pub(crate) kernel: Kernel,
+    /// A parameter that the kernel needs for it.
+    pub(crate) parameters: Option<&'static str>,
+    /// What the user should know about it.
+    pub(crate) remarks: Vec<String>,
+}
+
+impl From<Kernel> for Filled {
+    fn from(kernel: Kernel) -> Self {
+        Self { kernel, parameters: None, remarks: Vec::new() }
+    }
+}
 
 /// The tree that all kinds share: names, mounts, modules in the directory `lib`, the scripts of `guests/common`.
 pub(super) fn tree(options: &Options, identity: &Identity, lib: &str) -> Result<Tree> {

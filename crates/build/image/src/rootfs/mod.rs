@@ -3,16 +3,19 @@
 mod archive;
 mod closure;
 mod common;
+mod contents;
 mod debian;
+mod login;
 mod minimal;
 mod network;
 
 use std::path::Path;
 
+pub(crate) use common::Filled;
+
 use crate::{
     error::{Error, Result},
     identity::Identity,
-    kernel::Kernel,
     settings::{Options, RootFs},
     tool::Tools,
 };
@@ -26,7 +29,7 @@ pub(crate) fn tools(rootfs: &RootFs) -> &'static [&'static str] {
     }
 }
 
-/// Writes the archive of the chosen root file system; gives back what boots it. `scratch` is a directory for what is needed
+/// Writes the archive of the chosen root file system. `scratch` is a directory for what is needed
 /// on the way and for the kernel.
 pub(crate) fn write(
     tools: &Tools,
@@ -34,14 +37,16 @@ pub(crate) fn write(
     identity: &Identity,
     archive: &Path,
     scratch: &Path,
-) -> Result<Kernel> {
+) -> Result<Filled> {
     match (&options.rootfs, &options.kernel) {
-        (RootFs::Debian { suite }, _) => debian::write(tools, options, suite, identity, archive, scratch),
+        (RootFs::Debian { suite }, _) => {
+            Ok(debian::write(tools, options, suite, identity, archive, scratch)?.into())
+        }
         (_, _) if !options.packages.is_empty() => Err(Error::NeedsDebian { what: "Debian's packages" }),
         (RootFs::Archive { path }, _) => archive::write(tools, options, path, identity, archive, scratch),
         (RootFs::Minimal, Some(kernel)) => {
             minimal::write(tools, options, identity, archive, scratch)?;
-            Ok(kernel.clone())
+            Ok(kernel.clone().into())
         }
         (RootFs::Minimal, None) => Err(Error::NeedsDebian { what: "a kernel of its own" }),
     }

@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
 
-    /// Password of root [default: none: root logs in on the console without a password]
+    /// Password of root [default: none: root logs in on the console without a password, or as in tar:FILE]
     #[arg(long, value_name = "PASSWORD")]
     root_password: Option<String>,
 
@@ -140,7 +140,10 @@ impl Args {
             image.allocated.div_ceil(1 << 20),
             image.release
         );
-        if options.root_password.is_none() {
+        for remark in &image.remarks {
+            support::note!("note: {remark}");
+        }
+        if options.root_password.is_none() && !matches!(options.rootfs, RootFs::Archive { .. }) {
             support::note!("root logs in on the console without a password");
         }
         support::note!("to run it here: vmmlinux run -i {}\n", image.path.display());
