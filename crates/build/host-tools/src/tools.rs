@@ -152,6 +152,7 @@ pub static TOOLS: &[Tool] = {
         tool(Image, "sfdisk", "fdisk", Command("sfdisk"), "shows and checks partition tables"),
         tool(Image, "qemu-img", "qemu-utils", Command("qemu-img"), "converts images to qcow2"),
         tool(Image, "bsdcat", "libarchive-tools", Command("bsdcat"), "decompresses root file systems"),
+        tool(Image, "xorriso", "xorriso", Command("xorriso"), "makes seeds for cloud-init"),
         tool(Image, "busybox", "busybox-static", Command("busybox"), "is the minimal guest's user space"),
         at_least(
             "10.0",

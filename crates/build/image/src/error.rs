@@ -49,6 +49,18 @@ pub enum Error {
         help: &'static str,
     },
 
+    /// A disk image that cannot be adopted.
+    #[error("{} cannot be adopted: {why}", path.display())]
+    #[diagnostic(help("{help}"))]
+    Disk {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+        /// What to do.
+        help: String,
+    },
+
     /// A signal asked the process to stop.
     #[error("interrupted: nothing was written")]
     Interrupted,

@@ -4,7 +4,10 @@
 //! The disk has an MBR with syslinux's boot code, a FAT partition with syslinux and the kernel, and an ext4 partition
 //! with the root file system, which grows to the end of the disk at the first boot on a larger one.
 //! `build` makes it beside the output path and moves it there when it is whole.
+//!
+//! [`adopt()`] makes a disk and a seed for cloud-init from a distribution's cloud image.
 
+mod adopt;
 mod boot;
 mod disk;
 mod error;
@@ -26,6 +29,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use adopt::{Adopted, Adoption, adopt};
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use kernel::Kernel;

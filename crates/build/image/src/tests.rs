@@ -578,3 +578,151 @@ fn what_is_not_an_archive_is_refused(#[case] content: &[u8]) {
 
     assert!(said.contains("broken.tar") || said.contains("bsdcat"), "{said}");
 }
+
+/// A disk of 1 MiB with a boot sector, as qemu-img's arguments pack it.
+fn cloud_image(place: &Place, boots: bool, arguments: &str) -> PathBuf {
+    let mut disk = vec![b'x'; 1 << 20];
+    disk[..510].fill(if boots { 0x90 } else { 0 });
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(place.path("raw.img"), disk).unwrap();
+    let mut qemu_img = Command::new("qemu-img");
+    qemu_img.args(arguments.split(' ')).current_dir(place.directory.path());
+    assert!(qemu_img.status().unwrap().success());
+    place.path("cloud.img")
+}
+
+fn adoption(place: &Place, image: PathBuf) -> Adoption {
+    Adoption {
+        image,
+        output: place.path("vm1.qcow2"),
+        format: DiskFormat::Qcow2,
+        size: None,
+        hostname: "vm1.example.com".parse().unwrap(),
+        ssh_keys: None,
+        user_data: None,
+        packages: Vec::new(),
+        force: false,
+    }
+}
+
+fn adopt_it(adoption: &Adoption) -> Result<Adopted> {
+    adopt(adoption, &Identity::reproducible(1_700_000_000, "test"), &Tools::default(), &|_| {})
+}
+
+/// A file of a seed.
+fn on_seed(seed: &Path, name: &str) -> String {
+    let output = Command::new("bsdtar").arg("-xOf").args([seed.as_os_str(), name.as_ref()]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[rstest]
+#[case::compressed("convert -c -O qcow2 raw.img cloud.img")]
+#[case::version_2("convert -O qcow2 -o compat=0.10 raw.img cloud.img")]
+#[case::raw("convert -O raw raw.img cloud.img")]
+fn a_cloud_image_becomes_a_disk_that_vmd_takes(#[case] arguments: &str) {
+    let place = Place::new();
+    let image = cloud_image(&place, true, arguments);
+
+    let adopted = adopt_it(&adoption(&place, image)).unwrap();
+
+    let verdict = disk_image::judge(&adopted.disk, Some(DiskFormat::Qcow2), true).unwrap();
+    assert_eq!(verdict.findings, []);
+    let disks = ["compare", "raw.img", "vm1.qcow2"];
+    let compared = Command::new("qemu-img").args(disks).current_dir(place.directory.path()).output().unwrap();
+    assert!(compared.status.success(), "{compared:?}");
+    assert_eq!(place.files(), ["cloud.img", "raw.img", "vm1-seed.iso", "vm1.qcow2"]);
+    let instructions = adopted.instructions();
+    assert!(instructions.contains("cdrom \"/var/vmm/vm1-seed.iso\""), "{instructions}");
+}
+
+#[test]
+fn a_disk_may_be_raw_and_larger() {
+    let place = Place::new();
+    let image = cloud_image(&place, true, "convert -c -O qcow2 raw.img cloud.img");
+    let (format, size) = (DiskFormat::Raw, Some("4M".parse().unwrap()));
+
+    let adopted =
+        adopt_it(&Adoption { format, size, output: place.path("vm1.img"), ..adoption(&place, image) })
+            .unwrap();
+
+    assert_eq!(fs::metadata(&adopted.disk).unwrap().len(), 4 << 20);
+}
+
+#[test]
+fn a_seed_has_what_the_user_chose() {
+    let place = Place::new();
+    let image = cloud_image(&place, true, "convert -O qcow2 raw.img cloud.img");
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGB4fYfCEpGuvzTPVrFgjvQ4qM6qyYTT2rTe9JQpTbIL me \"x\"";
+    fs::write(place.path("key.pub"), format!("# mine\n{key}\n")).unwrap();
+    fs::write(place.path("user"), "#cloud-config\npackages: [vim]\n").unwrap();
+    fs::write(place.path("a;b.deb"), "!<arch>\npackage").unwrap();
+    fs::write(place.path("c.tar.xz"), b"\xfd7zXZ\0archive").unwrap();
+
+    let adopted = adopt_it(&Adoption {
+        ssh_keys: Some(SshKeys::read(&place.path("key.pub")).unwrap()),
+        user_data: Some(place.path("user")),
+        packages: vec![place.path("a;b.deb"), place.path("c.tar.xz")],
+        ..adoption(&place, image)
+    })
+    .unwrap();
+
+    let metadata: serde_json::Value = serde_json::from_str(&on_seed(&adopted.seed, "meta-data")).unwrap();
+    assert_eq!(metadata["local-hostname"], "vm1.example.com");
+    assert_eq!(metadata["public-keys"], serde_json::json!([key]));
+    assert!(metadata["instance-id"].as_str().unwrap().starts_with("vmmlinux-"));
+    assert_eq!(on_seed(&adopted.seed, "user-data"), "#cloud-config\npackages: [vim]\n");
+    assert!(on_seed(&adopted.seed, "vendor-data").starts_with("#!/bin/sh\n"));
+    assert_eq!(on_seed(&adopted.seed, "packages/package-0.deb"), "!<arch>\npackage");
+    assert!(on_seed(&adopted.seed, "packages/package-1.tar").ends_with("archive"));
+    // The label that cloud-init looks for.
+    let iso = fs::read(&adopted.seed).unwrap();
+    assert_eq!(&iso[0x8000 + 40..][..7], b"CIDATA ");
+}
+
+#[rstest]
+#[case::without_boot_code(false, "convert -c -O qcow2 raw.img cloud.img", "does not boot")]
+#[case::base(true, "create -f qcow2 -F raw -b raw.img cloud.img", "has a base image")]
+#[case::data_file(
+    true,
+    "convert -O qcow2 -o data_file=data raw.img cloud.img",
+    "has a base image or a data file"
+)]
+#[case::other_program(true, "convert -O vmdk raw.img cloud.img", "neither raw nor qcow2")]
+fn an_image_that_cannot_be_adopted_is_refused(
+    #[case] boots: bool,
+    #[case] arguments: &str,
+    #[case] why: &str,
+) {
+    let place = Place::new();
+    let image = cloud_image(&place, boots, arguments);
+    let before = place.files();
+
+    let error = adopt_it(&adoption(&place, image)).unwrap_err();
+
+    assert!(matches!(&error, Error::Disk { .. }) && error.to_string().contains(why), "{error}");
+    assert_eq!(place.files(), before);
+}
+
+#[test]
+fn neither_a_disk_nor_a_seed_is_replaced() {
+    let place = Place::new();
+    let image = cloud_image(&place, true, "convert -O qcow2 raw.img cloud.img");
+    fs::write(place.path("vm1-seed.iso"), "precious").unwrap();
+
+    let refused = adopt_it(&adoption(&place, image)).unwrap_err();
+
+    assert!(matches!(refused, Error::OutputExists { .. }), "{refused}");
+    assert_eq!(fs::read_to_string(place.path("vm1-seed.iso")).unwrap(), "precious");
+}
+
+#[test]
+fn user_data_that_cloud_init_would_ignore_is_refused() {
+    let place = Place::new();
+    let image = cloud_image(&place, true, "convert -O qcow2 raw.img cloud.img");
+    fs::write(place.path("user"), "packages: [vim]\n").unwrap();
+
+    let refused = adopt_it(&Adoption { user_data: Some(place.path("user")), ..adoption(&place, image) });
+
+    assert!(refused.unwrap_err().to_string().contains("cloud-init ignores it"));
+}

@@ -33,6 +33,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("sfdisk", "fdisk"),
     ("syslinux", "syslinux"),
     ("tar", "tar"),
+    ("xorriso", "xorriso"),
 ];
 
 /// Where programs are looked for, and how they are run.

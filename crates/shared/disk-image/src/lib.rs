@@ -30,6 +30,8 @@ pub struct Verdict {
     pub content: Content,
     /// What to say about it, the worst first.
     pub findings: Vec<Finding>,
+    /// Whether the image, a qcow2 one, names a base or a file for its data.
+    pub names_other_files: bool,
 }
 
 impl Verdict {
@@ -75,7 +77,8 @@ pub fn judge_file(file: &File, question: &Question<'_>) -> io::Result<Verdict> {
         )],
     };
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    Ok(Verdict { content, findings })
+    let names_other_files = content == Content::Qcow2 && qcow2::names_other_files(file, length)?;
+    Ok(Verdict { content, findings, names_other_files })
 }
 
 fn raw(file: &File, length: u64, question: &Question<'_>) -> io::Result<Vec<Finding>> {

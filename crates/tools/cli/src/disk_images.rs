@@ -9,7 +9,7 @@ use vmd_release::DiskFormat;
 /// Judges an image and returns its content. Prints warnings; fails with the first error, which is one that vmd refuses
 /// the image for or that the VM dies of.
 pub(crate) fn check(path: &Path, format: Option<DiskFormat>, boots: bool) -> miette::Result<Content> {
-    let Verdict { content, findings } = disk_image::judge(path, format, boots)
+    let Verdict { content, findings, .. } = disk_image::judge(path, format, boots)
         .map_err(|error| miette!("cannot read the disk image {}: {error}", path.display()))?;
     let mut errors = Vec::new();
     for finding in findings {

@@ -79,7 +79,7 @@ fn is_not_a_disk(from: &Path) -> Result<()> {
     let verdict = disk_image::judge(from, None, false).map_err(Error::io("read", from))?;
     match verdict.content {
         Content::Qcow2 | Content::Foreign { .. } => {
-            let help = "give a tar archive of what is on it";
+            let help = "`vmmlinux adopt` makes a disk for vmd of a distribution's cloud image";
             Err(refuse(from, "it is the image of a disk", help))
         }
         Content::Raw | Content::Packed { .. } => Ok(()),

@@ -118,6 +118,11 @@ impl Header {
         self.version >= 3 && self.features & 1 << 2 != 0
     }
 
+    /// Whether the image has a base.
+    pub(super) fn names_base(&self) -> bool {
+        self.base_length != 0
+    }
+
     /// The path of the base image.
     pub(super) fn base(&self, file: &File, path: &Path) -> io::Result<Option<PathBuf>> {
         if self.base_length == 0 || self.base_length > MAX_BASE_NAME {

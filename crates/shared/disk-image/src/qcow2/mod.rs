@@ -29,6 +29,11 @@ pub(crate) fn judge(file: &File, length: u64, question: &Question<'_>) -> io::Re
     Ok(chain.findings)
 }
 
+/// Whether the image names a base or a file for its data. An image whose header cannot be used names none.
+pub(crate) fn names_other_files(file: &File, length: u64) -> io::Result<bool> {
+    Ok(Header::read(file, length)?.is_ok_and(|header| header.names_base() || header.has_data_file()))
+}
+
 struct Chain<'a> {
     question: &'a Question<'a>,
     findings: Vec<Finding>,

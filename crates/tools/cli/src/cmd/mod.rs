@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+mod adopt;
 mod bench;
 mod build;
 mod completions;
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Build(build::Args),
     /// Make a bootable disk image for vmd(8) from a kernel
     Image(Box<image::Args>),
+    /// Make a disk for vmd(8), with a seed for cloud-init, from a distribution's cloud image
+    Adopt(adopt::Args),
     /// Run a guest on emulated vmd hardware
     Run(Box<run::Args>),
     /// Measure kernels side by side on emulated vmd hardware
@@ -71,6 +74,7 @@ impl Command {
         match self {
             Self::Build(args) => args.run(),
             Self::Image(args) => args.run(),
+            Self::Adopt(args) => args.run(),
             Self::Run(args) => args.run(log_filter.to_owned()),
             Self::Bench(args) => args.run(),
             Self::Ctl(args) => args.run(),
