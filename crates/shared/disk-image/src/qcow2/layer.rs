@@ -12,6 +12,10 @@ const COMPRESSED: u64 = 1 << 62;
 /// An L2 entry of a cluster that reads as zeroes.
 const ZERO: u64 = 1;
 
+/// Bytes of L2 tables that are looked through: those of 8 TiB in clusters of 64 KiB. A guest that writes such a header
+/// to its raw disk can name tables without end in the holes of a sparse file.
+pub(super) const MAX_TABLES: u64 = 1 << 30;
+
 /// One image of the chain.
 pub(super) struct Layer {
     pub(super) header: Header,
@@ -25,15 +29,17 @@ pub(super) struct Survey {
     pub(super) compressed: u64,
     /// Clusters and tables whose place is behind the file's end.
     pub(super) beyond: u64,
+    /// Whether there are more tables than were looked through.
+    pub(super) is_cut_short: bool,
 }
 
 impl Layer {
-    /// Looks through all L2 tables of an image of `length` bytes. Each is read once, so that no more is read than the
-    /// file has.
-    pub(super) fn survey(&self, length: u64) -> io::Result<Survey> {
+    /// Looks through the L2 tables of an image of `length` bytes, up to `most` bytes of them. Each is read once.
+    pub(super) fn survey(&self, length: u64, most: u64) -> io::Result<Survey> {
         let mut survey = Survey::default();
         let mut table = vec![0; 1 << self.header.cluster_bits];
         let mut seen = HashSet::new();
+        let mut left = most;
         for offset in self.l1()? {
             if offset == 0 || !seen.insert(offset) {
                 continue;
@@ -42,6 +48,11 @@ impl Layer {
                 survey.beyond += 1;
                 continue;
             }
+            let Some(after) = left.checked_sub(table.len() as u64) else {
+                survey.is_cut_short = true;
+                break;
+            };
+            left = after;
             let read = read_at(&self.file, &mut table, offset)?;
             let stride = if self.header.has_extended_entries() { 16 } else { 8 };
             for entry in table[..read].chunks_exact(stride).map(entry) {
@@ -106,4 +117,31 @@ pub(super) fn sector(layers: &[Layer], number: u64) -> io::Result<Option<[u8; 51
 /// A big-endian entry: the first 8 bytes.
 fn entry(bytes: &[u8]) -> u64 {
     bytes[..8].iter().fold(0, |entry, byte| entry << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// An image with clusters of 512 bytes and an L1 table of four entries in the second one.
+    #[test]
+    fn no_more_tables_are_read_than_allowed() {
+        let mut bytes = vec![0; 4096];
+        for (at, value) in [(4, 3_u32), (20, 9), (36, 4), (44, 512), (96, 4)] {
+            bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        }
+        for (entry, offset) in [1024_u64, 1536, 1024, 2048].into_iter().enumerate() {
+            bytes[512 + entry * 8..][..8].copy_from_slice(&offset.to_be_bytes());
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let header = Header::read(&file, 4096).unwrap().unwrap();
+        let layer = Layer { header, file };
+
+        let (all, two) = (layer.survey(4096, 3 * 512).unwrap(), layer.survey(4096, 2 * 512).unwrap());
+
+        assert_eq!((all.is_cut_short, two.is_cut_short), (false, true));
+    }
 }

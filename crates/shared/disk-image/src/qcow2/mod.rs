@@ -14,7 +14,7 @@ use crate::{
     question::Question,
 };
 use header::Header;
-use layer::Layer;
+use layer::{Layer, MAX_TABLES};
 
 /// Largest number of images in a backing chain (`VM_MAX_BASE_PER_DISK`).
 const MAX_DEPTH: usize = 4;
@@ -94,7 +94,7 @@ impl Chain<'_> {
             );
         }
         let layer = Layer { header, file };
-        let survey = layer.survey(length)?;
+        let survey = layer.survey(length, MAX_TABLES)?;
         if survey.compressed > 0 {
             self.refuse(
                 format!("{name} has {} compressed clusters", survey.compressed),
@@ -106,6 +106,13 @@ impl Chain<'_> {
                 format!("{name} is cut off: {} of its clusters lie behind its end", survey.beyond),
                 "the guest reads errors or nothing",
                 "copy it again, and whole",
+            ));
+        }
+        if survey.is_cut_short {
+            self.findings.push(Finding::error(
+                format!("{name} has more than 1 GiB of tables"),
+                "no program makes such an image",
+                "if it is a raw disk whose guest wrote this, say that its format is raw",
             ));
         }
         self.layers.push(layer);
