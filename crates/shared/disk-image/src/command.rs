@@ -12,7 +12,7 @@ pub(crate) fn shown(path: &Path) -> String {
 
 /// A path as a word for the shell that no program takes for an option or a protocol. A path that cannot be shown as it
 /// is stands as `IMAGE`.
-pub(crate) fn word(path: &Path) -> String {
+pub fn word(path: &Path) -> String {
     let Some(text) = path.to_str().filter(|text| !text.contains(char::is_control)) else {
         return "IMAGE".to_owned();
     };

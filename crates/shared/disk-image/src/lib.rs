@@ -16,6 +16,7 @@ use std::{fs::File, io, path::Path};
 
 use vmd_release::DiskFormat;
 
+pub use command::word;
 pub use content::Content;
 pub use finding::{Finding, Severity};
 pub use question::Question;
@@ -73,7 +74,7 @@ pub fn judge_file(file: &File, question: &Question<'_>) -> io::Result<Verdict> {
         (Content::Packed { name: packing, unpack }, _) => vec![Finding::error(
             format!("{name} is {packing}"),
             "vmd takes it for a raw disk, on which the guest sees no partitions",
-            format!("unpack it first: {unpack} {}", command::word(question.path)),
+            format!("unpack it first: {unpack} {}", word(question.path)),
         )],
     };
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

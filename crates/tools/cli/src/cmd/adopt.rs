@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use disk_image::word;
 use image::{Adoption, Error, Hostname, Identity, Size, SshKeys, Tools};
 use vmd_release::DiskFormat;
 
@@ -80,8 +81,8 @@ impl Args {
         }
         support::note!(
             "to run it here: vmmlinux run -i --cdrom {} {}\n",
-            adopted.seed.display(),
-            adopted.disk.display()
+            word(&adopted.seed),
+            word(&adopted.disk)
         );
         support::print(&adopted.instructions())?;
         Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@ use std::{
     process::ExitCode,
 };
 
+use disk_image::word;
 use image::{
     Error, Hostname, Identity, Kernel, Mirror, Net, Options, Parameters, RootFs, Size, SshKeys, Tools,
 };
@@ -146,7 +147,7 @@ impl Args {
         if options.root_password.is_none() && !matches!(options.rootfs, RootFs::Archive { .. }) {
             support::note!("root logs in on the console without a password");
         }
-        support::note!("to run it here: vmmlinux run -i {}\n", image.path.display());
+        support::note!("to run it here: vmmlinux run -i {}\n", word(&image.path));
         support::print(&image.instructions())?;
         Ok(ExitCode::SUCCESS)
     }
