@@ -65,9 +65,12 @@ pub struct HostTicks {
 }
 
 impl HostTicks {
-    /// A host whose clock interrupt fires `hz` times a second.
+    /// The highest rate of a host's clock interrupt in Hz. OpenBSD's is 100, on some platforms 1024.
+    pub const MAX_HZ: u32 = 10_000;
+
+    /// A host whose clock interrupt fires `hz` times a second, [`HostTicks::MAX_HZ`] at most.
     pub fn new(hz: NonZeroU32) -> Self {
-        Self { tick: NANOS_PER_SEC / u64::from(hz.get()) }
+        Self { tick: NANOS_PER_SEC / u64::from(hz.get().min(Self::MAX_HZ)) }
     }
 
     /// The time at which a timeout of `delay` nanoseconds set at `now` fires, in nanoseconds on the
@@ -105,6 +108,13 @@ mod tests {
         for delay in [1, MS, 2 * MS, 10 * MS] {
             assert_eq!(ticks.fires_at(500 * MS, delay), 520 * MS);
         }
+    }
+
+    #[test]
+    fn a_tick_is_never_empty() {
+        let fastest = HostTicks::new(NonZeroU32::MAX);
+        assert_eq!(fastest, HostTicks::new(NonZeroU32::new(HostTicks::MAX_HZ).unwrap()));
+        assert_eq!(fastest.fires_at(0, 1), 200_000);
     }
 
     #[test]

@@ -34,5 +34,7 @@ pub mod pvclock;
 pub mod virtio;
 pub mod vmmci;
 
+mod warning_limit;
+
 #[cfg(test)]
 mod testing;

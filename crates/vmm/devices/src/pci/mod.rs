@@ -124,6 +124,14 @@ pub trait PciFunction: Any + Send {
     /// Handles an access at `offset` (0 to 0xfff) in its I/O BAR.
     fn bar_access(&mut self, offset: u16, access: &mut PortAccess);
 
+    /// Whether an access has left work for [`PciFunction::run_deferred`].
+    fn has_deferred(&self) -> bool {
+        false
+    }
+
+    /// Does a part of the work that accesses have left. It is bounded, and may leave work again.
+    fn run_deferred(&mut self) {}
+
     /// Returns the function to its power-on state.
     fn reset(&mut self);
 }
@@ -210,6 +218,18 @@ impl PciBus {
         self.spaces[..=self.slots.len()]
             .iter()
             .position(|space| space[0x2c / 4] >> 16 == u32::from(subsystem))
+    }
+
+    /// Whether a function has work for [`PciBus::run_deferred`].
+    pub fn has_deferred(&self) -> bool {
+        self.slots.iter().any(|slot| slot.function.has_deferred())
+    }
+
+    /// Has all functions do a part of the work that they have deferred.
+    pub fn run_deferred(&mut self) {
+        for slot in &mut self.slots {
+            slot.function.run_deferred();
+        }
     }
 
     /// Returns the bus and all functions to their power-on state. This makes the lines

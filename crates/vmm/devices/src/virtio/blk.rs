@@ -18,9 +18,9 @@ use super::{
     device_type::DeviceType,
     disk::Disk,
     fault::Fault,
-    queue::{GuestRam, Ring, in_one_region},
+    queue::{GuestRam, Ring, Round, in_one_region, ram_size},
 };
-use crate::bus::Width;
+use crate::{bus::Width, warning_limit::warn_limited};
 
 /// Bytes in a sector.
 const SECTOR: u64 = 512;
@@ -53,7 +53,8 @@ impl Blk {
 
     /// Processes one request. Returns the length for the used ring, or `None` if the request is
     /// malformed and the device must be reset.
-    fn serve(&mut self, ram: &GuestRam, ring: &Ring<'_>, head: u16, size: u32) -> Result<Option<u32>, Fault> {
+    fn serve(&mut self, ring: &Ring<'_>, head: u16, round: &mut Round) -> Result<Option<u32>, Fault> {
+        let ram = ring.ram();
         let command = ring.descriptor(head)?;
         if !has_next(&command) || command.is_write_only() {
             return Ok(None);
@@ -75,7 +76,7 @@ impl Blk {
         let status = match request {
             VIRTIO_BLK_T_IN | VIRTIO_BLK_T_OUT => {
                 let write = request == VIRTIO_BLK_T_OUT;
-                let done = self.transfer(ram, ring, write, sector, &mut last)?;
+                let done = self.transfer(ring, write, sector, &mut last, round)?;
                 if done { VIRTIO_BLK_S_OK } else { VIRTIO_BLK_S_IOERR }
             }
             // This includes FLUSH on every generation (`vioblk_notifyq`; vioblk.c 1.36 of 8.0), and
@@ -87,7 +88,7 @@ impl Blk {
         while has_next(&last) {
             last = ring.next(&last)?;
             steps += 1;
-            if steps >= size {
+            if steps >= ring.size() {
                 return Ok(None);
             }
         }
@@ -95,7 +96,7 @@ impl Blk {
             return Ok(None);
         }
         if ram.write_slice(&[status as u8], GuestAddress(last.addr().0)).is_err() {
-            tracing::warn!("vioblk: the status of a request lies outside guest RAM");
+            warn_limited!("vioblk: the status of a request lies outside guest RAM");
         }
         Ok(Some(command.len()))
     }
@@ -106,21 +107,30 @@ impl Blk {
     ///
     /// The walk ends *before* the first descriptor without a successor, which must be the status;
     /// at least one descriptor is always used for data, even if it is the status (`vioblk_io`).
+    ///
+    /// Two bounds are not vmd's, and reach only drivers that use a descriptor or a buffer twice in
+    /// a request: a chain has at most as many descriptors as the queue, and a request at most as
+    /// many bytes as guest RAM.
     fn transfer(
         &mut self,
-        ram: &GuestRam,
         ring: &Ring<'_>,
         write: bool,
         sector: u64,
         descriptor: &mut Descriptor,
+        round: &mut Round,
     ) -> Result<bool, Fault> {
+        let ram = ring.ram();
+        let most = MAX_SEGMENTS.min(ring.size() as usize);
         let mut segments = Vec::new();
+        let mut total = 0;
         loop {
             if descriptor.is_write_only() == write {
                 return Ok(false);
             }
             let (address, length) = (descriptor.addr().0, descriptor.len());
-            if !in_one_region(ram, address, length.into()) || segments.len() >= MAX_SEGMENTS {
+            total += u64::from(length);
+            if !in_one_region(ram, address, length.into()) || segments.len() >= most || total > ram_size(ram)
+            {
                 return Ok(false);
             }
             segments.push((address, length as usize));
@@ -135,10 +145,11 @@ impl Blk {
         if i64::try_from(offset).is_err() {
             return Ok(false);
         }
+        round.moved(total);
         let moved =
             if write { self.write(ram, &segments, offset) } else { self.read(ram, &segments, offset) };
         Ok(moved.unwrap_or_else(|error| {
-            tracing::warn!(%error, sector, write, "disk I/O failed");
+            warn_limited!(%error, sector, write, "disk I/O failed");
             false
         }))
     }
@@ -262,9 +273,9 @@ impl VirtioDevice for Blk {
         Some(if aligned { (register as u32) >> (8 * byte) & width.mask() } else { 0 })
     }
 
-    /// Processes all available requests. vmd reports 16 used bytes for every request, because it
-    /// uses the length of the header's descriptor (`vioblk_notifyq`). After a malformed request it
-    /// starts again at the same entry.
+    /// Processes the available requests, as many as the queue has entries; more are deferred. vmd
+    /// reports 16 used bytes for every request, because it uses the length of the header's
+    /// descriptor (`vioblk_notifyq`). After a malformed request it starts again at the same entry.
     ///
     /// 7.8 checks the queue number off by one: queue 1, which does not exist, counts as a queue
     /// without a ring and ends the VM.
@@ -275,16 +286,23 @@ impl VirtioDevice for Blk {
         let Some(queue_state) = state.queues.get(usize::from(queue)) else {
             return Ok(false);
         };
-        let (mut index, size) = (queue_state.last_avail, queue_state.size);
+        let mut index = queue_state.last_avail;
         let ring = state.ring(queue)?;
         let mut served = false;
         let mut well_formed = true;
+        let mut round = Round::new(DeviceType::Blk);
+        let mut deferred = false;
         while index != ring.avail_index()? {
+            if round.is_over() {
+                deferred = true;
+                break;
+            }
             let head = ring.avail_entry(index)?;
-            let Some(length) = self.serve(&state.ram, &ring, head, size)? else {
+            let Some(length) = self.serve(&ring, head, &mut round)? else {
                 well_formed = false;
                 break;
             };
+            round.count();
             served = true;
             ring.push_used(head, length)?;
             index = index.wrapping_add(1);
@@ -296,7 +314,9 @@ impl VirtioDevice for Blk {
             state.request_reset();
             return Ok(true);
         }
-        state.queues[usize::from(queue)].last_avail = index;
+        let queue_state = &mut state.queues[usize::from(queue)];
+        queue_state.last_avail = index;
+        queue_state.deferred = deferred;
         Ok(served)
     }
 }

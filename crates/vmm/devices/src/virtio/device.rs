@@ -12,6 +12,7 @@ use super::{
 use crate::{
     bus::Width,
     irqchip::{line::IrqLine, msi::NO_VECTOR},
+    warning_limit::warn_limited,
 };
 
 /// ISR bit: a queue was served.
@@ -128,7 +129,7 @@ impl DeviceState {
 
     /// Asks the driver for a reset. The caller raises the line.
     pub(super) fn request_reset(&mut self) {
-        tracing::warn!(device = %self.device_type, "malformed request: device sets NEEDS_RESET");
+        warn_limited!(device = %self.device_type, "malformed request: device sets NEEDS_RESET");
         self.status |= VIRTIO_CONFIG_S_NEEDS_RESET as u8;
         self.isr |= ISR_CONFIG;
     }

@@ -40,14 +40,18 @@ impl<M: VirtioDevice> VirtioPci<M> {
         &mut self.model
     }
 
-    /// Runs `work` on the model outside a guest access, and raises the line if it returns true.
-    pub(super) fn work(&mut self, work: impl FnOnce(&mut M, &mut DeviceState) -> Result<bool, Fault>) {
+    /// Runs `work` on the model for `queue` outside a guest access, and raises the line if it
+    /// returns true.
+    pub(super) fn work(
+        &mut self,
+        queue: u16,
+        work: impl FnOnce(&mut M, &mut DeviceState) -> Result<bool, Fault>,
+    ) {
         if self.faults.get().is_some() {
             return;
         }
         match work(&mut self.model, &mut self.state) {
-            // Only a NIC works outside guest accesses, on its receive queue.
-            Ok(true) => self.state.interrupt(0),
+            Ok(true) => self.state.interrupt(queue),
             Ok(false) => {}
             Err(fault) => self.faults.set(fault),
         }
@@ -106,6 +110,18 @@ impl<M: VirtioDevice> PciFunction for VirtioPci<M> {
         }
         if let Err(fault) = self.registers.access(&mut self.state, &mut self.model, offset, access) {
             self.faults.set(fault);
+        }
+    }
+
+    fn has_deferred(&self) -> bool {
+        self.faults.get().is_none() && self.state.queues.iter().any(|queue| queue.deferred)
+    }
+
+    fn run_deferred(&mut self) {
+        for queue in 0..M::DEVICE_TYPE.queues() {
+            if std::mem::take(&mut self.state.queues[usize::from(queue)].deferred) {
+                self.work(queue, |model, state| model.notify(queue, state));
+            }
         }
     }
 

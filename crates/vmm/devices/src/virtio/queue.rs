@@ -8,7 +8,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{device_type::DeviceType, fault::Fault};
 
@@ -41,6 +41,9 @@ pub(super) struct Queue {
     pub(super) last_avail: u16,
     /// Whether the driver enabled the queue; always set on the legacy transport.
     pub(super) enabled: bool,
+    /// Requests are left that the last [`Round`] had no room for. A new address or a reset drops
+    /// them.
+    pub(super) deferred: bool,
 }
 
 impl Queue {
@@ -65,6 +68,7 @@ impl Queue {
 
     /// Maps [`Queue::gpa`]. vmd checks as many bytes as a queue of the legacy layout would have.
     pub(super) fn map(&mut self, ram: &GuestRam, device: DeviceType, queue: u16) -> Result<(), Fault> {
+        self.deferred = false;
         let size = u64::from(self.size);
         let bytes = (size * DESCRIPTOR + 2 * (2 + size)).next_multiple_of(LEGACY_PAGE)
             + (4 + 8 * size).next_multiple_of(LEGACY_PAGE);
@@ -78,6 +82,7 @@ impl Queue {
     /// Maps the table and the rings separately, as vmd does from 8.0 on. If one of them is
     /// misaligned or outside RAM, or the size is not a power of two, the queue is unmapped.
     pub(super) fn map_split(&mut self, ram: &GuestRam) {
+        self.deferred = false;
         let (avail, used) = self.split.unwrap_or_default();
         let size = u64::from(self.size);
         let sound = |address: u64, alignment: u64, length: u64| {
@@ -100,11 +105,54 @@ impl Queue {
 /// Whether `length` bytes at `address` lie in one region of guest RAM; vmd requires this of a
 /// buffer (`hvaddr_mem` in vm.c).
 pub(super) fn in_one_region(ram: &GuestRam, address: u64, length: u64) -> bool {
-    use vm_memory::GuestMemoryRegion;
     ram.find_region(GuestAddress(address)).is_some_and(|region| {
         let offset = address - region.start_addr().0;
         length <= region.len() - offset
     })
+}
+
+/// Size of guest RAM in bytes.
+pub(super) fn ram_size(ram: &GuestRam) -> u64 {
+    ram.iter().map(GuestMemoryRegion::len).sum()
+}
+
+/// Bytes that one [`Round`] moves, the last request not counted.
+const ROUND_BYTES: u64 = 16 << 20;
+
+/// What a device may do on one notification before it defers the rest: as many requests as its
+/// queue has entries, and [`ROUND_BYTES`].
+///
+/// vmd processes requests as long as the available index differs from its own. That never ends if
+/// the used ring lies on the available ring, and with an available index far ahead it takes hours.
+/// vmd's devices are processes of their own that vmd can kill; here they run under the board's
+/// lock. A driver that keeps to the queue's size finds all its requests processed either way,
+/// large transfers excepted: their rest follows when the event loop runs
+/// [`crate::pci::PciFunction::run_deferred`].
+#[derive(Debug)]
+pub(super) struct Round {
+    requests: u16,
+    bytes: u64,
+}
+
+impl Round {
+    pub(super) const fn new(device: DeviceType) -> Self {
+        Self { requests: device.queue_size(), bytes: ROUND_BYTES }
+    }
+
+    /// Whether the rest of the queue must be deferred.
+    pub(super) const fn is_over(&self) -> bool {
+        self.requests == 0 || self.bytes == 0
+    }
+
+    /// Counts a request.
+    pub(super) const fn count(&mut self) {
+        self.requests = self.requests.saturating_sub(1);
+    }
+
+    /// Counts moved bytes.
+    pub(super) const fn moved(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
 }
 
 /// A mapped queue during its processing.
@@ -116,6 +164,7 @@ pub(super) struct Ring<'a> {
     avail: u64,
     used: u64,
     mask: u16,
+    size: u32,
 }
 
 impl<'a> Ring<'a> {
@@ -131,7 +180,7 @@ impl<'a> Ring<'a> {
             let ring = |offset: u32| table.wrapping_add(offset.into());
             (ring(state.avail_offset), ring(state.used_offset))
         });
-        Ok(Self { ram, device, queue, table, avail, used, mask: state.mask() })
+        Ok(Self { ram, device, queue, table, avail, used, mask: state.mask(), size: state.size })
     }
 
     fn outside(&self, address: u64) -> Fault {
@@ -188,6 +237,16 @@ impl<'a> Ring<'a> {
         self.write(slot, u64::from(length) << 32 | u64::from(head))?;
         fence(Ordering::Release);
         self.write(self.used.wrapping_add(2), index.wrapping_add(1))
+    }
+
+    /// Guest RAM.
+    pub(super) const fn ram(&self) -> &'a GuestRam {
+        self.ram
+    }
+
+    /// Number of entries. A chain with more descriptors is circular.
+    pub(super) const fn size(&self) -> u32 {
+        self.size
     }
 
     /// The ring's index mask.

@@ -26,6 +26,11 @@ pub trait FrameBackend: Send {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// Whether the other end is closed for good: no frame will come, and sent frames are dropped.
+    fn is_closed(&self) -> bool {
+        false
+    }
 }
 
 /// No connection: a tap that is not part of any switch.
@@ -123,6 +128,10 @@ impl StreamBackend {
         };
         let length = u32::from_be_bytes(*length) as usize;
         if length > MAX_FRAME {
+            // Where the next frame starts is unknown.
+            self.closed = true;
+            self.received.clear();
+            self.taken = 0;
             return Err(io::Error::new(
                 ErrorKind::InvalidData,
                 format!("frame of {length} bytes exceeds {MAX_FRAME} bytes"),
@@ -175,10 +184,7 @@ impl FrameBackend for StreamBackend {
             let read = self.socket.read(&mut self.received[old..]);
             self.received.truncate(old + *read.as_ref().unwrap_or(&0));
             match read {
-                Ok(0) => {
-                    tracing::warn!("vionet: the network closed its socket");
-                    self.closed = true;
-                }
+                Ok(0) => self.closed = true,
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -190,5 +196,9 @@ impl FrameBackend for StreamBackend {
     /// `None` after the peer has closed: the socket would stay readable forever.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         (!self.closed).then(|| self.socket.as_fd())
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed
     }
 }

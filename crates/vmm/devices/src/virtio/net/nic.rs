@@ -24,8 +24,9 @@ use crate::{
         device_type::DeviceType,
         fault::Fault,
         pci::VirtioPci,
-        queue::{GuestRam, Ring, in_one_region},
+        queue::{GuestRam, Ring, Round, in_one_region},
     },
+    warning_limit::warn_limited,
 };
 
 /// The queue on which the guest receives.
@@ -35,6 +36,10 @@ const TX: u16 = 1;
 
 /// Largest number of segments in a chain: vmd's array of I/O vectors.
 const MAX_SEGMENTS: usize = 1024;
+
+/// Largest number of vmd's own answers that wait for the guest; further ones are dropped. vmd keeps
+/// them in a pipe.
+const MAX_INJECTED: usize = 64;
 
 /// Configuration of a NIC.
 #[derive(Clone, Debug)]
@@ -80,20 +85,21 @@ impl Net {
         self.options.mac
     }
 
-    /// Moves frames into the guest's buffers until either is exhausted. Returns whether to
-    /// interrupt, or `None` if a malformed chain requires a device reset.
+    /// Moves frames into the guest's buffers until either or the [`Round`] is exhausted. Returns
+    /// whether to interrupt, or `None` if a malformed chain requires a device reset.
     fn fill(&mut self, state: &mut DeviceState) -> Result<Option<bool>, Fault> {
         let ring = state.ring(RX)?;
         // Notifications of new buffers are not needed: vmd checks the ring when a frame arrives.
         ring.set_used_flags(VRING_USED_F_NO_NOTIFY as u16)?;
         let first = state.queues[usize::from(RX)].last_avail;
         let mut index = first;
-        while index != ring.avail_index()? {
+        let mut round = Round::new(DeviceType::Net);
+        while !round.is_over() && index != ring.avail_index()? {
             let head = ring.avail_entry(index)?;
             let Some(chain) = self.receive_chain(&state.ram, &ring, head)? else {
                 return Ok(None);
             };
-            let Ok(frame) = self.next_frame() else {
+            let Ok(frame) = self.next_frame(&mut round) else {
                 return Ok(None);
             };
             let Some(length) = frame else {
@@ -107,7 +113,9 @@ impl Net {
             index = index.wrapping_add(1);
         }
         let raise = index != first && u32::from(ring.avail_flags()?) & VRING_AVAIL_F_NO_INTERRUPT == 0;
-        state.queues[usize::from(RX)].last_avail = index;
+        let queue = &mut state.queues[usize::from(RX)];
+        queue.last_avail = index;
+        queue.deferred = round.is_over();
         Ok(Some(raise))
     }
 
@@ -153,7 +161,8 @@ impl Net {
             }
             chain.segments.push((address, length));
             chain.room += length;
-            if chain.segments.len() >= MAX_SEGMENTS {
+            // More descriptors than the queue has: the chain is circular.
+            if chain.segments.len() >= MAX_SEGMENTS || chain.segments.len() > ring.size() as usize {
                 return Ok(None);
             }
         }
@@ -161,9 +170,10 @@ impl Net {
     }
 
     /// Reads the next frame for the guest into the buffer and returns its length; `None` if there
-    /// is none.
-    fn next_frame(&mut self) -> std::io::Result<Option<usize>> {
-        loop {
+    /// is none, or only filtered ones came until the end of `round`.
+    fn next_frame(&mut self, round: &mut Round) -> std::io::Result<Option<usize>> {
+        while !round.is_over() {
+            round.count();
             let length = if let Some(frame) = self.injected.pop_front() {
                 self.buffer[..frame.len()].copy_from_slice(&frame);
                 frame.len()
@@ -172,7 +182,7 @@ impl Net {
                     Ok(Some(length)) => length,
                     Ok(None) => return Ok(None),
                     Err(error) => {
-                        tracing::warn!(%error, "vionet: cannot receive");
+                        warn_limited!(%error, "vionet: cannot receive");
                         return Err(error);
                     }
                 }
@@ -181,6 +191,7 @@ impl Net {
                 return Ok(Some(length));
             }
         }
+        Ok(None)
     }
 
     fn passes_filter(&self, frame: &[u8]) -> bool {
@@ -205,8 +216,8 @@ impl Net {
         written
     }
 
-    /// Sends the available frames of the guest. Returns whether to interrupt, or `None` if a
-    /// malformed chain requires a device reset.
+    /// Sends the available frames of the guest, those of a [`Round`]. Returns whether to interrupt,
+    /// or `None` if a malformed chain requires a device reset.
     fn send(&mut self, state: &mut DeviceState) -> Result<Option<bool>, Fault> {
         if !state.driver_ok() {
             return Ok(Some(false));
@@ -217,7 +228,9 @@ impl Net {
         let first = state.queues[usize::from(TX)].last_avail;
         let mut index = first;
         let mut answered = false;
-        while index != ring.avail_index()? {
+        let mut round = Round::new(DeviceType::Net);
+        while !round.is_over() && index != ring.avail_index()? {
+            round.count();
             let head = ring.avail_entry(index)?;
             let Some(chain) = self.chain(&state.ram, &ring, head, false)? else {
                 return Ok(None);
@@ -235,7 +248,9 @@ impl Net {
             index = index.wrapping_add(1);
         }
         let raise = index != first && u32::from(ring.avail_flags()?) & VRING_AVAIL_F_NO_INTERRUPT == 0;
-        state.queues[usize::from(TX)].last_avail = index;
+        let queue = &mut state.queues[usize::from(TX)];
+        queue.last_avail = index;
+        queue.deferred = round.is_over();
         Ok(Some(raise))
     }
 
@@ -254,7 +269,7 @@ impl Net {
         answered: &mut bool,
     ) -> Sent {
         if chain.room > MAX_FRAME {
-            tracing::warn!(length = chain.room, "vionet: frame longer than tap(4) accepts");
+            warn_limited!(length = chain.room, "vionet: frame longer than tap(4) accepts");
             return Sent::Failed;
         }
         let mut frame = vec![0; chain.room];
@@ -272,26 +287,28 @@ impl Net {
                 return Sent::Failed;
             }
             if !checksum::complete(&header, &mut frame, allowed) {
-                tracing::warn!("vionet: frame with an invalid virtio header dropped");
+                warn_limited!("vionet: frame with an invalid virtio header dropped");
                 return Sent::Dropped;
             }
         }
         let first = &frame[..chain.segments.first().map_or(0, |segment| segment.1)];
         if self.options.locked && first.get(6..12) != Some(&self.options.mac.0) {
-            tracing::warn!("vionet: frame from a foreign address dropped");
+            warn_limited!("vionet: frame from a foreign address dropped");
             return Sent::Dropped;
         }
         if let Some(local) = self.options.local.as_ref().filter(|_| !*answered)
             && let Some(reply) = dhcp::reply(local, self.options.mac, first)
         {
             *answered = true;
-            self.injected.push_back(reply);
+            if self.injected.len() < MAX_INJECTED {
+                self.injected.push_back(reply);
+            }
             return Sent::Dropped;
         }
         match self.backend.send(&frame) {
             Ok(()) => Sent::Yes,
             Err(error) => {
-                tracing::warn!(%error, "vionet: cannot send");
+                warn_limited!(%error, "vionet: cannot send");
                 Sent::Failed
             }
         }
@@ -402,12 +419,17 @@ impl VirtioPci<Net> {
     /// Receives frames for the guest. The event loop calls this when [`VirtioPci::backend_fd`] is
     /// readable; other calls do no harm.
     pub fn receive(&mut self) {
-        self.work(Net::receive);
+        self.work(RX, Net::receive);
     }
 
     /// The file descriptor that becomes readable when a frame arrives, if the backend has one.
     pub fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
         self.model().backend.fd()
+    }
+
+    /// Whether the backend's other end is closed for good.
+    pub fn is_closed(&self) -> bool {
+        self.model().backend.is_closed()
     }
 
     /// Whether the guest can accept a frame now.

@@ -1,6 +1,6 @@
 //! The CD-ROM drive: vmd's answers to SCSI commands.
 
-use crate::virtio::disk::Disk;
+use crate::{virtio::disk::Disk, warning_limit::warn_limited};
 
 /// Length of a request's header in bytes: LUN 8, tag 8, attributes 3, CDB 32.
 pub(super) const REQUEST: usize = 51;
@@ -60,6 +60,16 @@ pub(super) enum Data {
     Whole(Vec<u8>),
     /// Each descriptor is filled to its length.
     Spread(Vec<u8>),
+}
+
+impl Data {
+    /// Its length in bytes.
+    pub(super) const fn length(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Whole(bytes) | Self::Spread(bytes) => bytes.len(),
+        }
+    }
 }
 
 /// Outcome of a request.
@@ -179,7 +189,7 @@ impl CdRom {
             Ok(read) if read == bytes.len() => Reply::good(data(bytes)),
             Ok(_) => Reply::check(Sense::Unreadable),
             Err(error) => {
-                tracing::warn!(%error, block, "the CD could not be read");
+                warn_limited!(%error, block, "the CD could not be read");
                 Reply::check(Sense::Unreadable)
             }
         }

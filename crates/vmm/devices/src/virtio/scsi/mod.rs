@@ -15,9 +15,9 @@ use super::{
     device_type::DeviceType,
     disk::Disk,
     fault::Fault,
-    queue::{GuestRam, Ring},
+    queue::{GuestRam, Ring, Round},
 };
-use crate::bus::Width;
+use crate::{bus::Width, warning_limit::warn_limited};
 
 /// The device configuration (`VIOSCSI_*` in vioscsi.h): offset, width in bytes, value.
 const CONFIG: [(u8, usize, u32); 10] = [
@@ -84,8 +84,9 @@ impl Scsi {
             }
             Data::Spread(bytes) => {
                 let mut rest = bytes.as_slice();
-                let mut empty = 0u32;
+                let (mut empty, mut descriptors) = (0u32, 0u32);
                 loop {
+                    descriptors += 1;
                     target = ring.next(&target)?;
                     let (now, later) = rest.split_at(rest.len().min(target.len() as usize));
                     if !put(ram, &target, now) {
@@ -99,6 +100,10 @@ impl Scsi {
                     empty = if now.is_empty() { empty + 1 } else { 0 };
                     if empty > u32::from(ring.mask()) {
                         return Err(ring.endless());
+                    }
+                    // The chain is circular. vmd walks it once for each byte in the worst case.
+                    if empty == 0 && descriptors > ring.size() {
+                        return Ok(false);
                     }
                 }
             }
@@ -117,9 +122,16 @@ impl fmt::Debug for Scsi {
 fn put(ram: &GuestRam, descriptor: &Descriptor, bytes: &[u8]) -> bool {
     let written = ram.write_slice(bytes, GuestAddress(descriptor.addr().0)).is_ok();
     if !written {
-        tracing::warn!(address = descriptor.addr().0, "vioscsi: answer outside guest RAM");
+        warn_limited!(address = descriptor.addr().0, "vioscsi: answer outside guest RAM");
     }
     written
+}
+
+/// The header of the request at `descriptor`; `None` if it is not chained or lies outside RAM.
+fn header(ram: &GuestRam, descriptor: &Descriptor) -> Option<[u8; REQUEST]> {
+    let mut request = [0; REQUEST];
+    let chained = u32::from(descriptor.flags()) & VRING_DESC_F_NEXT != 0;
+    (chained && ram.read_slice(&mut request, GuestAddress(descriptor.addr().0)).is_ok()).then_some(request)
 }
 
 impl VirtioDevice for Scsi {
@@ -171,20 +183,23 @@ impl VirtioDevice for Scsi {
         let mut index = last_avail & mask;
         let mut served = 0;
         let (mut raise, mut answered_any) = (false, false);
+        let mut round = Round::new(DeviceType::Scsi);
+        let mut deferred = false;
         while index != ring.avail_index()? & mask {
+            if round.is_over() {
+                (deferred, last_avail) = (true, index);
+                break;
+            }
+            round.count();
             served += 1;
             if served >= size {
                 break;
             }
             let head = ring.avail_entry(index)? & mask;
             let descriptor = ring.descriptor(head)?;
-            if u32::from(descriptor.flags()) & VRING_DESC_F_NEXT == 0 {
+            let Some(request) = header(&state.ram, &descriptor) else {
                 break;
-            }
-            let mut request = [0; REQUEST];
-            if state.ram.read_slice(&mut request, GuestAddress(descriptor.addr().0)).is_err() {
-                break;
-            }
+            };
             let reply = if request[1] > 0 || request[3] > 0 {
                 // Target and LUN, as virtio numbers them in bytes 1 and 3; only 0 and 0 exist.
                 if ring.next(&descriptor)?.len() as usize > RESPONSE {
@@ -196,6 +211,7 @@ impl VirtioDevice for Scsi {
             };
             let done = match reply {
                 Reply::Answer(response, data) => {
+                    round.moved(data.length() as u64);
                     raise = self.reply(&state.ram, &ring, &descriptor, &response, data)?;
                     answered_any |= raise;
                     raise
@@ -215,7 +231,9 @@ impl VirtioDevice for Scsi {
         if answered_any {
             state.mark_only_served();
         }
-        state.queues[usize::from(queue)].last_avail = last_avail;
+        let queue_state = &mut state.queues[usize::from(queue)];
+        queue_state.last_avail = last_avail;
+        queue_state.deferred = deferred;
         Ok(raise)
     }
 

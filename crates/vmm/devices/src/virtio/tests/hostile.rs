@@ -2,6 +2,7 @@
 //! a reset.
 
 use proptest::{collection::vec, prelude::*};
+use rstest::rstest;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 use vmd_release::Generation;
@@ -9,6 +10,7 @@ use vmd_release::Generation;
 use super::MemoryDisk;
 use crate::{
     bus::Width,
+    pci::PciFunction,
     virtio::{
         VirtioDevice,
         blk::Blk,
@@ -161,4 +163,105 @@ proptest! {
             }
         }
     }
+}
+
+/// Lays the used ring of queue `queue` on its available ring: each request that the device returns
+/// makes another one available.
+fn overlap_rings<M: VirtioDevice>(guest: &mut GuestDriver<M>, queue: u16) {
+    let (_, avail, _) = GuestDriver::<M>::addresses(queue);
+    guest.output(0x16, Width::Word, queue.into());
+    guest.output(0x30, Width::Dword, avail as u32);
+}
+
+/// Notifies `queue` and runs deferred work three times. Returns how far the available index has
+/// moved each time.
+fn rounds<M: VirtioDevice>(guest: &mut GuestDriver<M>, queue: u16) -> [u16; 4] {
+    let (_, avail, _) = GuestDriver::<M>::addresses(queue);
+    let index = |guest: &GuestDriver<M>| guest.ram.read_obj::<u16>(GuestAddress(avail + 2)).unwrap();
+    let mut last = index(guest);
+    std::array::from_fn(|round| {
+        if round == 0 {
+            guest.notify(queue);
+        } else {
+            guest.device.run_deferred();
+        }
+        assert!(guest.device.has_deferred(), "the ring never runs empty");
+        let now = index(guest);
+        now.wrapping_sub(std::mem::replace(&mut last, now))
+    })
+}
+
+#[rstest]
+fn a_ring_that_feeds_itself_takes_one_round_at_a_time(
+    #[values(Generation::V7_8, Generation::V7_9, Generation::V8_0)] generation: Generation,
+) {
+    let mut blk = GuestDriver::started(generation, Blk::new(Box::new(MemoryDisk::numbered(64))));
+    overlap_rings(&mut blk, 0);
+    // The used elements, head and length, become heads: 0 and the length.
+    for head in [0, 16] {
+        blk.chain(0, head, &[Buffer::Out(&[0; 16]), Buffer::In(512), Buffer::In(1)]);
+    }
+    assert_eq!(rounds(&mut blk, 0), [128; 4]);
+    blk.set_status(0);
+    assert!(!blk.device.has_deferred(), "a reset drops what is left");
+
+    let options = NetOptions { mac: MacAddr::generated(0, 0), locked: false, local: None };
+    let mut net =
+        GuestDriver::started(generation, Net::new(&generation.capabilities(), options, Box::new(Unplugged)));
+    overlap_rings(&mut net, 1);
+    for head in [0, 80] {
+        net.chain(1, head, &[Buffer::Out(&[0; 80])]);
+    }
+    assert_eq!(rounds(&mut net, 1), [256; 4]);
+}
+
+#[test]
+fn a_notification_of_many_bytes_takes_one_round_at_a_time() {
+    let disk = MemoryDisk::numbered(4 << 11);
+    let mut guest = GuestDriver::started(Generation::V7_8, Blk::new(Box::new(disk)));
+    guest.chain(0, 0, &[Buffer::Out(&[0; 16]), Buffer::In(1 << 20), Buffer::In(1 << 20), Buffer::In(1)]);
+    let (_, avail, _) = GuestDriver::<Blk>::addresses(0);
+    guest.ram.write_obj(100u16, GuestAddress(avail + 2)).unwrap();
+    let mut used = 0;
+    let mut rounds = vec![];
+    loop {
+        if rounds.is_empty() {
+            guest.notify(0);
+        } else {
+            guest.device.run_deferred();
+        }
+        rounds.push(std::iter::from_fn(|| guest.take_used(0)).count());
+        used += rounds.last().unwrap();
+        if !guest.device.has_deferred() {
+            break;
+        }
+    }
+    assert_eq!((used, rounds), (100, vec![8; 12].into_iter().chain([4]).collect()));
+}
+
+#[test]
+fn a_request_of_more_bytes_than_ram_fails() {
+    let mut guest = GuestDriver::started(Generation::V7_8, Blk::new(Box::new(MemoryDisk::numbered(64))));
+    let mut buffers = vec![Buffer::Out(&[0; 16])];
+    buffers.extend((0..5).map(|_| Buffer::In(1 << 20)));
+    buffers.push(Buffer::In(1));
+    guest.chain(0, 0, &buffers);
+    guest.notify(0);
+    assert_eq!(guest.take_used(0), Some((0, 16)));
+    assert_eq!(guest.bytes(GuestDriver::<Blk>::buffer(0, 6), 1), [1], "an I/O error");
+}
+
+#[test]
+fn a_circle_of_small_descriptors_is_left() {
+    let mut guest =
+        GuestDriver::started(Generation::V7_8, Scsi::new(Box::new(MemoryDisk::numbered(1 << 10))));
+    // READ(10) of 64 blocks into a circle of one byte.
+    let mut request = [0; 51];
+    request[0] = 1;
+    request[19] = 0x28;
+    request[27] = 64;
+    guest.chain(2, 0, &[Buffer::Out(&request), Buffer::In(108), Buffer::In(1)]);
+    guest.set_descriptor(2, 2, Descriptor::new(GuestDriver::<Scsi>::buffer(2, 2), 1, 3, 2));
+    guest.notify(2);
+    assert_eq!((guest.take_used(2), guest.faults.get()), (None, None));
 }

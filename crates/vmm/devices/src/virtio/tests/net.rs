@@ -22,6 +22,7 @@ use vmd_release::Generation;
 use crate::{
     bus::Width,
     clock::ManualClock,
+    pci::PciFunction,
     virtio::{
         DeviceType, Fault,
         net::{
@@ -241,6 +242,21 @@ fn a_locked_address_is_enforced_in_both_directions() {
     assert_eq!(received(&mut guest).unwrap()[12..], frame(MAC, HOST_MAC, 2));
     assert_eq!(received(&mut guest).unwrap()[12..], frame(multicast, HOST_MAC, 3));
     assert_eq!(received(&mut guest), None);
+}
+
+#[test]
+fn a_flood_of_filtered_frames_takes_one_round_at_a_time() {
+    let wire = Wire::default();
+    let foreign = std::iter::repeat_with(|| frame(HOST_MAC, HOST_MAC, 1)).take(1000);
+    wire.0.lock().unwrap().coming = foreign.chain([frame(MAC, HOST_MAC, 2)]).collect();
+    let mut guest = guest(Generation::V7_8, NetOptions { locked: true, ..options() }, wire.clone());
+    offer(&mut guest, 1);
+    assert_eq!(wire.0.lock().unwrap().coming.len(), 1001 - 256);
+    while guest.device.has_deferred() {
+        guest.device.run_deferred();
+    }
+    assert_eq!(received(&mut guest).unwrap()[12..], frame(MAC, HOST_MAC, 2));
+    assert!(guest.line());
 }
 
 #[test]
@@ -524,6 +540,17 @@ fn requests_that_vmd_does_not_answer_go_to_the_network() {
 }
 
 #[test]
+fn answers_that_the_guest_does_not_take_are_limited() {
+    let options = NetOptions { local: Some(link()), ..options() };
+    let mut guest = guest(Generation::V7_8, options, Wire::default());
+    for _ in 0..200 {
+        send(&mut guest, Generation::V7_8, &bootp(&[53, 1, 1, 255], |_| {}));
+    }
+    offer(&mut guest, 128);
+    assert_eq!(std::iter::from_fn(|| received(&mut guest)).count(), 64);
+}
+
+#[test]
 fn only_the_first_request_of_a_batch_is_answered() {
     let wire = Wire::default();
     let options = NetOptions { local: Some(link()), ..options() };
@@ -754,6 +781,7 @@ fn an_excessive_length_on_the_stream_makes_the_device_ask_for_a_reset() {
     far.write_all(&[0xff; 8]).unwrap();
     offer(&mut guest, 1);
     assert!(needs_reset(&mut guest));
+    assert!(guest.device.is_closed(), "where the next frame starts is unknown");
 }
 
 #[test]

@@ -156,6 +156,7 @@ impl Registers {
         state.isr = 0;
         for queue in &mut state.queues {
             queue.last_avail = 0;
+            queue.deferred = false;
         }
         if isr_read_lowers_line(state.device_type) {
             state.irq.deassert();

@@ -350,6 +350,7 @@ impl Registers {
         if queue.gpa == 0 {
             queue.mapped = None;
             queue.last_avail = 0;
+            queue.deferred = false;
             return Ok(());
         }
         queue.map(&state.ram, state.device_type, index)
