@@ -5,10 +5,14 @@ use std::{
     path::PathBuf,
 };
 
+use devices::{clock::HostTicks, virtio::disk};
 use serde::{Deserialize, Serialize};
 use vmd_release::{BootDevice, Capabilities, DiskFormat, Generation, Unsettled};
 
 use crate::error::Error;
+
+/// The highest rate of a host's clock interrupt in Hz.
+pub const MAX_HOST_HZ: u32 = HostTicks::MAX_HZ;
 
 /// Configuration of a VM: the options of vm.conf(5) and this program's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +106,7 @@ pub enum Boot {
 pub struct Disk {
     /// Path of the image.
     pub path: PathBuf,
-    /// Format; `None` to detect it from the image.
+    /// Format; `None` to detect it from the image when the VM is created.
     #[serde(default)]
     pub format: Option<DiskFormat>,
 }
@@ -215,6 +219,15 @@ impl Config {
         self.nics.len() + self.disks.len() + self.cdrom.is_some() as usize + 2
     }
 
+    /// Settles the formats of the disks: one that is not given is detected, once. Later the guest may
+    /// have written another header.
+    pub(crate) fn settle_formats(&mut self) -> Result<(), Error> {
+        for image in &mut self.disks {
+            image.format = Some(disk::check(&image.path, image.format, true)?);
+        }
+        Ok(())
+    }
+
     /// Checks that the emulated vmd supports this configuration. [`crate::VirtualMachine::new`]
     /// calls it, too.
     pub fn check(&self) -> Result<(), Error> {
@@ -224,6 +237,9 @@ impl Config {
         let most = self.capabilities().max_vcpus;
         if !(1..=most).contains(&self.cpus) {
             return Err(Error::Cpus { cpus: self.cpus, generation: self.generation, most });
+        }
+        if self.host_hz.get() > MAX_HOST_HZ {
+            return Err(Error::HostHz { hz: self.host_hz.get() });
         }
         Ok(())
     }
@@ -253,6 +269,27 @@ mod tests {
         let refusal = check(Generation::V7_9, 2).unwrap_err();
         assert_eq!(refusal.to_string(), "a VM of vmd 7.9 cannot have 2 processors");
         assert!(miette::Diagnostic::help(&refusal).unwrap().to_string().contains("8.0"));
+    }
+
+    #[test]
+    fn a_detected_format_stays_although_the_guest_writes_another_header() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(1 << 20).unwrap();
+        let mut config = Config::new("x", Boot::Firmware { image: "b".into(), device: None });
+        config.disks.push(Disk { path: image.path().to_owned(), format: None });
+        config.settle_formats().unwrap();
+        std::fs::write(image.path(), b"QFI\xfb").unwrap();
+        config.settle_formats().unwrap();
+        assert_eq!(config.disks[0].format, Some(DiskFormat::Raw));
+    }
+
+    #[test]
+    fn a_host_has_a_clock_interrupt_of_a_possible_rate() {
+        let mut config = Config::new("x", Boot::Firmware { image: "b".into(), device: None });
+        for (hz, possible) in [(1, true), (10_000, true), (10_001, false), (u32::MAX, false)] {
+            config.host_hz = NonZeroU32::new(hz).unwrap();
+            assert_eq!(config.check().is_ok(), possible, "{hz}");
+        }
     }
 
     #[test]

@@ -33,6 +33,13 @@ pub enum Error {
         /// The most vCPUs that it supports.
         most: u8,
     },
+    /// A rate of the host's clock interrupt that no host has.
+    #[error("a host's clock interrupt does not fire {hz} times a second")]
+    #[diagnostic(help("use a rate of 1 to {}; OpenBSD's is 100", devices::clock::HostTicks::MAX_HZ))]
+    HostHz {
+        /// The requested rate in Hz.
+        hz: u32,
+    },
     /// A choice between behaviours for a release whose behaviour is known.
     #[error("the behaviour of vmd {generation} is known: there is nothing to choose")]
     #[diagnostic(help("leave the option out, or emulate vmd 7.9 (`--host 7.9`)"))]
@@ -233,6 +240,11 @@ const fn disk_help(error: &DiskError) -> &'static str {
         DiskError::Qcow2 { .. } => {
             "`qemu-img check` tells whether the image is sound; its base image must exist, too"
         }
+        DiskError::BaseOfDetected { .. } => {
+            "if the image is yours, give its format: `qcow2:PATH`. If a guest had it as a raw disk, the guest wrote that \
+             header: use `raw:PATH`"
+        }
+        DiskError::Truncated { .. } => "copy or create the image again; `qemu-img check` names what is lost",
         DiskError::Refused { .. } => {
             "convert it: `qemu-img convert -O qcow2 -o compat=1.1,refcount_bits=16,extended_l2=off OLD NEW`"
         }

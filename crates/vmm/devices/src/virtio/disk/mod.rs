@@ -19,6 +19,9 @@ pub use self::{
 };
 
 /// Opens an image; with `format` `None` the format is detected.
+///
+/// A guest that has the image as a raw disk can write any header. An image whose format is detected
+/// must therefore not name other files: one with a base image is refused.
 pub fn open(path: &Path, format: Option<DiskFormat>, writable: bool) -> Result<Box<dyn Disk>, DiskError> {
     let (file, format) = open_file(path, format, writable)?;
     Ok(match format {
@@ -46,9 +49,12 @@ fn open_file(
 ) -> Result<(File, DiskFormat), DiskError> {
     let failed = |source| DiskError::Open { path: path.to_owned(), source };
     let file = OpenOptions::new().read(true).write(writable).open(path).map_err(failed)?;
-    let format = match format {
-        Some(format) => format,
-        None => format::probe(&file).map_err(failed)?,
-    };
+    if let Some(format) = format {
+        return Ok((file, format));
+    }
+    let format = format::probe(&file).map_err(failed)?;
+    if format == DiskFormat::Qcow2 && qcow2::has_base(&file).map_err(failed)? {
+        return Err(DiskError::BaseOfDetected { path: path.to_owned() });
+    }
     Ok((file, format))
 }

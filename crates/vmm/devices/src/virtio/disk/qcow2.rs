@@ -5,9 +5,10 @@
 //! writing.
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     fs::File,
-    io,
+    io::{self, Seek, SeekFrom},
     os::unix::{ffi::OsStrExt, fs::FileExt},
     path::{Path, PathBuf},
 };
@@ -23,6 +24,12 @@ use super::{
 const HEADER: usize = 104;
 /// Incompatible features known to vmd: dirty and corrupt.
 const KNOWN_FEATURES: u64 = 0b11;
+/// Largest number of entries of the L1 table: 32 MiB, QEMU's limit.
+const MAX_L1_ENTRIES: u32 = 4 << 20;
+/// Offset in the file in an entry of the L1 table or, if not [`COMPRESSED`], of an L2 table.
+const HOST_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// L2 entry: the cluster is compressed, and fewer bits are its offset.
+const COMPRESSED: u64 = 1 << 62;
 /// Largest number of images in a backing chain (`VM_MAX_BASE_PER_DISK`).
 const MAX_DEPTH: usize = 4;
 /// Length of the longest base name in bytes (`PATH_MAX` on OpenBSD without the terminator).
@@ -55,6 +62,9 @@ fn open(
 
     let header = Header::read(file).map_err(failed)?;
     header.check().map_err(refused)?;
+    if let Some(missing) = header.missing(file).map_err(failed)? {
+        return Err(DiskError::Truncated { path: path.to_owned(), missing });
+    }
     if upper_cluster_bits.is_some_and(|bits| bits != header.cluster_bits) {
         return Err(refused("its clusters are not as large as those of the image above it".into()));
     }
@@ -74,6 +84,39 @@ fn open(
         .open(DenyOnlyImplicit::new(path, writable))
         .map_err(failed)?;
     Ok(FormatAccess::new(image))
+}
+
+/// Whether the qcow2 image `file` has a base image.
+pub(super) fn has_base(file: &File) -> io::Result<bool> {
+    // The header of a truncated image is zero where it ends: opening the image refuses it.
+    let mut length = [0; 4];
+    read_or_zero(file, &mut length, 16)?;
+    Ok(u32::from_be_bytes(length) > 0)
+}
+
+/// Reads into `bytes` at `offset`, zeroes beyond the end of the file.
+fn read_or_zero(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes[done..].fill(0);
+    Ok(())
+}
+
+/// The entries of a table of `bytes` bytes at `offset`.
+fn table(file: &File, offset: u64, bytes: usize) -> io::Result<impl Iterator<Item = u64>> {
+    let mut table = vec![0; bytes];
+    read_or_zero(file, &mut table, offset)?;
+    Ok((0..bytes / 8).map(move |n| {
+        let entry = table[8 * n..][..8].try_into().expect("eight bytes");
+        u64::from_be_bytes(entry)
+    }))
 }
 
 /// Opens the image itself for imago, and no file that the image names.
@@ -112,6 +155,10 @@ struct Header {
     base_length: u32,
     cluster_bits: u32,
     encryption: u32,
+    l1_entries: u32,
+    l1_offset: u64,
+    refcount_offset: u64,
+    refcount_clusters: u32,
     incompatible: u64,
     refcount_order: u32,
 }
@@ -128,6 +175,10 @@ impl Header {
             base_length: u32_at(16),
             cluster_bits: u32_at(20),
             encryption: u32_at(32),
+            l1_entries: u32_at(36),
+            l1_offset: u64_at(40),
+            refcount_offset: u64_at(48),
+            refcount_clusters: u32_at(56),
             incompatible: u64_at(72),
             refcount_order: u32_at(96),
             bytes,
@@ -157,10 +208,47 @@ impl Header {
         if self.encryption != 0 {
             return Err("it is encrypted".into());
         }
+        if !(9..=21).contains(&self.cluster_bits) || self.l1_entries > MAX_L1_ENTRIES {
+            return Err("its header has sizes that no qcow2 image has".into());
+        }
         if self.base_length > MAX_BASE_NAME {
             return Err("the name of its base image is too long".into());
         }
         Ok(())
+    }
+
+    /// The first of the image's parts that lies beyond the end of `file`, where all drivers read
+    /// zeroes; `None` if the image is whole. The last cluster may be short.
+    fn missing(&self, mut file: &File) -> io::Result<Option<&'static str>> {
+        let length = file.seek(SeekFrom::End(0))?;
+        let cluster = 1u64 << self.cluster_bits;
+        let end = length.next_multiple_of(cluster);
+        let is_whole = |offset: u64, bytes: u64| offset.checked_add(bytes).is_some_and(|at| at <= end);
+        let l1_bytes = 8 * u64::from(self.l1_entries);
+        if !is_whole(self.refcount_offset, u64::from(self.refcount_clusters) * cluster) {
+            return Ok(Some("its refcount table"));
+        }
+        if !is_whole(self.l1_offset, l1_bytes) {
+            return Ok(Some("its L1 table"));
+        }
+        let compressed_offset = (1 << (62 - (self.cluster_bits - 8))) - 1;
+        // Each table is read once, however many entries of the L1 table name it.
+        let mut seen = HashSet::new();
+        for entry in table(file, self.l1_offset, l1_bytes as usize)? {
+            let l2_offset = entry & HOST_OFFSET;
+            if l2_offset == 0 || !seen.insert(l2_offset) {
+                continue;
+            }
+            if !is_whole(l2_offset, cluster) {
+                return Ok(Some("one of its L2 tables"));
+            }
+            let mut data = table(file, l2_offset, cluster as usize)?
+                .map(|entry| entry & if entry & COMPRESSED == 0 { HOST_OFFSET } else { compressed_offset });
+            if data.any(|offset| offset >= length) {
+                return Ok(Some("some of its data"));
+            }
+        }
+        Ok(None)
     }
 
     /// The base image, relative to the image that names it.

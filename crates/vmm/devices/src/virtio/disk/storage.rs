@@ -36,6 +36,20 @@ pub enum DiskError {
         /// The error of the format driver.
         source: io::Error,
     },
+    /// A qcow2 image whose format was detected, not given, and which has a base image.
+    #[error("the disk image {} names a base image, and its format was not given", path.display())]
+    BaseOfDetected {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A qcow2 image that is shorter than its tables say.
+    #[error("the qcow2 image {} is truncated: it ends before {missing}", path.display())]
+    Truncated {
+        /// The image.
+        path: PathBuf,
+        /// What is missing.
+        missing: &'static str,
+    },
     /// A qcow2 image that vmd refuses.
     #[error("vmd refuses the qcow2 image {}: {reason}", path.display())]
     Refused {
