@@ -47,6 +47,8 @@ mod diagnosis;
 mod error;
 mod event_loop;
 mod exit_reason;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod handle;
 mod irqchip;
 mod kvm;
@@ -57,7 +59,7 @@ mod vcpu_thread;
 mod virtual_machine;
 
 pub use clock::SystemClock;
-pub use config::{Boot, Config, Disk, Nic, NicBackendConfig, OnReset, Vendor};
+pub use config::{Boot, Config, Disk, MAX_HOST_HZ, Nic, NicBackendConfig, OnReset, Vendor};
 pub use console::Console;
 pub use diagnosis::{DeviceFault, FirmwareHalt, GuestLocation, OutsideRam, StringIo, VcpuError};
 pub use error::Error;

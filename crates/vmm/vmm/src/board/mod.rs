@@ -247,17 +247,21 @@ impl Board {
         }
     }
 
-    /// Time of the next [`Board::expire`] on the board's clock, in nanoseconds; `None` while no
-    /// timer runs.
+    /// Time of the next [`Board::expire`] on the board's clock, in nanoseconds: 0 while a device has
+    /// deferred work, `None` while no timer runs.
     pub(crate) fn deadline(&self) -> Option<u64> {
+        if self.pci.has_deferred() {
+            return Some(0);
+        }
         let vmmci = self.pci.function(self.vmmci).deadline();
         let apic = self.irqchip.apic().and_then(SharedApic::deadline);
         let deadlines = [self.pit.deadline(), self.rtc.deadline(), self.uart.deadline(), vmmci, apic];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Fires all timers that are due.
+    /// Fires all timers that are due, and has the devices do a part of their deferred work.
     pub(crate) fn expire(&mut self) {
+        self.pci.run_deferred();
         self.pit.expire();
         self.rtc.expire();
         if self.clock_jumped.swap(false, Ordering::Relaxed) {
@@ -301,6 +305,11 @@ impl Board {
             nic.receive();
         }
         ready
+    }
+
+    /// Whether the network of NIC `index` is closed for good.
+    pub(crate) fn nic_is_closed(&self, index: usize) -> bool {
+        self.pci.function(self.nics[index]).is_closed()
     }
 
     /// vmd's control device.

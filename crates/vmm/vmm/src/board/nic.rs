@@ -120,7 +120,11 @@ impl FrameBackend for SharedBackend {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.fd.as_ref().map(|fd| fd.as_fd())
+        self.fd.as_ref().map(|fd| fd.as_fd()).filter(|_| !self.is_closed())
+    }
+
+    fn is_closed(&self) -> bool {
+        self.backend.lock().is_closed()
     }
 }
 
