@@ -26,6 +26,10 @@ impl Accesses {
         self.reads + self.writes
     }
 
+    const fn is_none(&self) -> bool {
+        self.total() == 0
+    }
+
     const fn count(&mut self, write: bool) {
         if write {
             self.writes += 1;
@@ -119,6 +123,27 @@ pub const MARK: u8 = 0x1e;
 /// Most marks that are kept.
 const MOST_MARKS: usize = 512;
 
+/// Most ports that are counted one by one. A Linux guest with the most devices uses about 300.
+const MOST_PORTS: usize = 512;
+
+/// Most MSRs that are counted one by one. A Linux guest uses about 40.
+const MOST_MSRS: usize = 128;
+
+/// Counts an access to `key`, which the guest chose; beyond `most` keys, under `others`.
+fn count_key<K: Ord>(
+    counts: &mut BTreeMap<K, Accesses>,
+    others: &mut Accesses,
+    most: usize,
+    key: K,
+    write: bool,
+) {
+    if counts.len() < most || counts.contains_key(&key) {
+        counts.entry(key).or_default().count(write);
+    } else {
+        others.count(write);
+    }
+}
+
 /// Statistics at the time when the guest wrote [`MARK`]. The difference between two marks is what
 /// happened between them; that of two in a row is the cost of a mark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -148,12 +173,18 @@ pub struct Statistics {
     pub exits: BTreeMap<ExitKind, u64>,
     /// Exits by phase.
     pub phases: BTreeMap<Phase, u64>,
-    /// Port accesses by port.
+    /// Port accesses by port, of the first 512 ports.
     pub ports: BTreeMap<u16, Accesses>,
+    /// Accesses to all other ports.
+    #[serde(default, skip_serializing_if = "Accesses::is_none")]
+    pub other_ports: Accesses,
     /// Accesses by device, to ports and, in 8.0, memory.
     pub devices: BTreeMap<String, Accesses>,
-    /// MSR accesses by MSR.
+    /// MSR accesses by MSR, of the first 128 MSRs.
     pub msrs: BTreeMap<u32, Accesses>,
+    /// Accesses to all other MSRs.
+    #[serde(default, skip_serializing_if = "Accesses::is_none")]
+    pub other_msrs: Accesses,
     /// Interrupts injected, by vector.
     pub interrupts: BTreeMap<u8, u64>,
     /// Bytes that the guest wrote to the console.
@@ -207,15 +238,16 @@ impl Counters {
         *s.phases.entry(phase).or_default() += 1;
         s.phase_reached.entry(phase).or_insert(tsc.wrapping_sub(s.started));
         match *exit {
-            Exit::ReadMsr { index } => s.msrs.entry(index).or_default().count(false),
-            Exit::WriteMsr { index, .. } => s.msrs.entry(index).or_default().count(true),
+            Exit::ReadMsr { index } => count_key(&mut s.msrs, &mut s.other_msrs, MOST_MSRS, index, false),
+            Exit::WriteMsr { index, .. } => count_key(&mut s.msrs, &mut s.other_msrs, MOST_MSRS, index, true),
             _ => {}
         }
     }
 
     /// Counts a port access that `device` answered.
     pub(crate) fn port(&mut self, port: u16, direction: Direction, device: DeviceId) {
-        self.statistics.ports.entry(port).or_default().count(direction == Direction::Out);
+        let s = &mut self.statistics;
+        count_key(&mut s.ports, &mut s.other_ports, MOST_PORTS, port, direction == Direction::Out);
         self.device(direction, device);
     }
 
@@ -326,6 +358,21 @@ mod tests {
         assert_eq!((s.phases[&Phase::Kernel], s.phases[&Phase::Idle]), (3, 1));
         assert_eq!(s.interrupts[&0x30], 1);
         assert_eq!(s.seconds(500_000_000), Some(0.5));
+    }
+
+    #[test]
+    fn a_guest_cannot_make_the_statistics_grow() {
+        let mut counters = Counters::new(0);
+        for index in 0..300_000 {
+            counters.exit(&Exit::ReadMsr { index }, Phase::Kernel, 0);
+            counters.exit(&Exit::WriteMsr { index, value: 0 }, Phase::Kernel, 0);
+        }
+        for port in 0..=u16::MAX {
+            counters.port(port, Direction::In, DeviceId::Unclaimed);
+        }
+        let s = counters.snapshot();
+        assert_eq!((s.msrs.len(), s.other_msrs), (128, Accesses { reads: 299_872, writes: 299_872 }));
+        assert_eq!((s.ports.len(), s.other_ports), (512, Accesses { reads: 65_024, writes: 0 }));
     }
 
     #[test]

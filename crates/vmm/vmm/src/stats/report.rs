@@ -29,8 +29,11 @@ impl Display for Table<'_> {
         counts(f, "exits by kind", s.exits.iter().map(|(kind, n)| (word(kind), *n)), total)?;
         counts(f, "exits by phase", s.phases.iter().map(|(phase, n)| (word(phase), *n)), total)?;
         accesses(f, "device", s.devices.iter().map(|(name, a)| (name.clone(), *a)))?;
-        accesses(f, "port", s.ports.iter().map(|(port, a)| (format!("{port:#06x}"), *a)))?;
-        accesses(f, "MSR", s.msrs.iter().map(|(msr, a)| (format!("{msr:#010x}"), *a)))?;
+        let others = |counts: Accesses| (counts.total() > 0).then(|| ("not listed".to_owned(), counts));
+        let ports = s.ports.iter().map(|(port, a)| (format!("{port:#06x}"), *a));
+        accesses(f, "port", ports.chain(others(s.other_ports)))?;
+        let msrs = s.msrs.iter().map(|(msr, a)| (format!("{msr:#010x}"), *a));
+        accesses(f, "MSR", msrs.chain(others(s.other_msrs)))?;
         let interrupts: u64 = s.interrupts.values().sum();
         counts(
             f,
