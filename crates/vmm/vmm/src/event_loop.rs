@@ -144,7 +144,7 @@ impl EventLoop {
                         Ok(())
                     }
                     INPUT => thread.read_input(),
-                    nic => thread.receive_frames((nic - FIRST_NIC) as usize),
+                    nic => thread.receive_frames((nic - FIRST_NIC) as usize, event.flags),
                 };
                 handled.map_err(wait_error)?;
             }
@@ -254,17 +254,30 @@ impl<'a> EventThread<'a> {
         }
     }
 
-    /// Passes on frames for NIC `index`, or stops watching it for a while if the guest has no room.
-    fn receive_frames(&mut self, index: usize) -> Result<(), Errno> {
+    /// Passes on frames for NIC `index`, whose descriptor has `flags`. Stops watching it for a while
+    /// if the guest has no room, and for good if its network is closed; frames that the guest had no
+    /// room for are lost then.
+    fn receive_frames(&mut self, index: usize, flags: epoll::EventFlags) -> Result<(), Errno> {
         let mut inner = self.event_loop.inner.lock();
-        if !inner.board.nic_input(index)
-            && let Some(fd) = self.nic_fd(index)
-        {
+        let ready = inner.board.nic_input(index);
+        let hung_up = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::RDHUP);
+        let closed =
+            inner.board.nic_is_closed(index) || flags.contains(epoll::EventFlags::ERR) || (hung_up && !ready);
+        if let Some(fd) = self.nic_fd(index).filter(|_| closed || !ready) {
             epoll::delete(&self.epoll, fd)?;
-            inner.nics_blocked.push(index);
-            inner.retry_nics = Some(self.event_loop.clock.monotonic() + NIC_RETRY);
+            if !closed {
+                inner.nics_blocked.push(index);
+                inner.retry_nics = Some(self.event_loop.clock.monotonic() + NIC_RETRY);
+            }
         }
         self.event_loop.update(&mut inner);
+        drop(inner);
+        if closed {
+            self.nics.retain(|(nic, _)| *nic != index);
+            tracing::warn!(
+                "the network of interface {index} is closed: the guest receives nothing more from it"
+            );
+        }
         Ok(())
     }
 
@@ -283,13 +296,51 @@ impl<'a> EventThread<'a> {
     }
 }
 
-/// Has `epoll` report `data` when `fd` is readable.
+/// Has `epoll` report `data` when `fd` is readable or its other end is closed.
 fn watch(epoll: &OwnedFd, fd: BorrowedFd<'_>, data: u64) -> Result<(), Errno> {
-    epoll::add(epoll, fd, epoll::EventData::new_u64(data), epoll::EventFlags::IN)
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+    epoll::add(epoll, fd, epoll::EventData::new_u64(data), flags)
 }
 
 /// Reads the counter of a timer or event descriptor, which makes it unreadable again.
 fn drain(fd: BorrowedFd<'_>) {
     // The counter may be 0 already.
     let _ = rustix::io::read(fd, &mut [0; 8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use rustix::event::Timespec;
+    use vmd_release::Generation;
+
+    use super::*;
+    use crate::{config::NicBackendConfig, fuzzing::Machine};
+
+    /// The flags of the events of NICs that wait.
+    fn nic_events(thread: &EventThread<'_>) -> Vec<epoll::EventFlags> {
+        let mut events = Vec::with_capacity(8);
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        epoll::wait(&thread.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now)).unwrap();
+        events.iter().filter(|event| event.data.u64() >= FIRST_NIC).map(|event| event.flags).collect()
+    }
+
+    #[test]
+    fn a_closed_network_is_watched_no_longer() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let machine = Machine::new(Generation::V7_8, NicBackendConfig::Stream(path)).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        let event_loop = EventLoop::new(machine.board, Arc::new(SystemClock::new(None, false))).unwrap();
+        let mut thread = EventThread::new(&event_loop, None).unwrap();
+        assert_eq!(nic_events(&thread), []);
+
+        drop(peer);
+        let flags = nic_events(&thread)[0];
+        thread.receive_frames(0, flags).unwrap();
+        assert_eq!((nic_events(&thread), thread.nics.len()), (vec![], 0));
+        assert!(event_loop.inner.lock().nics_blocked.is_empty(), "it is not tried again");
+    }
 }
