@@ -63,6 +63,11 @@ impl SystemClock {
         }
     }
 
+    /// Length of all suspends, in nanoseconds.
+    pub fn suspended(&self) -> u64 {
+        self.suspended.load(Ordering::SeqCst)
+    }
+
     /// TSC offset of guests: guest − host, in ticks modulo 2^64.
     pub fn tsc_offset(&self) -> u64 {
         self.tsc_offset.load(Ordering::SeqCst)
@@ -79,7 +84,7 @@ impl SystemClock {
                 counter.at(rdtsc())
             }
         };
-        let suspended = self.suspended.load(Ordering::SeqCst);
+        let suspended = self.suspended();
         let tsc = tsc.wrapping_add(self.tsc_offset());
         HostClocks {
             tsc,

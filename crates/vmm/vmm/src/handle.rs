@@ -10,11 +10,15 @@ use vmd_release::{Generation, SleepingTsc};
 use crate::{
     board::Board,
     clock::SystemClock,
+    console::OutputQueue,
     event_loop::EventLoop,
     exit_reason::ExitReason,
     run_control::VcpuRunControl,
     stats::{Counters, Statistics},
 };
+
+/// Most time that the host can be suspended for in all: the clocks count nanoseconds.
+const MAX_SUSPEND: Duration = Duration::from_hours(10 * 366 * 24);
 
 /// What a VM's threads and its [`Handle`]s share.
 pub(crate) struct SharedVm {
@@ -25,8 +29,23 @@ pub(crate) struct SharedVm {
     pub(crate) clock: Arc<SystemClock>,
     pub(crate) run_control: Arc<VcpuRunControl>,
     pub(crate) counters: Arc<Mutex<Counters>>,
+    pub(crate) output: Arc<OutputQueue>,
     /// The board and its event loop while the guest runs.
     pub(crate) event_loop: Mutex<Option<Arc<EventLoop>>>,
+    /// Held while vCPUs and board go from running to paused or back, so that they are always the
+    /// same. Taken before all other locks.
+    pub(crate) pausing: Mutex<()>,
+}
+
+impl SharedVm {
+    /// Makes a started guest's event loop known. In a paused VM its board is paused, too.
+    pub(crate) fn publish(&self, event_loop: &Arc<EventLoop>) {
+        let _pausing = self.pausing.lock();
+        if self.run_control.is_paused() {
+            event_loop.with(Board::pause);
+        }
+        *self.event_loop.lock() = Some(Arc::clone(event_loop));
+    }
 }
 
 /// Controls a VM from any thread. Its operations are vmctl(8)'s.
@@ -40,6 +59,10 @@ pub enum ControlError {
     #[error("the guest was already asked to shut down")]
     #[diagnostic(help("wait until it is down (2 minutes at most), or end it with `stop -f`"))]
     AlreadyStopping,
+    /// A suspend of more than ten years, those before it included.
+    #[error("the host cannot be suspended for more than ten years in all")]
+    #[diagnostic(help("choose a shorter time"))]
+    SuspendTooLong,
     /// The guest is being started or has ended.
     #[error("the VM is not running")]
     #[diagnostic(help("try again in a moment, or look at `status`"))]
@@ -126,14 +149,16 @@ impl Handle {
         }
     }
 
-    /// Ends the guest at once: `vmctl stop -f`.
+    /// Ends the guest at once: `vmctl stop -f`. Output of its console that nothing reads is dropped.
     pub fn kill(&self) {
+        self.0.output.hurry();
         self.0.run_control.request_exit(ExitReason::Killed);
     }
 
     /// Pauses vCPUs and timers, and waits until both have stopped: `vmctl pause`. Does nothing if
     /// they are paused.
     pub fn pause(&self) {
+        let _pausing = self.0.pausing.lock();
         if self.0.run_control.pause()
             && let Some(event_loop) = self.event_loop()
         {
@@ -143,6 +168,7 @@ impl Handle {
 
     /// Lets timers and vCPUs run again: `vmctl unpause`. Does nothing if they run.
     pub fn unpause(&self) {
+        let _pausing = self.0.pausing.lock();
         if !self.0.run_control.is_paused() {
             return;
         }
@@ -156,15 +182,21 @@ impl Handle {
     /// its TSC does what `tsc` says, and the vCPUs run again, all at once. vmd's rules follow:
     /// overdue timers fire, and the RTC notices the jump and sends SYNCRTC. A paused guest stays
     /// paused.
-    pub fn suspend(&self, length: Duration, tsc: SleepingTsc) {
+    pub fn suspend(&self, length: Duration, tsc: SleepingTsc) -> Result<(), ControlError> {
+        let _pausing = self.0.pausing.lock();
+        let suspended = Duration::from_nanos(self.0.clock.suspended());
+        let nanos = suspended.checked_add(length).filter(|total| *total <= MAX_SUSPEND);
+        let nanos = nanos.and_then(|_| u64::try_from(length.as_nanos()).ok());
+        let nanos = nanos.ok_or(ControlError::SuspendTooLong)?;
         let was_running = self.0.run_control.pause();
-        self.0.clock.suspend(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX / 4), tsc);
+        self.0.clock.suspend(nanos, tsc);
         if let Some(event_loop) = self.event_loop() {
             event_loop.clock_jumped();
         }
         if was_running {
             self.0.run_control.unpause();
         }
+        Ok(())
     }
 
     /// The VM's status.
@@ -192,5 +224,79 @@ impl Handle {
 
     fn event_loop(&self) -> Option<Arc<EventLoop>> {
         self.0.event_loop.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, thread};
+
+    use super::*;
+    use crate::{config::NicBackendConfig, fuzzing::Machine};
+
+    fn event_loop(clock: &Arc<SystemClock>) -> Arc<EventLoop> {
+        let machine = Machine::new(Generation::V7_8, NicBackendConfig::Unplugged).unwrap();
+        Arc::new(EventLoop::new(machine.board, Arc::clone(clock)).unwrap())
+    }
+
+    /// A VM without vCPU threads.
+    fn handle() -> Handle {
+        let clock = Arc::new(SystemClock::new(None, false));
+        let vm = SharedVm {
+            name: "x".to_owned(),
+            generation: Generation::V7_8,
+            memory: 8 << 20,
+            cpus: 1,
+            clock: Arc::clone(&clock),
+            run_control: Arc::new(VcpuRunControl::new(1)),
+            counters: Arc::new(Mutex::new(Counters::new(0))),
+            output: OutputQueue::start(Box::new(io::sink()), || {}).unwrap(),
+            event_loop: Mutex::default(),
+            pausing: Mutex::default(),
+        };
+        vm.publish(&event_loop(&clock));
+        Handle(Arc::new(vm))
+    }
+
+    /// Whether the vCPUs and the board's timers are paused.
+    fn paused(handle: &Handle) -> (bool, bool) {
+        let timers = handle.event_loop().unwrap().with(|board| board.deadline().is_none());
+        (handle.0.run_control.is_paused(), timers)
+    }
+
+    #[test]
+    fn a_transition_of_one_client_waits_for_that_of_another() {
+        let handle = handle();
+        let transition = handle.0.pausing.lock();
+        thread::scope(|scope| {
+            let pause = scope.spawn(|| handle.pause());
+            for _ in 0..1000 {
+                thread::yield_now();
+            }
+            assert_eq!(paused(&handle), (false, false));
+            drop(transition);
+            pause.join().unwrap();
+        });
+        assert_eq!(paused(&handle), (true, true));
+        handle.unpause();
+        assert_eq!(paused(&handle), (false, false));
+    }
+
+    #[test]
+    fn a_guest_that_restarts_in_a_paused_vm_is_paused() {
+        let handle = handle();
+        handle.pause();
+        handle.0.publish(&event_loop(&handle.0.clock));
+        assert_eq!(paused(&handle), (true, true));
+    }
+
+    #[test]
+    fn suspends_are_limited() {
+        let handle = handle();
+        let year = Duration::from_hours(365 * 24);
+        assert_eq!(handle.suspend(6 * year, SleepingTsc::Stands), Ok(()));
+        for length in [5 * year, Duration::MAX] {
+            assert_eq!(handle.suspend(length, SleepingTsc::Stands), Err(ControlError::SuspendTooLong));
+        }
     }
 }

@@ -164,6 +164,11 @@ impl VcpuRunControl {
         }
     }
 
+    /// Kicks all vCPUs.
+    pub(crate) fn kick_every_vcpu(&self) {
+        self.kick_all(&mut self.state.lock());
+    }
+
     fn kick_all(&self, state: &mut State) {
         for vcpu in 0..self.signals.len() {
             self.kick_locked(state, vcpu as u8);

@@ -157,7 +157,9 @@ impl<'a> VcpuThread<'a> {
         self.vcpu.register(&self.instance.shared.run_control, self.number);
         while self.instance.run_control().wait_until_runnable(self.number) {
             match self.instance.sipi.take(self.number) {
-                SipiState::Run if self.is_runnable() => self.run_guest()?,
+                SipiState::Run if !self.instance.shared.output.is_full() && self.is_runnable() => {
+                    self.run_guest()?;
+                }
                 SipiState::Run | SipiState::Wait => self.instance.run_control().wait_for_kick(self.number),
                 SipiState::Start(vector) => self.start(vector)?,
             }

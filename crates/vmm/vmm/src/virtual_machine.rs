@@ -17,7 +17,7 @@ use crate::{
     boot,
     clock::SystemClock,
     config::{Boot, Config, OnReset},
-    console::{Console, ConsoleTee, SharedOutput},
+    console::{Console, ConsoleTee, OutputQueue},
     diagnosis::symbols::Symbols,
     error::{Error, Unusable},
     event_loop::EventLoop,
@@ -37,7 +37,6 @@ pub struct VirtualMachine {
     kvm: Kvm,
     cpu: HostCpu,
     symbols: Symbols,
-    output: SharedOutput,
     input: Option<OwnedFd>,
     trace: Option<Mutex<trace::Writer>>,
     nics: Vec<NicBackend>,
@@ -46,9 +45,10 @@ pub struct VirtualMachine {
 
 impl VirtualMachine {
     /// A VM with `config` and the serial console `console`. Kernel, firmware and disks are opened
-    /// later, at each start of the guest.
-    pub fn new(config: Config, console: Console) -> Result<Self, Error> {
+    /// later, at each start of the guest; the formats of the disks are settled here.
+    pub fn new(mut config: Config, console: Console) -> Result<Self, Error> {
         config.check()?;
+        config.settle_formats()?;
         let kvm = Kvm::new()
             .map_err(|errno| Unusable::NoKvm { source: std::io::Error::from_raw_os_error(errno.errno()) })?;
         let cpu = HostCpu::new(&kvm, &config)?;
@@ -62,22 +62,26 @@ impl VirtualMachine {
             .zip(&config.nics)
             .map(|(index, nic)| NicBackend::connect(nic, index, &(Arc::clone(&clock) as _)))
             .collect::<Result<_, _>>()?;
+        let run_control = Arc::new(VcpuRunControl::new(config.cpus));
+        let waiting = Arc::clone(&run_control);
+        let output = OutputQueue::start(console.output, move || waiting.kick_every_vcpu())?;
         let shared = Arc::new(SharedVm {
             name: config.name.clone(),
             generation: config.generation,
             memory: config.memory,
             cpus: config.cpus,
             clock,
-            run_control: Arc::new(VcpuRunControl::new(config.cpus)),
+            run_control,
             counters: Arc::new(Mutex::new(Counters::new(tsc_hz))),
+            output,
             event_loop: Mutex::default(),
+            pausing: Mutex::default(),
         });
         Ok(Self {
             config,
             kvm,
             cpu,
             symbols,
-            output: Arc::new(Mutex::new(console.output)),
             input: console.input,
             trace: trace.map(Mutex::new),
             nics,
@@ -90,9 +94,16 @@ impl VirtualMachine {
         Handle(Arc::clone(&self.shared))
     }
 
-    /// Runs the guest on the calling thread until it ends. A guest that resets itself is restarted
-    /// as vmd does it: with new devices and memory, and files opened again.
+    /// Runs the guest on the calling thread until it ends and its console output is written. A guest
+    /// that resets itself is restarted as vmd does it: with new devices and memory, and files opened
+    /// again.
     pub fn run(mut self) -> Result<ExitReason, Error> {
+        let result = self.run_to_end();
+        self.shared.output.drain();
+        result
+    }
+
+    fn run_to_end(&mut self) -> Result<ExitReason, Error> {
         loop {
             let (reason, stopping) = self.run_once()?;
             match after_exit(reason, stopping, self.restarts()) {
@@ -146,7 +157,7 @@ impl VirtualMachine {
         );
         let board = self.board(irqchip.clone(), &ram, map, &guest)?;
         let event_loop = Arc::new(EventLoop::new(board, Arc::clone(&shared.clock))?);
-        *shared.event_loop.lock() = Some(Arc::clone(&event_loop));
+        shared.publish(&event_loop);
         let started = rdtsc();
         shared.counters.lock().start(started);
         if let Some(trace) = &self.trace {
@@ -190,7 +201,7 @@ impl VirtualMachine {
             ram: ram.clone(),
             map,
             console: Box::new(ConsoleTee::new(
-                Arc::clone(&self.output),
+                Arc::clone(&shared.output),
                 Arc::clone(&shared.counters),
                 self.config.ready.as_deref(),
                 self.config.marks,
@@ -209,6 +220,12 @@ impl VirtualMachine {
     }
 }
 
+impl Drop for VirtualMachine {
+    fn drop(&mut self) {
+        self.shared.output.close();
+    }
+}
+
 /// Stops the event loop when dropped, even by a panic, so that the scope can join its thread.
 struct StopEventLoop<'a>(&'a EventLoop);
 
@@ -216,6 +233,20 @@ impl Drop for StopEventLoop<'_> {
     fn drop(&mut self) {
         self.0.stop();
     }
+}
+
+/// Ends the guest when the event thread exits while the guest runs, by error or panic.
+struct EndOnDrop<'a>(&'a VcpuRunControl);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.finish(ExitReason::Killed);
+    }
+}
+
+/// The result of a thread; a panic goes on in the calling thread.
+fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Runs the guest's threads until it exits: the event loop and the vCPUs from 1 on, each on its own
@@ -233,7 +264,9 @@ fn run_threads(
         let events = thread::Builder::new()
             .name("events".into())
             .spawn_scoped(scope, || {
-                instance.event_loop.run(input).inspect_err(|_| run_control.request_exit(ExitReason::Killed))
+                // It returns without an error only after the guest has exited.
+                let _end = EndOnDrop(run_control);
+                instance.event_loop.run(input)
             })
             .map_err(|source| Error::Host { what: "start the event thread", source })?;
         let others: Result<Vec<_>, Error> = other_fds
@@ -246,18 +279,16 @@ fn run_threads(
             })
             .collect();
         let result = match others {
-            Ok(others) => {
-                others.into_iter().fold(instance.run_boot_processor(boot_fd, guest), |result, other| {
-                    result.and(other.join().expect("a vCPU thread does not panic"))
-                })
-            }
+            Ok(others) => others
+                .into_iter()
+                .fold(instance.run_boot_processor(boot_fd, guest), |result, other| result.and(join(other))),
             Err(error) => {
                 run_control.finish(ExitReason::Killed);
                 Err(error)
             }
         };
         drop(stop_event_loop);
-        events.join().expect("the event thread does not panic")?;
+        join(events)?;
         result
     })
 }
