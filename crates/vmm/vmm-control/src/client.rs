@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Maximum length of an answer in bytes. Statistics have many rows.
-const MAX_ANSWER: usize = 16 << 20;
+const MAX_ANSWER: usize = 64 << 20;
 
 /// A connection to a running VM.
 #[derive(Debug)]

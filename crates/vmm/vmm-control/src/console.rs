@@ -9,26 +9,32 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How much of the guest's earlier output a client gets when it attaches, in bytes.
 const HISTORY: usize = 64 << 10;
 
-/// Timeout of a write to the attached client. The guest waits for the write, so a slower client is detached.
+/// Timeout of a write to the attached client. The guest's output waits for it, so a slower client is detached.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The console.
+///
+/// Nothing but the history, for which a new connection has room, is written with `screen` locked: clients come and go and
+/// the VM ends although the output or a client is not read.
 pub struct Console {
     keyboard: Mutex<Box<dyn Write + Send>>,
+    output: Mutex<Option<Box<dyn Write + Send>>>,
     screen: Mutex<Screen>,
     written: Condvar,
 }
 
 struct Screen {
     history: VecDeque<u8>,
-    output: Option<Box<dyn Write + Send>>,
     owner: Owner,
-    /// Bytes of output so far.
+    /// Bytes of output that were copied and sent.
     count: u64,
+    /// Number of the last client.
+    last: u64,
 }
 
 /// Who is attached to the console.
@@ -36,9 +42,26 @@ enum Owner {
     None,
     /// The terminal of the process that runs the VM, until the VM ends.
     Terminal,
-    /// A client that has not been told yet: output is not sent to it.
-    Reserved,
-    Client(UnixStream),
+    /// The client of this number, which has not been told yet: output is not sent to it.
+    Reserved(u64),
+    /// The client of this number.
+    Client(u64, Arc<UnixStream>),
+}
+
+impl Owner {
+    /// The client's number.
+    const fn number(&self) -> Option<u64> {
+        match self {
+            Self::None | Self::Terminal => None,
+            Self::Reserved(number) | Self::Client(number, _) => Some(*number),
+        }
+    }
+}
+
+/// Whether the other end of `stream` is closed. Its thread does not notice while the guest takes no input.
+fn is_closed(stream: &UnixStream) -> bool {
+    let mut waited = [PollFd::new(stream, PollFlags::empty())];
+    poll(&mut waited, Some(&Timespec::default())).is_ok() && waited[0].revents().contains(PollFlags::HUP)
 }
 
 impl Console {
@@ -52,7 +75,8 @@ impl Console {
         let owner = if terminal { Owner::Terminal } else { Owner::None };
         Self {
             keyboard: Mutex::new(keyboard),
-            screen: Mutex::new(Screen { history: VecDeque::new(), output, owner, count: 0 }),
+            output: Mutex::new(output),
+            screen: Mutex::new(Screen { history: VecDeque::new(), owner, count: 0, last: 0 }),
             written: Condvar::new(),
         }
     }
@@ -64,28 +88,47 @@ impl Console {
         keyboard.flush()
     }
 
-    /// Adds output of the guest: to the history, the copy, and the attached client.
+    /// Adds output of the guest: to the history, the copy, and the attached client. Blocks while these are not read. One
+    /// thread calls this.
     pub fn write_output(&self, bytes: &[u8]) {
+        let client = self.remember(bytes);
+        // A failed copy is dropped. Whether the guest is stopped then is the caller's decision.
+        let mut output = self.output.lock();
+        if let Some(copy) = &mut *output
+            && copy.write_all(bytes).and_then(|()| copy.flush()).is_err()
+        {
+            *output = None;
+        }
+        drop(output);
+        if let Some((number, client)) = client
+            && (&*client).write_all(bytes).is_err()
+        {
+            let _ = client.shutdown(std::net::Shutdown::Both);
+            self.detach(number);
+        }
+        self.screen().count += bytes.len() as u64;
+        self.written.notify_all();
+    }
+
+    /// Adds output to the history. Returns the client to send it to.
+    fn remember(&self, bytes: &[u8]) -> Option<(u64, Arc<UnixStream>)> {
         let mut screen = self.screen();
-        screen.count += bytes.len() as u64;
         let keep = &bytes[bytes.len().saturating_sub(HISTORY)..];
         let over = (screen.history.len() + keep.len()).saturating_sub(HISTORY);
         screen.history.drain(..over);
         screen.history.extend(keep);
-        // A failed copy is dropped. Whether the guest is stopped then is the caller's decision.
-        if let Some(output) = &mut screen.output
-            && output.write_all(bytes).and_then(|()| output.flush()).is_err()
-        {
-            screen.output = None;
+        match &screen.owner {
+            Owner::Client(number, client) => Some((*number, Arc::clone(client))),
+            _ => None,
         }
-        if let Owner::Client(client) = &mut screen.owner
-            && client.write_all(bytes).is_err()
-        {
-            let _ = client.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Detaches the client of this number, if it is attached.
+    fn detach(&self, number: u64) {
+        let mut screen = self.screen();
+        if screen.owner.number() == Some(number) {
             screen.owner = Owner::None;
         }
-        drop(screen);
-        self.written.notify_all();
     }
 
     /// Copies the guest's output from a stream until its end.
@@ -101,38 +144,42 @@ impl Console {
         }
     }
 
-    /// Waits until the guest has written `bytes` bytes in all. Returns false after `timeout`.
+    /// Waits until `bytes` bytes of output were copied in all. Returns false after `timeout`.
     pub fn wait_for(&self, bytes: u64, timeout: Duration) -> bool {
         let mut screen = self.screen();
         self.written.wait_while_for(&mut screen, |screen| screen.count < bytes, timeout);
         screen.count >= bytes
     }
 
-    /// The number of bytes that the guest has written so far.
+    /// The number of bytes of output that were copied so far.
     pub fn count(&self) -> u64 {
         self.screen().count
     }
 
     /// Closes the connection of the attached client: there is no further output.
     pub fn close(&self) {
-        if let Owner::Client(client) = &self.screen().owner {
+        if let Owner::Client(_, client) = &self.screen().owner {
             let _ = client.shutdown(std::net::Shutdown::Both);
         }
     }
 
-    /// Attaches a client unless the terminal or another client is attached.
+    /// Attaches a client unless the terminal or another client is attached. One that has closed its connection is
+    /// replaced.
     pub(crate) fn attach(self: &Arc<Self>) -> Result<Attached, String> {
         let mut screen = self.screen();
-        match screen.owner {
-            Owner::None => {
-                screen.owner = Owner::Reserved;
-                Ok(Attached { console: Arc::clone(self) })
-            }
+        match &screen.owner {
+            Owner::None => {}
+            Owner::Client(_, client) if is_closed(client) => {}
             Owner::Terminal => {
-                Err("its console is attached to the terminal that it was started from".to_owned())
+                return Err("its console is attached to the terminal that it was started from".to_owned());
             }
-            Owner::Reserved | Owner::Client(_) => Err("another client is attached to its console".to_owned()),
+            Owner::Reserved(_) | Owner::Client(..) => {
+                return Err("another client is attached to its console".to_owned());
+            }
         }
+        screen.last += 1;
+        screen.owner = Owner::Reserved(screen.last);
+        Ok(Attached { console: Arc::clone(self), number: screen.last })
     }
 
     fn screen(&self) -> MutexGuard<'_, Screen> {
@@ -143,6 +190,7 @@ impl Console {
 /// A client attached to a console; detached when dropped.
 pub(crate) struct Attached {
     console: Arc<Console>,
+    number: u64,
 }
 
 impl Attached {
@@ -155,7 +203,7 @@ impl Attached {
             let (old, new) = screen.history.as_slices();
             client.write_all(old)?;
             client.write_all(new)?;
-            screen.owner = Owner::Client(client.try_clone()?);
+            screen.owner = Owner::Client(self.number, Arc::new(client.try_clone()?));
         }
         self.console.send_input(input)?;
         let mut bytes = [0; 4096];
@@ -170,7 +218,7 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.console.screen().owner = Owner::None;
+        self.console.detach(self.number);
     }
 }
 
@@ -212,6 +260,41 @@ mod tests {
         assert_eq!(*keyboard.0.lock(), b"root\n");
         assert_eq!(*output.0.lock(), b"login: ");
         assert!(console.attach().is_ok());
+    }
+
+    #[test]
+    fn a_client_that_left_while_the_guest_takes_no_input_is_replaced() {
+        let (keyboard, _unread) = UnixStream::pair().unwrap();
+        let console = Arc::new(Console::new(Box::new(keyboard), None, false));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let attached = console.attach().unwrap();
+        let keys = vec![b'x'; 1 << 20];
+        // Blocks for good in the guest's keyboard.
+        thread::spawn(move || attached.serve(theirs, &keys));
+        while !matches!(console.screen().owner, Owner::Client(..)) {
+            thread::yield_now();
+        }
+        assert!(console.attach().is_err());
+        drop(ours);
+        let second = console.attach().unwrap();
+        console.detach(1);
+        assert_eq!(console.screen().owner.number(), Some(second.number), "the first is not attached");
+    }
+
+    #[test]
+    fn an_output_that_is_not_read_blocks_its_writer_only() {
+        let (output, unread) = UnixStream::pair().unwrap();
+        let console = Arc::new(Console::new(Box::new(io::sink()), Some(Box::new(output)), false));
+        let writing = Arc::clone(&console);
+        let writer = thread::spawn(move || writing.write_output(&vec![b'x'; 1 << 20]));
+        while console.screen().history.is_empty() {
+            thread::yield_now();
+        }
+        assert!(!console.wait_for(1, Duration::ZERO));
+        assert!(console.attach().is_ok());
+        console.close();
+        drop(unread);
+        writer.join().unwrap();
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub const VERSION: u32 = 1;
 pub enum Command {
     /// Shut the guest down through vmmci, or stop it by force.
     Stop {
-        /// Stop it at once, without asking the guest.
+        /// Stop it at once, without asking the guest. The answer comes when the guest has ended, or is an error.
         #[serde(default)]
         force: bool,
     },

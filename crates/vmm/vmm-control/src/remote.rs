@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Maximum length of a message in bytes. Statistics have many rows.
-const MAX_MESSAGE: usize = 16 << 20;
+const MAX_MESSAGE: usize = 64 << 20;
 
 /// A VM that is controlled through a stream.
 pub struct RemoteVm {

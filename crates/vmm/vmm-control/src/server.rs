@@ -1,12 +1,11 @@
 //! The server of the control socket.
 
 use std::{
+    collections::BTreeMap,
     io,
+    net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -21,11 +20,14 @@ use crate::{
     runtime_dir::NameLock,
 };
 
-/// Maximum number of clients at a time.
+/// Maximum number of clients at a time. One more replaces the one that has been idle for longest.
 const MAX_CLIENTS: usize = 64;
 
 /// How long the server waits, after the VM has ended, until all outstanding answers are sent.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Pause after a client that could not be accepted, for want of file descriptors most often.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A running control server. Dropping it sends outstanding answers, removes the socket and frees the name.
 #[derive(Debug)]
@@ -64,31 +66,33 @@ impl Server {
         let listener =
             UnixListener::bind(name.socket()).map_err(|e| Error::io("create", name.socket(), e))?;
         let accepting = listener.try_clone().map_err(|e| Error::io("share", name.socket(), e))?;
-        let clients = Arc::new(AtomicUsize::new(0));
         let unanswered = Arc::<Unanswered>::default();
         let pending = Arc::clone(&unanswered);
         let accept = move || {
+            let clients = Arc::<Clients>::default();
             for stream in accepting.incoming() {
-                let Ok(stream) = stream else { return };
-                let (vm, console, clients) = (Arc::clone(&vm), Arc::clone(&console), Arc::clone(&clients));
-                let pending = Arc::clone(&pending);
-                // A client over the limit is refused at once, in this thread.
-                let over_limit = clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS;
-                let serve = move || {
-                    let result = if over_limit {
-                        refuse(&stream)
-                    } else {
-                        serve_client(stream, &*vm, &console, &pending)
-                    };
-                    clients.fetch_sub(1, Ordering::Relaxed);
-                    if let Err(error) = result {
-                        tracing::debug!(%error, "the connection to a control client was lost");
+                let stream = match stream {
+                    Ok(stream) => stream,
+                    // The listener is shut down: the server is dropped.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a control client");
+                        thread::sleep(ACCEPT_PAUSE);
+                        continue;
                     }
                 };
-                if over_limit {
-                    serve();
-                } else if thread::Builder::new().name("control".to_owned()).spawn(serve).is_err() {
-                    return;
+                let (vm, console, pending) = (Arc::clone(&vm), Arc::clone(&console), Arc::clone(&pending));
+                let served = clients.enter(&stream).and_then(|place| {
+                    let Some(place) = place else { return refuse(&stream) };
+                    let serve = move || {
+                        if let Err(error) = serve_client(stream, &*vm, &console, &pending, &place) {
+                            tracing::debug!(%error, "the connection to a control client was lost");
+                        }
+                    };
+                    thread::Builder::new().name("control".to_owned()).spawn(serve).map(drop)
+                });
+                if let Err(error) = served {
+                    tracing::warn!(%error, "cannot serve a control client");
                 }
             }
         };
@@ -113,8 +117,94 @@ impl Drop for Server {
     }
 }
 
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Activity {
+    /// It has no request.
+    Idle,
+    /// It waits for the guest's end.
+    Waiting,
+    /// Its request is carried out, or it is attached to the console.
+    Busy,
+}
+
+impl Activity {
+    const fn of(command: &Command) -> Self {
+        match command {
+            Command::Wait => Self::Waiting,
+            _ => Self::Busy,
+        }
+    }
+}
+
+/// The connected clients.
+#[derive(Debug, Default)]
+struct Clients(Mutex<Connected>);
+
+#[derive(Debug, Default)]
+struct Connected {
+    /// Number of the last client, and of the last change of an activity.
+    last: u64,
+    clients: BTreeMap<u64, Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: UnixStream,
+    activity: Activity,
+    since: u64,
+}
+
+impl Clients {
+    /// Gives a client a place. If there is none, the client that has been idle for longest loses its own and its
+    /// connection; if none is idle, the one that has waited for longest. `None` if all are busy.
+    fn enter(self: &Arc<Self>, stream: &UnixStream) -> io::Result<Option<Place>> {
+        let stream = stream.try_clone()?;
+        let mut connected = self.0.lock();
+        if connected.clients.len() >= MAX_CLIENTS {
+            let longest = connected.clients.iter().min_by_key(|(_, client)| (client.activity, client.since));
+            let Some((&number, _)) = longest.filter(|(_, client)| client.activity != Activity::Busy) else {
+                return Ok(None);
+            };
+            if let Some(client) = connected.clients.remove(&number) {
+                let _ = client.stream.shutdown(Shutdown::Both);
+            }
+        }
+        connected.last += 1;
+        let number = connected.last;
+        connected.clients.insert(number, Connection { stream, activity: Activity::Idle, since: number });
+        Ok(Some(Place { clients: Arc::clone(self), number }))
+    }
+}
+
+/// A client's place among [`Clients`], free again when dropped.
+struct Place {
+    clients: Arc<Clients>,
+    number: u64,
+}
+
+impl Place {
+    fn set(&self, activity: Activity) {
+        let mut connected = self.clients.0.lock();
+        connected.last += 1;
+        let since = connected.last;
+        if let Some(client) = connected.clients.get_mut(&self.number) {
+            (client.activity, client.since) = (activity, since);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.clients.0.lock().clients.remove(&self.number);
+    }
+}
+
 fn refuse(stream: &UnixStream) -> io::Result<()> {
-    send(stream, &Response::new(0, Err(format!("it already has {MAX_CLIENTS} control clients"))))
+    send(
+        stream,
+        &Response::new(0, Err(format!("it already has {MAX_CLIENTS} control clients, and all are busy"))),
+    )
 }
 
 /// Answers a client's requests until it closes the connection.
@@ -123,6 +213,7 @@ fn serve_client(
     vm: &dyn Vm,
     console: &Arc<Console>,
     unanswered: &Unanswered,
+    place: &Place,
 ) -> io::Result<()> {
     let to = stream.try_clone()?;
     let mut lines = LineReader::new(stream, MAX_LINE);
@@ -145,6 +236,7 @@ fn serve_client(
         if request.command == Command::Console {
             match console.attach() {
                 Ok(attached) => {
+                    place.set(Activity::Busy);
                     send(&to, &Response::new(request.id, Ok(Answer::Done)))?;
                     let (stream, input) = lines.into_parts();
                     return attached.serve(stream, &input);
@@ -153,16 +245,15 @@ fn serve_client(
             }
             continue;
         }
+        place.set(Activity::of(&request.command));
         unanswered.with(|| send(&to, &Response::new(request.id, vm.call(request.command))))?;
+        place.set(Activity::Idle);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{Read as _, Write as _},
-        net::Shutdown,
-    };
+    use std::io::{Read as _, Write as _};
 
     use serde_json::{Value, json};
 
@@ -249,6 +340,41 @@ mod tests {
         assert_eq!(&seen, b"hello");
         let second = Client::connect_in(dir.path(), "vm").unwrap().console().unwrap_err();
         assert!(second.to_string().contains("another client"));
+    }
+
+    #[test]
+    fn an_idle_client_gives_way_to_a_new_one() {
+        let (dir, server) = server();
+        let connect = || Client::connect_in(dir.path(), "vm").unwrap();
+        let mut first = connect();
+        let idle: Vec<_> =
+            (1..2 * MAX_CLIENTS).map(|_| UnixStream::connect(server.name.socket()).unwrap()).collect();
+        assert_eq!(connect().call(Command::Stop { force: true }).unwrap(), Answer::Done);
+        assert!(
+            matches!(first.call(Command::Status), Err(Error::Protocol { .. })),
+            "it was idle for longest"
+        );
+        drop(idle);
+    }
+
+    #[test]
+    fn the_longest_idle_client_is_replaced_before_one_that_waits_and_a_busy_one_never() {
+        let clients = Arc::<Clients>::default();
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let enter = || clients.enter(&stream).unwrap();
+        let places: Vec<_> = (0..MAX_CLIENTS).map(|_| enter().unwrap()).collect();
+        places.iter().skip(2).for_each(|place| place.set(Activity::Busy));
+        places[0].set(Activity::Waiting);
+        let has = |place: &Place| clients.0.lock().clients.contains_key(&place.number);
+        let third = enter().unwrap();
+        assert_eq!((has(&places[1]), has(&places[0])), (false, true));
+        third.set(Activity::Busy);
+        let fourth = enter().unwrap();
+        assert!(!has(&places[0]));
+        fourth.set(Activity::Busy);
+        assert!(enter().is_none());
+        drop(fourth);
+        assert!(enter().is_some());
     }
 
     #[test]
