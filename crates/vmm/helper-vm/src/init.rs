@@ -26,6 +26,9 @@ use rustix::{
 
 use crate::{Error, GREETING, PORTS, PORTS_ARGUMENT, Result, Start};
 
+/// Time from the host's closing of the control port to a power-off, whatever the job does: less than the host waits.
+const HOST_GONE: Duration = Duration::from_secs(20);
+
 /// Timeout for all virtio-serial ports to appear.
 const PORT_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -47,17 +50,37 @@ pub fn is_init() -> bool {
 
 /// Runs a job as init of the helper VM and powers the helper VM off.
 ///
-/// When the job starts, the helper VM's clock equals the host's within a few milliseconds.
+/// When the job starts, the helper VM's clock equals the host's within a few milliseconds. The helper VM powers off when
+/// the job returns, or some time after the host has closed the control port or has ended: a job that hangs does not
+/// keep it.
 pub fn run(job: impl FnOnce(Env)) -> ! {
-    if let Err(error) = prepare().map(|env| catch_unwind(AssertUnwindSafe(|| job(env)))) {
+    let prepared = prepare().and_then(|env| power_off_without_host(&env.control).map(|()| env));
+    if let Err(error) = prepared.map(|env| catch_unwind(AssertUnwindSafe(|| job(env)))) {
         // Standard error is the helper VM's log: the host shows it if no answer comes.
         support::note!("vmmlinux: {:?}", miette::Report::new(error));
     }
     rustix::fs::sync();
+    power_off()
+}
+
+fn power_off() -> ! {
     let Err(error) = reboot(RebootCommand::PowerOff) else { unreachable!("the power is off") };
     support::note!("vmmlinux: cannot power off: {error}");
     // The kernel panics when init exits, which ends QEMU.
     std::process::exit(1)
+}
+
+/// Starts a thread that powers the helper VM off when the host has been gone for [`HOST_GONE`].
+fn power_off_without_host(control: &Port) -> Result<()> {
+    let io = |e| Error::io("watch", "the control port", e);
+    let control = control.try_clone().map_err(io)?;
+    let watch = move || {
+        control.wait_until_closed();
+        thread::sleep(HOST_GONE);
+        support::note!("vmmlinux: the host has closed the control port, and the job has not ended");
+        power_off()
+    };
+    thread::Builder::new().name("host".to_owned()).spawn(watch).map(drop).map_err(io)
 }
 
 fn prepare() -> Result<Env> {
@@ -186,6 +209,14 @@ impl Port {
         self.0.try_clone().map(Self)
     }
 
+    /// Blocks until the host has closed its end, or has ended.
+    fn wait_until_closed(&self) {
+        // poll(2) reports a closed end without being asked.
+        while self.wait(PollFlags::empty()).map_or_else(|e| e.kind() == io::ErrorKind::Interrupted, |()| true)
+        {
+        }
+    }
+
     /// Waits until the port is ready for `flags`. Fails if the host has closed its end.
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
         let mut ports = [PollFd::new(&self.0, flags)];
@@ -245,6 +276,14 @@ mod tests {
         assert_eq!(wanted_ports("quiet vmmlinux.ports=3 panic=-1\n"), 3);
         assert_eq!(wanted_ports("quiet vmmlinux.ports=many"), 0);
         assert_eq!(wanted_ports(""), 0);
+    }
+
+    #[test]
+    fn a_port_tells_when_the_host_has_gone() {
+        let (here, host) = std::os::unix::net::UnixStream::pair().unwrap();
+        let port = Port(OwnedFd::from(here).into());
+        drop(host);
+        port.wait_until_closed();
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     io::{BufWriter, Read, Seek, SeekFrom, Write},
     net::Shutdown,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt as _},
     },
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, memfd_create},
     io::{FdFlags, fcntl_setfd, retry_on_intr},
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use vmd_release::DiskFormat;
 
@@ -259,6 +259,13 @@ impl L1 {
         self.child.id()
     }
 
+    /// A handle to QEMU's process, for [`kill`].
+    pub fn process(&self) -> Result<OwnedFd> {
+        // The process is our child and has not been waited for: its id cannot be reused.
+        pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())
+            .map_err(|e| Error::io("get a handle to", "QEMU", e))
+    }
+
     /// Closes the control port and waits until the helper VM has powered off. Kills it after `timeout`.
     pub fn power_off(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let _ = self.control.shutdown(Shutdown::Both);
@@ -271,14 +278,11 @@ impl L1 {
 
     /// Waits for QEMU to end. Returns false after `timeout`.
     fn ends_within(&self, timeout: Duration) -> Result<bool> {
-        let wait = || -> rustix::io::Result<bool> {
-            // The process is our child and has not been waited for: its id cannot be reused.
-            let process = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
-            let timeout = Timespec::try_from(timeout).ok();
-            retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], timeout.as_ref()))
-                .map(|n| n > 0)
-        };
-        wait().map_err(|e| Error::io("wait for", "QEMU", e))
+        let process = self.process()?;
+        let timeout = Timespec::try_from(timeout).ok();
+        retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], timeout.as_ref()))
+            .map(|n| n > 0)
+            .map_err(|e| Error::io("wait for", "QEMU", e))
     }
 
     /// The last lines of output of QEMU, the helper VM's kernel and its init.
@@ -300,6 +304,14 @@ impl L1 {
         }
         let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
         Error::Died { status, log: self.log() }
+    }
+}
+
+/// Ends the helper VM of this process handle at once. Does nothing if it has ended.
+pub fn kill(process: impl AsFd) -> Result<()> {
+    match pidfd_send_signal(process, Signal::KILL) {
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        result => result.map_err(|e| Error::io("kill", "QEMU", e)),
     }
 }
 

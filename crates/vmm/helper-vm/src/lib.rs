@@ -22,7 +22,7 @@ pub use archive::Archive;
 pub use elf::static_program;
 pub use error::{Error, Result};
 pub use kernel::Kernel;
-pub use launch::{L1, Launch};
+pub use launch::{L1, Launch, kill};
 pub use qemu::Net;
 
 /// The directory of the helper VM's virtio-serial ports, by name.

@@ -113,11 +113,16 @@ pub(crate) struct Machine {
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 tsc=reliable no_timer_check mitigations=off nokaslr \
                                 random.trust_cpu=on nowatchdog audit=0 panic=-1 rdinit=/init";
 
+/// QEMU's seccomp filter: no obsolete system calls, no other user, no programs, no scheduling. QEMU decodes disk images,
+/// and the guest is foreign.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
 impl Machine {
     fn arguments(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        add(&["-sandbox", SANDBOX]);
         add(&["-name", "vmmlinux-l1", "-machine", "pc,usb=off,vmport=off,i8042=off,hpet=off"]);
         add(&["-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt,+nrip-save,+invtsc"]);
         add(&["-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory)]);
@@ -234,6 +239,12 @@ mod tests {
     fn values(args: &[OsString], option: &str) -> Vec<String> {
         let pairs = args.windows(2).filter(|pair| pair[0] == option);
         pairs.map(|pair| pair[1].to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn qemu_is_sandboxed() {
+        let sandbox = values(&machine().arguments(), "-sandbox");
+        assert!(sandbox[0].starts_with("on,") && sandbox[0].contains("spawn=deny"), "{sandbox:?}");
     }
 
     #[test]
