@@ -18,7 +18,7 @@ pub const EXIT_STATUS_HELP: &str = "\
 Exit status:
   0    the guest shut down: it powered off, halted, followed `ctl NAME stop`,
        or reset itself with --no-reboot
-  1    the VM could not be started, or failed
+  1    the VM could not be started, failed, or did not end when it was ordered to
   2    the command line is wrong
   3    the guest did something that ends a VM under vmd: accessed an address without memory, used
        string I/O, broke a virtio device, or drove a vCPU into a state that it cannot leave; or

@@ -2,9 +2,10 @@
 
 use std::{
     fs::File,
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Arc, Weak},
+    thread,
     time::Duration,
 };
 
@@ -16,19 +17,25 @@ use vmm::{Boot, Config, Disk, NicBackendConfig};
 use vmm_control::{Answer, Command, ExitReport, Vm, remote::RemoteVm};
 
 use crate::{
-    Error, Network, Result, RunConfig, config::nic, exit_status::failure, guest_init::Job,
+    Error, Network, Result, RunConfig, config::nic, ending::Ending, exit_status::failure, guest_init::Job,
     in_process::StatusInfo,
 };
 
 /// How long the helper VM may take to write back its disks and power off.
 const POWER_OFF: Duration = Duration::from_secs(30);
 
+/// How long the helper VM may take to report the guest's end after an order to end by force: longer
+/// than its own VM's threads may take.
+const FORCE_PATIENCE: Duration = Duration::from_secs(15);
+
 /// A VM in the helper VM.
 pub(crate) struct HelperVm {
-    remote: RemoteVm,
+    remote: Arc<RemoteVm>,
     l1: Mutex<L1>,
+    /// QEMU's process, to end it while `l1` is locked.
+    process: OwnedFd,
     console: UnixStream,
-    report: OnceLock<ExitReport>,
+    ending: Arc<Ending>,
 }
 
 impl HelperVm {
@@ -37,7 +44,7 @@ impl HelperVm {
         config: RunConfig,
         info: StatusInfo,
         progress: &(dyn Fn(&str) + Send + Sync),
-    ) -> Result<Self> {
+    ) -> Result<Arc<Self>> {
         let (launch, job) = pack(config, info)?;
         let job = serde_json::to_value(job).map_err(|e| Error::host("describe the VM")(e.into()))?;
         let l1 = launch.start(&job, progress)?;
@@ -47,7 +54,20 @@ impl HelperVm {
         let console = share(l1.console())?;
         let remote = RemoteVm::new(share(l1.control())?, share(l1.control())?)
             .map_err(Error::host("start a thread"))?;
-        Ok(Self { remote, l1: Mutex::new(l1), console, report: OnceLock::new() })
+        let process = l1.process()?;
+        let vm = Arc::new(Self {
+            remote: Arc::new(remote),
+            l1: Mutex::new(l1),
+            process,
+            console,
+            ending: Arc::default(),
+        });
+        // One request for all waiting clients: the helper VM powers off after its first answer.
+        let (remote, ending, running) = (Arc::clone(&vm.remote), Arc::clone(&vm.ending), Arc::downgrade(&vm));
+        let wait = move || ending.set(report(remote.call(Command::Wait), &running));
+        let thread = thread::Builder::new().name("report".to_owned());
+        thread.spawn(wait).map_err(Error::host("start a thread"))?;
+        Ok(vm)
     }
 
     /// The guest's console.
@@ -55,20 +75,15 @@ impl HelperVm {
         &self.console
     }
 
-    /// Blocks until the guest or the helper VM has ended, then answers all clients that wait.
-    pub(crate) fn wait(&self) -> ExitReport {
-        self.report.get_or_init(|| self.wait_for_report()).clone()
+    /// The guest's or the helper VM's end.
+    pub(crate) fn ending(&self) -> &Ending {
+        &self.ending
     }
 
-    fn wait_for_report(&self) -> ExitReport {
-        match self.remote.call(Command::Wait) {
-            Ok(Answer::Ended(report)) => *report,
-            Ok(answer) => failure(format!("the helper VM answered a wait with {answer:?}"), None),
-            Err(_) => {
-                let died = self.l1.lock().died();
-                let help = miette::Diagnostic::help(&died).map(|help| help.to_string());
-                failure(died.to_string(), help)
-            }
+    /// Ends the helper VM at once. What the guest has not flushed may be lost.
+    pub(crate) fn kill(&self) {
+        if let Err(error) = helper_vm::kill(&self.process) {
+            tracing::warn!(%error, "cannot kill the helper VM");
         }
     }
 
@@ -84,13 +99,34 @@ impl HelperVm {
     }
 }
 
+/// The exit report from the answer to a wait.
+fn report(answer: std::result::Result<Answer, String>, vm: &Weak<HelperVm>) -> ExitReport {
+    match (answer, vm.upgrade()) {
+        (Ok(Answer::Ended(report)), _) => *report,
+        (Ok(answer), _) => failure(format!("the helper VM answered a wait with {answer:?}"), None),
+        (Err(_), Some(vm)) => {
+            let died = vm.l1.lock().died();
+            let help = miette::Diagnostic::help(&died).map(|help| help.to_string());
+            failure(died.to_string(), help)
+        }
+        (Err(error), None) => failure(error, None),
+    }
+}
+
 impl Vm for HelperVm {
     fn call(&self, command: Command) -> std::result::Result<Answer, String> {
-        if command == Command::Wait {
-            // One request for all waiting clients: the helper VM powers off after its first answer.
-            return Ok(Answer::Ended(Box::new(self.report.wait().clone())));
+        match command {
+            Command::Wait => Ok(Answer::Ended(Box::new(self.ending.wait()))),
+            Command::Stop { force: true } => {
+                // The helper VM may not answer.
+                let remote = Arc::clone(&self.remote);
+                let order = move || drop(remote.call(command));
+                let thread = thread::Builder::new().name("stop".to_owned());
+                thread.spawn(order).map_err(|error| format!("cannot start a thread: {error}"))?;
+                self.ending.force(FORCE_PATIENCE)
+            }
+            _ => self.remote.call(command),
         }
-        self.remote.call(command)
     }
 }
 

@@ -1,10 +1,12 @@
 //! A VM in this process, controlled by the commands of the control protocol.
 
 use std::{
+    any::Any,
     io,
-    sync::{Arc, OnceLock},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use miette::Diagnostic;
@@ -12,7 +14,14 @@ use serde::{Deserialize, Serialize};
 use vmm::{Config, Console, Handle, ShutdownOutcome, VirtualMachine};
 use vmm_control::{Answer, Command, ExitReport, Vm, VmState, VmStatus};
 
-use crate::exit_status::exit_report;
+use crate::{
+    ending::Ending,
+    exit_status::{exit_report, failure},
+};
+
+/// How long the VM's threads may take to leave the guest and its devices after an order to end by
+/// force. They leave within milliseconds unless a disk or the trace does not answer.
+const FORCE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a status report says beyond the VM's own state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,7 +41,7 @@ pub(crate) struct InProcessVm {
     handle: Handle,
     info: StatusInfo,
     started: Instant,
-    report: OnceLock<ExitReport>,
+    ending: Ending,
 }
 
 impl InProcessVm {
@@ -46,20 +55,22 @@ impl InProcessVm {
     ) -> Result<Arc<Self>, vmm::Error> {
         let machine = VirtualMachine::new(config, console)?;
         let handle = machine.handle();
-        let vm = Arc::new(Self { handle, info, started: Instant::now(), report: OnceLock::new() });
+        let vm = Arc::new(Self { handle, info, started: Instant::now(), ending: Ending::default() });
         let running = Arc::clone(&vm);
         let run = move || {
-            let result = machine.run();
-            let report = exit_report(result, &running.handle.statistics(), console_bytes());
-            let _ = running.report.set(report);
+            let report = or_panic(|| {
+                let result = machine.run();
+                exit_report(result, &running.handle.statistics(), console_bytes())
+            });
+            running.ending.set(report);
         };
         thread::Builder::new().name("machine".to_owned()).spawn(run).map_err(host("start a thread"))?;
         Ok(vm)
     }
 
-    /// Blocks until the guest has ended.
-    pub(crate) fn wait(&self) -> ExitReport {
-        self.report.wait().clone()
+    /// The VM's end.
+    pub(crate) const fn ending(&self) -> &Ending {
+        &self.ending
     }
 
     fn status(&self) -> VmStatus {
@@ -68,7 +79,7 @@ impl InProcessVm {
             vmm::VmState::Running => VmState::Running,
             vmm::VmState::Paused => VmState::Paused,
             vmm::VmState::Stopping => VmState::Stopping,
-            vmm::VmState::Stopped if self.report.get().is_some() => VmState::Ended,
+            vmm::VmState::Stopped if self.ending.get().is_some() => VmState::Ended,
             vmm::VmState::Stopped => VmState::Starting,
         };
         VmStatus {
@@ -84,6 +95,20 @@ impl InProcessVm {
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
+}
+
+/// The exit report that `run` returns, or the failure report of its panic.
+fn or_panic(run: impl FnOnce() -> ExitReport) -> ExitReport {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let help = "this is a fault of vmmlinux: please report it, with the lines above";
+        failure(format!("the VM panicked: {}", message(&*panic)), Some(help.to_owned()))
+    })
+}
+
+/// The message of a panic.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// The answer to a shutdown request.
@@ -107,17 +132,33 @@ impl Vm for InProcessVm {
             refused.help().map_or_else(|| refused.to_string(), |help| format!("{refused}: {help}"))
         };
         match command {
-            Command::Stop { force: true } => self.handle.kill(),
+            Command::Stop { force: true } => {
+                self.handle.kill();
+                return self.ending.force(FORCE_PATIENCE);
+            }
             Command::Stop { force: false } => return self.handle.stop().map(answer).map_err(text),
             Command::Reboot => return self.handle.reboot().map(answer).map_err(text),
             Command::Pause => self.handle.pause(),
             Command::Unpause => self.handle.unpause(),
-            Command::Suspend { length, tsc } => self.handle.suspend(length, tsc),
+            Command::Suspend { length, tsc } => self.handle.suspend(length, tsc).map_err(text)?,
             Command::ShowCommand { value, interrupts } => self.handle.show_command(value, interrupts),
             Command::Status => return Ok(Answer::Status(Box::new(self.status()))),
-            Command::Wait => return Ok(Answer::Ended(Box::new(self.wait()))),
+            Command::Wait => return Ok(Answer::Ended(Box::new(self.ending.wait()))),
             Command::Console => return Err("the console needs a connection of its own".to_owned()),
         }
         Ok(Answer::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FAILED;
+
+    #[test]
+    fn a_panic_of_the_vm_is_a_failure_with_its_message() {
+        let report = or_panic(|| panic!("division by {}", "zero"));
+        assert_eq!((report.status, report.text.as_str()), (FAILED, "the VM panicked: division by zero"));
+        assert!(report.help.is_some());
     }
 }

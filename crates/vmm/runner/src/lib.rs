@@ -5,6 +5,7 @@
 
 mod config;
 mod detach;
+mod ending;
 mod error;
 mod exit_status;
 mod guest_init;

@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -21,6 +21,7 @@ use vmm_control::{Command, ExitReport, Server, Vm, console::Console, runtime_dir
 use crate::{
     Accel, Error, FORCED, Network, Result, RunConfig, TIMED_OUT,
     config::nic,
+    ending::Ending,
     helper::HelperVm,
     in_process::{InProcessVm, StatusInfo},
     terminal::{self, UnbufferedStdout, raw_mode},
@@ -28,6 +29,13 @@ use crate::{
 
 /// Time to wait for the console to drain after the guest has ended.
 const CONSOLE_DRAIN: Duration = Duration::from_secs(10);
+
+/// The same after the guest was ended by force.
+const FORCED_DRAIN: Duration = Duration::from_millis(500);
+
+/// Time from a signal until another one ends the process at once. timeout(1) and a shell that
+/// closes send two in a row.
+const SECOND_SIGNAL: Duration = Duration::from_secs(1);
 
 /// The end of a run.
 #[derive(Debug)]
@@ -90,7 +98,7 @@ pub fn run(config: RunConfig, progress: &(dyn Fn(&str) + Send + Sync)) -> Result
         progress(&format!("{name} runs; type `~.` at the beginning of a line to stop it"));
     }
     let raw = if interactive { raw_mode().map_err(Error::host("set up the terminal"))? } else { None };
-    stop_on_signals(vm)?;
+    stop_on_signals(vm, place)?;
     let timed_out = stop_after(vm, timeout)?;
     let output_closed = Arc::new(AtomicBool::new(false));
     if !detached {
@@ -98,15 +106,14 @@ pub fn run(config: RunConfig, progress: &(dyn Fn(&str) + Send + Sync)) -> Result
         stop_when_output_closes(vm, &output_closed)?;
     }
 
-    let report = place.wait();
-    if !console.wait_for(report.console_bytes, CONSOLE_DRAIN) {
+    let report = place.ending().wait();
+    let drain = if place.ending().forced() { FORCED_DRAIN } else { CONSOLE_DRAIN };
+    if !console.wait_for(report.console_bytes, drain) {
         tracing::warn!("the last bytes of the console did not arrive");
     }
     console.close();
     drop(server);
-    if let Place::HelperVm(helper) = place {
-        helper.power_off();
-    }
+    place.close();
     drop(raw);
     let forced = report.status == FORCED;
     Ok(Outcome {
@@ -141,17 +148,34 @@ struct Started {
 }
 
 /// Where a VM runs.
+#[derive(Clone)]
 enum Place {
     InProcess(Arc<InProcessVm>),
     HelperVm(Arc<HelperVm>),
 }
 
 impl Place {
-    /// Blocks until the guest has ended.
-    fn wait(&self) -> ExitReport {
+    fn ending(&self) -> &Ending {
         match self {
-            Self::InProcess(vm) => vm.wait(),
-            Self::HelperVm(vm) => vm.wait(),
+            Self::InProcess(vm) => vm.ending(),
+            Self::HelperVm(vm) => vm.ending(),
+        }
+    }
+
+    /// Ends the helper VM, if there is one, after the guest has ended or was given up.
+    fn close(&self) {
+        match self {
+            Self::HelperVm(vm) if vm.ending().given_up() => vm.kill(),
+            Self::HelperVm(vm) => vm.power_off(),
+            // Threads that have not left end with the process.
+            Self::InProcess(_) => {}
+        }
+    }
+
+    /// Ends the helper VM, if there is one, at once.
+    fn kill(&self) {
+        if let Self::HelperVm(vm) = self {
+            vm.kill();
         }
     }
 }
@@ -185,7 +209,7 @@ impl Started {
         progress: &(dyn Fn(&str) + Send + Sync),
     ) -> Result<Self> {
         let step = |what: &str| progress(&format!("{what} …"));
-        let helper = Arc::new(HelperVm::start(config, info, &step)?);
+        let helper = HelperVm::start(config, info, &step)?;
         let share = || helper.console().try_clone().map_err(Error::host("share the console"));
         let console = Arc::new(Console::new(Box::new(share()?), output, interactive));
         let (from, to) = (share()?, Arc::clone(&console));
@@ -217,25 +241,52 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     thread.spawn(work).map(drop).map_err(Error::host("start a thread"))
 }
 
-/// Stops the guest by force on SIGHUP, SIGINT and SIGTERM.
-fn stop_on_signals(vm: &Arc<dyn Vm>) -> Result<()> {
+/// Stops the guest by force on SIGHUP, SIGINT and SIGTERM. A second one, [`SECOND_SIGNAL`] after the first or later, ends
+/// the process at once.
+fn stop_on_signals(vm: &Arc<dyn Vm>, place: &Place) -> Result<()> {
     let (mut reader, writer) = UnixStream::pair().map_err(Error::host("create a socket pair"))?;
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         let writer = writer.try_clone().map_err(Error::host("share a socket"))?;
         signal_hook::low_level::pipe::register(signal, writer).map_err(Error::host("handle signals"))?;
     }
-    let vm = Arc::clone(vm);
+    let (vm, place) = (Arc::clone(vm), place.clone());
     spawn("signals", move || {
-        let mut byte = [0];
-        while reader.read_exact(&mut byte).is_ok() {
-            if let Err(error) = vm.call(Command::Stop { force: true }) {
-                // The VM cannot be stopped in order: end the process.
-                terminal::restore();
-                support::note!("vmmlinux: {error}");
-                std::process::exit(FORCED.into());
+        let mut first = None;
+        while reader.read_exact(&mut [0]).is_ok() {
+            let vm = Arc::clone(&vm);
+            match react(&mut first, Instant::now()) {
+                Reaction::Stop if spawn("stop", move || stop(&vm)).is_ok() => {}
+                Reaction::Nothing => {}
+                Reaction::Stop | Reaction::Exit => {
+                    place.kill();
+                    terminal::restore();
+                    std::process::exit(FORCED.into());
+                }
             }
         }
     })
+}
+
+/// What follows a signal.
+#[derive(Debug, PartialEq, Eq)]
+enum Reaction {
+    /// The guest is stopped by force.
+    Stop,
+    Nothing,
+    /// The process ends at once.
+    Exit,
+}
+
+/// The reaction to a signal that comes `now`; `first` is when the first one came.
+fn react(first: &mut Option<Instant>, now: Instant) -> Reaction {
+    match *first {
+        None => {
+            *first = Some(now);
+            Reaction::Stop
+        }
+        Some(first) if now.duration_since(first) < SECOND_SIGNAL => Reaction::Nothing,
+        Some(_) => Reaction::Exit,
+    }
 }
 
 /// Stops the guest by force after `timeout`. The returned flag is set then.
@@ -275,7 +326,7 @@ fn stop(vm: &Arc<dyn Vm>) {
 /// Forwards standard input to the guest. Its end does not stop the guest; the escape `~.` does.
 fn forward_stdin(vm: &Arc<dyn Vm>, console: &Arc<Console>) -> Result<()> {
     let (vm, console) = (Arc::clone(vm), Arc::clone(console));
-    spawn("input", move || match terminal::forward_input(|bytes| console.send_input(bytes)) {
+    spawn("input", move || match terminal::forward_input(move |bytes| console.send_input(bytes)) {
         Ok(false) => {}
         Ok(true) => stop(&vm),
         Err(error) => tracing::debug!(%error, "standard input ended"),
@@ -308,6 +359,16 @@ mod tests {
             let text = outcome.statistics(Some(extension)).unwrap();
             assert!(text.contains(part), "{extension}: {text}");
         }
+    }
+
+    #[test]
+    fn a_second_signal_ends_the_process_unless_it_came_with_the_first() {
+        let (mut first, begin) = (None, Instant::now());
+        let after = [0, 10, 999, 1000].map(Duration::from_millis);
+        assert_eq!(
+            after.map(|after| react(&mut first, begin + after)),
+            [Reaction::Stop, Reaction::Nothing, Reaction::Nothing, Reaction::Exit]
+        );
     }
 
     #[test]

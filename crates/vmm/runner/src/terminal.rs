@@ -3,11 +3,14 @@
 use std::{
     io::{self, IsTerminal, Read, Write},
     os::fd::AsFd,
+    sync::mpsc::{self, TrySendError},
+    thread,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     termios::{OptionalActions, Termios, tcgetattr, tcsetattr},
 };
 use vmm_control::escape::Escape;
@@ -18,6 +21,15 @@ static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 /// Undoes what a guest's firmware, boot loader and programs leave set on a terminal: default attributes and character
 /// set, cursor shown, line wrap on, bracketed paste off. The cursor's position and the text stay.
 const RESET: &[u8] = b"\x1b[0m\x1b(B\x1b[?25h\x1b[?7h\x1b[?2004l";
+
+/// Reads of a terminal, from one key to 4 KiB each, that may wait for the guest. Further keys are dropped.
+const MAX_WAITING: usize = 256;
+
+/// How long keys that were typed before the escape `~.` may take to reach the guest.
+const LAST_KEYS: Duration = Duration::from_millis(500);
+
+/// How long a terminal may take to have room for its reset.
+const RESET_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Restores the terminal's settings when dropped.
 #[derive(Debug)]
@@ -46,10 +58,14 @@ pub fn raw_mode() -> io::Result<Option<RawMode>> {
 /// Restores the terminal's settings and attributes if raw mode is on.
 pub(crate) fn restore() {
     if let Some(saved) = SAVED.lock().take() {
-        if io::stdout().is_terminal() {
+        let stdout = io::stdout();
+        // A terminal that takes no output must not hold up the end.
+        if stdout.is_terminal()
+            && poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], Some(&RESET_TIMEOUT)) == Ok(1)
+        {
             let _ = UnbufferedStdout.write_all(RESET);
         }
-        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &saved);
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &saved);
     }
 }
 
@@ -60,28 +76,69 @@ impl Drop for RawMode {
 }
 
 /// Passes standard input to `send` until its end (returns false) or, on a terminal, the escape `~.` (returns true).
-pub fn forward_input(mut send: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
-    let mut stdin = io::stdin().lock();
-    let mut escape = stdin.is_terminal().then(Escape::default);
-    let (mut bytes, mut out) = ([0; 4096], Vec::new());
+///
+/// `send` blocks while the guest takes no input. On a terminal it has a thread of its own, and the escape works all the
+/// same; keys beyond those that may wait are dropped.
+pub fn forward_input(send: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static) -> io::Result<bool> {
+    let stdin = io::stdin().lock();
+    if stdin.is_terminal() { forward_keys(stdin, send) } else { forward_stream(stdin, send) }
+}
+
+fn forward_stream(mut from: impl Read, mut send: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
+    let mut bytes = [0; 4096];
     loop {
-        let n = match stdin.read(&mut bytes) {
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        if n == 0 {
-            return Ok(false);
+        match read(&mut from, &mut bytes)? {
+            0 => return Ok(false),
+            n => send(&bytes[..n])?,
         }
-        let Some(escape) = &mut escape else {
-            send(&bytes[..n])?;
-            continue;
+    }
+}
+
+fn forward_keys(
+    mut from: impl Read,
+    mut send: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
+) -> io::Result<bool> {
+    let (queue, waiting) = mpsc::sync_channel::<Vec<u8>>(MAX_WAITING);
+    let (alive, ended) = mpsc::channel::<()>();
+    let deliver = move || {
+        let _alive = alive;
+        while let Ok(keys) = waiting.recv() {
+            if let Err(error) = send(&keys) {
+                tracing::debug!(%error, "the guest takes no more keys");
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("keys".to_owned()).spawn(deliver)?;
+    let (mut escape, mut bytes) = (Escape::default(), [0; 4096]);
+    let left = loop {
+        let typed = match read(&mut from, &mut bytes)? {
+            0 => break false,
+            n => &bytes[..n],
         };
-        out.clear();
-        let leave = escape.typed(&bytes[..n], &mut out);
-        send(&out)?;
+        let mut keys = Vec::new();
+        let leave = escape.typed(typed, &mut keys);
+        match queue.try_send(keys) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => tracing::debug!("the guest takes no keys: some are dropped"),
+            Err(TrySendError::Disconnected(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
+        }
         if leave {
-            return Ok(true);
+            break true;
+        }
+    };
+    drop(queue);
+    // The thread's end disconnects the channel.
+    let _ = ended.recv_timeout(LAST_KEYS);
+    Ok(left)
+}
+
+/// Reads into `bytes`. Returns the number of bytes read, 0 at the end.
+fn read(from: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match from.read(bytes) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }
@@ -128,5 +185,34 @@ mod tests {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         drop(theirs);
         wait_until_closed(ours).unwrap_err();
+    }
+
+    #[test]
+    fn the_escape_works_however_many_keys_wait() {
+        // A guest that takes one piece and then nothing, until the test's end.
+        let (_end, blocked) = mpsc::channel::<()>();
+        let send = move |_: &[u8]| blocked.recv().map_err(|_| io::ErrorKind::BrokenPipe.into());
+        let typed = vec![b'x'; 2 * MAX_WAITING * 4096];
+        let keys = typed.as_slice().chain(&b"\r~."[..]);
+        assert!(forward_keys(keys, send).unwrap());
+    }
+
+    #[test]
+    fn keys_before_the_escape_are_sent() {
+        let (keys, taken) = mpsc::channel();
+        let send = move |bytes: &[u8]| keys.send(bytes.to_vec()).map_err(io::Error::other);
+        assert!(forward_keys(&b"halt\r~.never"[..], send).unwrap());
+        assert_eq!(taken.iter().flatten().collect::<Vec<_>>(), b"halt\r");
+    }
+
+    #[test]
+    fn a_stream_is_sent_to_its_end_and_has_no_escapes() {
+        let mut taken = Vec::<u8>::new();
+        let send = |bytes: &[u8]| {
+            taken.extend(bytes);
+            Ok(())
+        };
+        assert!(!forward_stream(&b"~.\nhalt\n"[..], send).unwrap());
+        assert_eq!(taken, b"~.\nhalt\n");
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Args {
 enum CtlCommand {
     /// Ask the guest to shut down
     Stop {
-        /// Stop the VM at once, without asking the guest
+        /// Stop the VM at once, without asking the guest, and wait until it has ended
         #[arg(short, long)]
         force: bool,
         /// Wait until the VM has ended
@@ -78,7 +78,8 @@ impl Args {
         match self.command.unwrap_or(CtlCommand::Status) {
             CtlCommand::Stop { force, wait } => {
                 note(&name, &client.call(Command::Stop { force })?);
-                if wait {
+                // A forced stop is answered when the guest has ended; its process may be gone a moment later.
+                if wait && !force {
                     client.call(Command::Wait)?;
                 }
             }
@@ -178,12 +179,12 @@ fn console(client: Client) -> miette::Result<ExitCode> {
     }
     let raw = runner::raw_mode().into_diagnostic().wrap_err("cannot set up the terminal")?;
     let share = || stream.try_clone().into_diagnostic().wrap_err("cannot share the console's connection");
-    let (mut typing, mut reading) = (share()?, share()?);
+    let (mut typing, typed, mut reading) = (share()?, share()?, share()?);
     let keyboard = move || {
-        let left = runner::forward_input(|bytes| typing.write_all(bytes));
+        let left = runner::forward_input(move |bytes| typing.write_all(bytes));
         // After the end of piped input, the guest's output is still shown.
         let how = if matches!(left, Ok(false)) { Shutdown::Write } else { Shutdown::Both };
-        let _ = typing.shutdown(how);
+        let _ = typed.shutdown(how);
     };
     thread::Builder::new().name("input".to_owned()).spawn(keyboard).into_diagnostic()?;
     let result = io::copy(&mut reading, &mut runner::UnbufferedStdout);

@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     memory: u64,
     /// Number of vCPUs: up to 64 with --host 8.0, otherwise 1
-    #[arg(long, value_name = "COUNT", default_value = "1")]
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=64))]
     cpus: u8,
     /// Additional disk image, with an optional format prefix raw: or qcow2: (may be repeated)
     #[arg(short, long, value_name = "DISK", value_parser = disk)]
@@ -78,8 +78,8 @@ pub(crate) struct Args {
     /// Name of the VM for `vmmlinux ctl` [default: vm and the process id]
     #[arg(long)]
     name: Option<String>,
-    /// Rate of the host's clock interrupt in Hz: vmd's timers are rounded to its ticks
-    #[arg(long, value_name = "HZ", default_value = "100")]
+    /// Rate of the host's clock interrupt in Hz, 1 to 10000: vmd's timers are rounded to its ticks
+    #[arg(long, value_name = "HZ", default_value = "100", value_parser = host_hz)]
     host_hz: NonZeroU32,
     /// CPU vendor shown to the guest in CPUID and MSRs: amd or intel [default: the host's]
     #[arg(long, value_name = "VENDOR", value_parser = vendor)]
@@ -118,6 +118,11 @@ pub(crate) struct Args {
     /// Run in the background and print the VM's name; `vmmlinux ctl NAME console` attaches to its console
     #[arg(long)]
     detach: bool,
+}
+
+fn host_hz(text: &str) -> Result<NonZeroU32, String> {
+    let hz = text.parse().ok().filter(|hz: &NonZeroU32| hz.get() <= vmm::MAX_HOST_HZ);
+    hz.ok_or_else(|| format!("expected 1 to {}", vmm::MAX_HOST_HZ))
 }
 
 fn vendor(text: &str) -> Result<Vendor, String> {
@@ -310,9 +315,17 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for line in
-            ["--initrd x a.img", "a.img --host 6.6", "a.img -m 512", "a.img -i=wifi", "a.img --host-hz 0"]
-        {
+        for line in [
+            "--initrd x a.img",
+            "a.img --host 6.6",
+            "a.img -m 512",
+            "a.img -i=wifi",
+            "a.img --host-hz 0",
+            "a.img --host-hz 10001",
+            "a.img --host-hz 2000000000",
+            "a.img --cpus 0",
+            "a.img --cpus 65",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }
