@@ -83,7 +83,7 @@ fn work_takes_few_exits_on_7_9_with_1000_ticks() {
 }
 
 /// With a local APIC and ACPI the way to init is longer. PCI configuration space takes a sixth of what Linux's own probing
-/// takes, and the IOAPIC nothing.
+/// takes, and the IOAPIC nothing. Interrupts are not counted, as their number grows with the time that a boot takes.
 #[test]
 #[ignore = "boots a guest in the helper VM: make e2e"]
 fn work_takes_few_exits_on_8_0() {
@@ -92,9 +92,10 @@ fn work_takes_few_exits_on_8_0() {
         marks.accesses(COMPUTING, device, "reads") + marks.accesses(COMPUTING, device, "writes")
     };
     let (exits, pci) = (marks.exits(COMPUTING), of("pci"));
-    note!("8.0: {exits} exits to init: PCI {pci}");
-    assert!(exits <= 1_500, "{exits}");
+    let all: u64 = ["pci", "pci memory", "virtio", "pm", "pic", "pit", "rtc"].map(of).iter().sum();
+    note!("8.0: {exits} exits to init: {all} accesses to devices, of them PCI {pci}");
     assert!(pci <= 260, "{pci}");
+    assert!(all <= 600, "{all}");
     assert_eq!(of("ioapic"), 0);
     a_read_is_one_access("8.0", &marks);
 }
