@@ -161,6 +161,8 @@ pub struct Audit {
     pub kernel: Option<String>,
     /// The host generations that were asked about.
     pub hosts: BTreeSet<Host>,
+    /// Whether the file was a whole configuration; of a part, only what it says is judged.
+    pub whole: bool,
     /// The findings, worst first.
     pub findings: Vec<Finding>,
 }
@@ -225,10 +227,12 @@ impl Rules {
         Ok(Self(rules))
     }
 
-    /// Judges a configuration for host generations. A rule for certain kernel versions holds for a
+    /// Judges a configuration for host generations. Of a file that is not a whole one, only what it says counts: a rule holds
+    /// if it does whatever the symbols are that the file does not mention. A rule for certain kernel versions holds for a
     /// configuration without a version too: rather one warning too many.
     pub fn audit(&self, config: &DotConfig, hosts: &BTreeSet<Host>) -> Audit {
         let version = config.version().and_then(Version::parse);
+        let whole = config.is_whole();
         let mut findings: Vec<Finding> = self
             .0
             .iter()
@@ -238,7 +242,8 @@ impl Rules {
                     rule.since.is_none_or(|since| version >= since)
                         && rule.until.is_none_or(|until| version <= until)
                 });
-                let holds = rule.when.value(config).is_some_and(|value| value > Tristate::No);
+                let value = if whole { rule.when.value(config) } else { rule.when.value_over_part(config) };
+                let holds = value.is_some_and(|value| value > Tristate::No);
                 (holds && in_range && !concerned.is_empty()).then(|| Finding {
                     rule: rule.name.clone(),
                     class: rule.class,
@@ -248,6 +253,7 @@ impl Rules {
                         .when
                         .symbols()
                         .into_iter()
+                        .filter(|symbol| whole || config.said(symbol).is_some())
                         .map(|symbol| (symbol.to_owned(), config.value(symbol).to_string()))
                         .collect(),
                     what: rule.what.clone(),
@@ -258,7 +264,7 @@ impl Rules {
             })
             .collect();
         findings.sort_by(|a, b| (b.severity, a.class, &a.rule).cmp(&(a.severity, b.class, &b.rule)));
-        Audit { kernel: config.version().map(str::to_owned), hosts: hosts.clone(), findings }
+        Audit { kernel: config.version().map(str::to_owned), hosts: hosts.clone(), whole, findings }
     }
 
     /// Every symbol that a rule looks at, with the rule's name.
@@ -308,6 +314,14 @@ mod tests {
     fn a_configuration_without_anything_lacks_everything() {
         let text = told("# Linux/x86 7.3.4 Kernel Configuration\nCONFIG_X86=y\n");
         assert!(text.lines().filter(|line| line.starts_with("fatal lacks")).count() >= 4, "{text}");
+    }
+
+    #[test]
+    fn a_part_of_a_configuration_is_judged_by_what_it_says() {
+        let text = told("CONFIG_SMP=y\n# CONFIG_VIRTIO_BLK is not set\nCONFIG_PTP_1588_CLOCK_KVM=y\n");
+        let rules: Vec<_> =
+            text.lines().filter_map(|line| line.split(':').next()?.split(' ').next_back()).collect();
+        assert_eq!(rules, ["virtio-blk", "ptp-kvm", "smp-old-hosts"], "{text}");
     }
 
     #[test]

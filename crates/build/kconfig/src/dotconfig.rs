@@ -101,6 +101,18 @@ impl DotConfig {
         self.values.get(symbol).unwrap_or(&Value::No)
     }
 
+    /// What the file says of the symbol; `None` if it does not mention it.
+    pub fn said(&self, symbol: &str) -> Option<&Value> {
+        self.values.get(symbol)
+    }
+
+    /// Whether the file is a whole configuration, in which a symbol that is not mentioned is not set. The kernel's `conf`
+    /// writes its version above one, and `X86`, which has no prompt; a defconfig, as `make savedefconfig` writes it, and
+    /// a file written by hand have neither: they say what differs from the kernel's defaults.
+    pub fn is_whole(&self) -> bool {
+        self.version.is_some() || self.is_set("X86")
+    }
+
     /// Whether the symbol is in the kernel in any form.
     pub fn is_set(&self, symbol: &str) -> bool {
         self.value(symbol).is_set()
@@ -181,6 +193,14 @@ mod tests {
         assert_eq!(config.value("D"), &Value::Hex(16));
         assert_eq!(config.value("NEVER_HEARD_OF"), &Value::No);
         assert_eq!(config.set().count(), 3);
+    }
+
+    #[test]
+    fn a_configuration_without_what_conf_adds_is_a_part() {
+        let whole = |text| DotConfig::parse(text).unwrap().is_whole();
+        assert!(whole(TEXT) && whole("CONFIG_X86=y\n"));
+        // make savedefconfig
+        assert!(!whole("CONFIG_LOCALVERSION=\"-x\"\nCONFIG_SMP=y\n# CONFIG_VIRTIO_BLK is not set\n"));
     }
 
     #[test]

@@ -99,11 +99,21 @@ impl Expr {
 
     /// The value over a configuration; `None` where it hangs on a macro's expansion.
     pub fn value(&self, config: &DotConfig) -> Option<Tristate> {
+        self.value_over(&|name| Some(config.value(name)))
+    }
+
+    /// The value over what a part of a configuration says; `None` where it hangs on symbols of which it says nothing.
+    pub fn value_over_part(&self, part: &DotConfig) -> Option<Tristate> {
+        self.value_over(&|name| part.said(name))
+    }
+
+    fn value_over<'a>(&self, look_up: &impl Fn(&str) -> Option<&'a Value>) -> Option<Tristate> {
         match self {
             Self::Symbol(name) => Some(match name.as_str() {
                 "y" => Tristate::Yes,
                 "m" => Tristate::Module,
-                _ => match config.value(name) {
+                "n" => Tristate::No,
+                _ => match look_up(name)? {
                     Value::Yes => Tristate::Yes,
                     Value::Module => Tristate::Module,
                     _ => Tristate::No,
@@ -111,16 +121,16 @@ impl Expr {
             }),
             Self::Text(text) => Some(Tristate::from(text == "y")),
             Self::Macro(_) => None,
-            Self::Not(inner) => inner.value(config).map(|value| match value {
+            Self::Not(inner) => inner.value_over(look_up).map(|value| match value {
                 Tristate::No => Tristate::Yes,
                 Tristate::Module => Tristate::Module,
                 Tristate::Yes => Tristate::No,
             }),
             // A known n decides a conjunction, a known y a disjunction, whatever the unknown parts are.
-            Self::And(parts) => fold(parts, config, Tristate::No, Tristate::Yes, Tristate::min),
-            Self::Or(parts) => fold(parts, config, Tristate::Yes, Tristate::No, Tristate::max),
+            Self::And(parts) => fold(parts, look_up, Tristate::No, Tristate::Yes, Tristate::min),
+            Self::Or(parts) => fold(parts, look_up, Tristate::Yes, Tristate::No, Tristate::max),
             Self::Compare(left, operator, right) => {
-                let (left, right) = (left.operand(config)?, right.operand(config)?);
+                let (left, right) = (left.operand(look_up)?, right.operand(look_up)?);
                 let order = match (number(&left), number(&right)) {
                     (Some(left), Some(right)) => left.cmp(&right),
                     // A number that is not set is an empty string to conf, and sorts before all others.
@@ -168,13 +178,13 @@ impl Expr {
     }
 
     /// What a comparison sees of an operand.
-    fn operand(&self, config: &DotConfig) -> Option<String> {
+    fn operand<'a>(&self, look_up: &impl Fn(&str) -> Option<&'a Value>) -> Option<String> {
         match self {
             Self::Text(text) => Some(text.clone()),
             Self::Symbol(name) if matches!(name.as_str(), "y" | "m" | "n") || number(name).is_some() => {
                 Some(name.clone())
             }
-            Self::Symbol(name) => Some(match config.value(name) {
+            Self::Symbol(name) => Some(match look_up(name)? {
                 Value::Text(text) => text.clone(),
                 value => value.to_string(),
             }),
@@ -183,16 +193,16 @@ impl Expr {
     }
 }
 
-fn fold(
+fn fold<'a>(
     parts: &[Expr],
-    config: &DotConfig,
+    look_up: &impl Fn(&str) -> Option<&'a Value>,
     decides: Tristate,
     neutral: Tristate,
     join: fn(Tristate, Tristate) -> Tristate,
 ) -> Option<Tristate> {
     let mut known = Some(neutral);
     for part in parts {
-        match part.value(config) {
+        match part.value_over(look_up) {
             Some(value) if value == decides => return Some(decides),
             Some(value) => known = known.map(|so_far| join(so_far, value)),
             None => known = None,

@@ -438,6 +438,15 @@ fn audit(
 fn print_audit(out: &mut Vec<u8>, file: &Path, audit: &Audit, min: Severity) -> io::Result<()> {
     let version = audit.kernel.as_deref().unwrap_or("of unknown version (not in the header of the file)");
     writeln!(out, "{}: Linux {version}", file.display())?;
+    if !audit.whole {
+        writeln!(
+            out,
+            "This is not a whole configuration (a defconfig, or a file written by hand): what it does not mention has the \
+             kernel's default, which depends on the version, and is not judged. To judge all of it, give the .config that \
+             the kernel's make completes it to: `make olddefconfig`, or out/NAME/config of `vmmlinux build --config {}`.",
+            file.display()
+        )?;
+    }
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     if !table.is_tty() {
@@ -459,7 +468,8 @@ fn print_audit(out: &mut Vec<u8>, file: &Path, audit: &Audit, min: Severity) -> 
         let verdict = match audit.worst(*host) {
             Some(Severity::Fatal) => "does not run as it is",
             Some(Severity::Harm) => "runs, with harm",
-            Some(Severity::Note) | None => "runs well",
+            Some(Severity::Note) | None if audit.whole => "runs well",
+            Some(Severity::Note) | None => "nothing that speaks against it, as far as the file says",
         };
         let count = |severity| audit.count(*host, severity);
         writeln!(
@@ -518,6 +528,29 @@ mod tests {
         assert_eq!(code, ExitCode::SUCCESS, "{text}");
         std::fs::write(file.path(), "CONFIG_PTP_1588_CLOCK_KVM=y\n").unwrap();
         let code = audit(&mut Vec::new(), file.path(), vec![Host::V7_8], true, Severity::Note).unwrap();
+        assert_eq!(code, EXIT_FATAL.into());
+    }
+
+    #[test]
+    fn a_defconfig_is_told_from_a_whole_configuration() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let said = |text: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            let mut out = Vec::new();
+            let code = audit(&mut out, file.path(), vec![Host::V7_8], false, Severity::Note).unwrap();
+            (code, String::from_utf8(out).unwrap())
+        };
+        let (code, text) = said("CONFIG_LOCALVERSION=\"-mine\"\nCONFIG_VIRTIO_NET=y\n");
+        assert!(
+            text.contains("not a whole configuration") && text.contains("0 fatal, 0 harm, 0 notes"),
+            "{text}"
+        );
+        assert_eq!(code, ExitCode::SUCCESS);
+        let (code, text) = said("CONFIG_X86=y\nCONFIG_VIRTIO_NET=y\n");
+        assert!(
+            !text.contains("not a whole configuration") && text.contains("does not run as it is"),
+            "{text}"
+        );
         assert_eq!(code, EXIT_FATAL.into());
     }
 }
