@@ -5,6 +5,8 @@
 CARGO ?= cargo
 # A build's name: `7.3` is the default selection of the default series.
 BUILD ?= 7.3
+# The packaged kernel's: all workloads but debug.
+PACKAGED ?= 7.3-packaged
 FUZZ_SECONDS ?= 600
 MDBOOK = 0.5.4
 CARGO_NEXTEST = 0.9.143
@@ -68,10 +70,10 @@ doctor: bootstrap ## The doctor as a small static program, to be copied into gue
 # All that is in it bears the time of the newest commit.
 release: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 release: kernel-packages ## Everything to publish, with checksums and bills of materials: out/release
-	$(PROGRAM) image out/deb/$(BUILD) --format qcow2 --force
+	$(PROGRAM) image out/deb/$(PACKAGED) --format qcow2 --force
 	$(CARGO) build --locked --profile dist -p vmmcid
 	$(CARGO) build --locked --profile dist-cli -p vmmlinux -p bench -p doctor
-	$(PROGRAM) package release --kernel out/deb/$(BUILD) --kernel out/tar/$(BUILD)
+	$(PROGRAM) package release --kernel out/deb/$(PACKAGED) --kernel out/tar/$(PACKAGED)
 
 # The reference is made anew each time, so it is not kept in docs/.
 book: program ## The book, as HTML: out/book
@@ -114,15 +116,15 @@ check-config: setup ## Resolve every selection of the kernel configuration for e
 	$(PROGRAM) config check
 
 # Two outputs of one build directory: a build has one kind of package.
-kernel-packages: kernel ## Our kernel as packages: out/deb, out/tar
+kernel-packages: setup ## Our kernel for guests that exist, as packages: out/deb, out/tar
 	$(PROGRAM) setup --for package
-	$(PROGRAM) build --name $(BUILD) --package deb --out out/deb
-	$(PROGRAM) build --name $(BUILD) --package tar --out out/tar
+	$(PROGRAM) build --name $(PACKAGED) --package deb --out out/deb
+	$(PROGRAM) build --name $(PACKAGED) --package tar --out out/tar
 
-long-test: kernel-packages check-config nextest ## What takes longer than CI should: BOOTS (1000) boots, two identical kernels, Debian images
+long-test: kernel kernel-packages check-config nextest ## What takes longer than CI should: BOOTS (1000) boots, two identical kernels, Debian images
 	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) VMMLINUX_TEST_BOOTS=$(BOOTS) CCACHE_DISABLE=1 \
-	  VMMLINUX_TEST_DEB=$$(ls $(abspath out/deb/$(BUILD))/linux-image-*.deb) \
-	  VMMLINUX_TEST_TAR=$$(ls $(abspath out/tar/$(BUILD))/linux-*.tar.xz) \
+	  VMMLINUX_TEST_DEB=$$(ls $(abspath out/deb/$(PACKAGED))/linux-image-*.deb) \
+	  VMMLINUX_TEST_TAR=$$(ls $(abspath out/tar/$(PACKAGED))/linux-*.tar.xz) \
 	  $(NEXTEST) --profile long --run-ignored only
 	$(MAKE) boot-test KERNEL=out/$(BUILD)/bzImage
 

@@ -37,6 +37,8 @@ struct Entry {
     series: Option<BTreeSet<String>>,
     hosts: Option<BTreeSet<Host>>,
     may_differ: Option<String>,
+    #[serde(default)]
+    needs: Vec<String>,
 }
 
 impl<'de> Deserialize<'de> for OneOrMany {
@@ -103,7 +105,7 @@ pub enum FragmentError {
     /// Not TOML, or not a fragment's schema; an entry that appears twice in a file is one of these.
     #[error("{file}: {message}")]
     #[diagnostic(help(
-        "an entry is NAME = {{ value = \"y\", why = \"…\" }}, with series, hosts, may_differ if need be"
+        "an entry is NAME = {{ value = \"y\", why = \"…\" }}, with series, hosts, needs, may_differ if need be"
     ))]
     Schema {
         /// The file.
@@ -170,6 +172,8 @@ pub struct Origin {
     pub hosts: Option<BTreeSet<Host>>,
     /// Why a resolution may end with another value, if it may.
     pub may_differ: Option<String>,
+    /// Modules and aliases by which the symbol's users ask at run time, as `crypto-xts(aes)`: what `why` promises.
+    pub needs: Vec<String>,
     place: Place,
 }
 
@@ -297,6 +301,8 @@ impl Fragments {
             fragment!("systemd.toml"),
             fragment!("containers.toml"),
             fragment!("vpn.toml"),
+            fragment!("firewall.toml"),
+            fragment!("roots.toml"),
             fragment!("filesystems.toml"),
             fragment!("debug.toml"),
         ])
@@ -407,6 +413,7 @@ fn parse_file(name: &str, text: &str, origins: &mut Vec<Origin>) -> Result<(), F
                 series: entry.series,
                 hosts: entry.hosts,
                 may_differ: entry.may_differ,
+                needs: entry.needs,
                 place,
             });
         }
@@ -539,6 +546,26 @@ mod tests {
         let fragments = Fragments::builtin().unwrap();
         for origin in fragments.entries() {
             assert!(origin.why.len() > 9 && origin.why.ends_with('.'), "{}: {}", origin.symbol, origin.why);
+        }
+    }
+
+    /// What the scripts of docker (moby 00148c88eaeb) and k3s (06441e848938) call necessary; `NF_NAT` follows.
+    #[test]
+    fn what_docker_and_k3s_call_necessary_is_requested() {
+        const NECESSARY: &str = "NAMESPACES NET_NS PID_NS IPC_NS UTS_NS CGROUPS CGROUP_SCHED CGROUP_PIDS CGROUP_CPUACCT \
+            CGROUP_DEVICE CGROUP_FREEZER CGROUP_BPF CPUSETS MEMCG SECCOMP KEYS VETH BRIDGE BRIDGE_NETFILTER POSIX_MQUEUE \
+            IP_NF_FILTER IP_NF_MANGLE IP_NF_NAT IP_NF_RAW IP_NF_TARGET_MASQUERADE IP_NF_TARGET_REJECT \
+            IP6_NF_FILTER IP6_NF_MANGLE IP6_NF_NAT IP6_NF_RAW IP6_NF_TARGET_MASQUERADE \
+            NETFILTER_XT_MARK NETFILTER_XT_MATCH_ADDRTYPE NETFILTER_XT_MATCH_COMMENT NETFILTER_XT_MATCH_CONNTRACK \
+            NETFILTER_XT_MATCH_IPVS NETFILTER_XT_MATCH_MULTIPORT NETFILTER_XT_MATCH_STATISTIC";
+        let fragments = Fragments::builtin().unwrap();
+        for selection in [Selection::new("7.3"), Selection::new("6.12"), Selection::packaged("7.3")] {
+            let requests = fragments.requests(&selection);
+            let missing: Vec<_> = NECESSARY
+                .split_whitespace()
+                .filter(|symbol| requests.get(symbol).is_none_or(|request| !request.value.is_set()))
+                .collect();
+            assert_eq!(missing, [""; 0], "{selection}");
         }
     }
 

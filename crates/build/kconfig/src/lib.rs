@@ -6,8 +6,11 @@
 //! [`Given`] completes a given configuration, for comparison.
 //! [`Tree`] reads a kernel's Kconfig files to say *why* a symbol has the value it has; it evaluates
 //! expressions over values that the kernel's `conf` has computed, and never solves anything itself.
+//! [`Backends`] finds what built files ask for by name at run time and what nothing that is built offers.
 
+mod asks;
 mod audit;
+mod backends;
 mod conf;
 mod diff;
 mod dotconfig;
@@ -15,6 +18,7 @@ mod explain;
 mod expr;
 mod fragments;
 mod given;
+mod objects;
 mod reader;
 mod resolve;
 mod resolve_error;
@@ -23,6 +27,7 @@ mod tree;
 mod value;
 
 pub use audit::{Audit, Class, Finding, Rules, RulesError, Severity};
+pub use backends::{Backends, MissingBackend};
 pub use diff::{Difference, Values, diff};
 pub use dotconfig::{DotConfig, DotConfigError};
 pub use explain::{Explanation, Follows, explain};

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    DotConfig, Fragments, Mismatch, Requests, ResolveError, Selection, Symbol, Tree, TreeError, Tristate,
-    Value, conf::Conf, expr::Expr,
+    Backends, DotConfig, Fragments, Mismatch, Requests, ResolveError, Selection, Symbol, Tree, TreeError,
+    Tristate, Value, conf::Conf, expr::Expr,
 };
 
 /// What [`resolve`] works on.
@@ -20,6 +20,8 @@ pub struct Resolve<'a> {
     pub fragments: &'a Fragments,
     /// What to take from it.
     pub selection: &'a Selection,
+    /// The tree's sources, to check that what is asked for at run time is built; not checked without them.
+    pub backends: Option<&'a Backends>,
 }
 
 /// A configuration in which every request came true.
@@ -45,6 +47,10 @@ pub fn resolve(job: &Resolve<'_>) -> Result<Resolved, ResolveError> {
     }
     let config = conf.config()?;
     let tolerated = verify(&requests, &config, || Tree::load(job.tree))?;
+    let missing = job.backends.map(|backends| backends.missing(&config, &requests)).unwrap_or_default();
+    if !missing.is_empty() {
+        return Err(ResolveError::Backends { missing });
+    }
     Ok(Resolved { config, path: conf.finish()?, requests, tolerated })
 }
 

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::{DotConfigError, TreeError, Value};
+use crate::{DotConfigError, MissingBackend, TreeError, Value};
 
 /// A request that did not come true.
 #[derive(Clone, Debug, PartialEq, Eq, Error, Diagnostic)]
@@ -64,6 +64,17 @@ pub enum ResolveError {
         /// Those that failed.
         #[related]
         mismatches: Vec<Mismatch>,
+    },
+    /// Built files ask for what is not built.
+    #[error("{} that built files ask for at run time {} missing", .missing.len(), if .missing.len() == 1 { "is" } else { "are" })]
+    #[diagnostic(help(
+        "add a symbol that offers it to the same workload, or leave out the symbol that asks; what a file does without is \
+         listed with the reason in crates/build/kconfig/src/backends.rs"
+    ))]
+    Backends {
+        /// What is missing.
+        #[related]
+        missing: Vec<MissingBackend>,
     },
     /// What make wrote cannot be read.
     #[error(transparent)]

@@ -17,8 +17,12 @@ pub enum Workload {
     Systemd,
     /// Container engines: namespaces, cgroups, overlayfs, nftables, bridges.
     Containers,
-    /// `WireGuard` and tun/tap.
+    /// `WireGuard`, IPsec, tunnels and tun/tap.
     Vpn,
+    /// Packet filters, address sets, load balancing, traffic shaping.
+    Firewall,
+    /// What roots of installed distributions lie on: LVM, LUKS, arrays, file systems of installers.
+    Roots,
     /// Further file systems, as modules.
     Filesystems,
     /// Tracing, debug information and run-time checks.
@@ -27,8 +31,27 @@ pub enum Workload {
 
 impl Workload {
     /// All workloads.
-    pub const ALL: [Self; 6] =
-        [Self::Core, Self::Systemd, Self::Containers, Self::Vpn, Self::Filesystems, Self::Debug];
+    pub const ALL: [Self; 8] = [
+        Self::Core,
+        Self::Systemd,
+        Self::Containers,
+        Self::Vpn,
+        Self::Firewall,
+        Self::Roots,
+        Self::Filesystems,
+        Self::Debug,
+    ];
+
+    /// The workloads of packaged kernels, which go into guests that exist: all but [`Workload::Debug`].
+    pub const PACKAGED: [Self; 7] = [
+        Self::Core,
+        Self::Systemd,
+        Self::Containers,
+        Self::Vpn,
+        Self::Firewall,
+        Self::Roots,
+        Self::Filesystems,
+    ];
 
     /// The name, which is also that of the fragment file.
     pub const fn as_str(self) -> &'static str {
@@ -37,6 +60,8 @@ impl Workload {
             Self::Systemd => "systemd",
             Self::Containers => "containers",
             Self::Vpn => "vpn",
+            Self::Firewall => "firewall",
+            Self::Roots => "roots",
             Self::Filesystems => "filesystems",
             Self::Debug => "debug",
         }
@@ -51,7 +76,9 @@ impl fmt::Display for Workload {
 
 /// A workload that is none of [`Workload::ALL`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a workload; there are core, systemd, containers, vpn, filesystems and debug")]
+#[error(
+    "`{0}` is not a workload; there are core, systemd, containers, vpn, firewall, roots, filesystems and debug"
+)]
 pub struct UnknownWorkload(String);
 
 impl FromStr for Workload {
@@ -81,6 +108,11 @@ impl Selection {
             hosts: Host::ALL.into(),
             workloads: [Workload::Core, Workload::Systemd, Workload::Containers].into(),
         }
+    }
+
+    /// The packaged kernel of a series: every host generation, [`Workload::PACKAGED`].
+    pub fn packaged(series: impl Into<String>) -> Self {
+        Self { workloads: Workload::PACKAGED.into(), ..Self::new(series) }
     }
 
     /// Whether the workload is chosen.

@@ -4,7 +4,7 @@
 
 use std::{env, path::PathBuf};
 
-use kconfig::{Expr, Fragments, Resolve, Tree, resolve, unknown};
+use kconfig::{Backends, Expr, Fragments, Resolve, Tree, resolve, unknown};
 
 fn trees() -> Vec<(String, PathBuf)> {
     let trees = env::var("VMMLINUX_TREES").expect("VMMLINUX_TREES names kernel trees, as 7.3=DIR:6.12=DIR");
@@ -44,6 +44,7 @@ fn every_selection_resolves() {
     for (series, tree) in trees() {
         let build_dir = tempfile::tempdir().unwrap();
         let kconfig = Tree::load(&tree).unwrap();
+        let backends = Backends::load(&tree);
         for selection in fragments.selections(&series) {
             assert_eq!(unknown(&fragments.requests(&selection), &kconfig), [""; 0], "{selection}");
             let job = Resolve {
@@ -52,6 +53,7 @@ fn every_selection_resolves() {
                 make_vars: &vars,
                 fragments: &fragments,
                 selection: &selection,
+                backends: Some(&backends),
             };
             let resolved = resolve(&job).unwrap_or_else(|error| panic!("{selection}: {error:?}"));
             assert!(resolved.tolerated.is_empty(), "{selection}: {:?}", resolved.tolerated);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use kconfig::{Fragments, Given, Host, Resolve, Selection, Workload};
+use kconfig::{Backends, Fragments, Given, Host, Resolve, Selection, Workload};
 use kernel_builder::{BoxedDiagnostic, Built, Configuration, Error, MakeError, Request};
 use miette::{Context, IntoDiagnostic};
 
@@ -21,11 +21,13 @@ pub(crate) struct Args {
     /// Kernel series [default: the one in kernel/series.toml]
     #[arg(long)]
     series: Option<String>,
-    /// Name of the directory in --out [default: the series, with workloads and hosts that differ from the default]
+    /// Name of the directory in --out [default: the series, with workloads and hosts that differ from the default, or
+    /// `packaged` for all workloads but debug]
     #[arg(long)]
     name: Option<String>,
-    /// Workloads of the guest: core, systemd, containers, vpn, filesystems, debug
-    #[arg(long, value_name = "WORKLOAD", value_delimiter = ',', default_values_t = [Workload::Core, Workload::Systemd, Workload::Containers])]
+    /// Workloads of the guest: core, systemd, containers, vpn, firewall, roots, filesystems, debug [default:
+    /// core,systemd,containers; with --package all but debug]
+    #[arg(long, value_name = "WORKLOAD", value_delimiter = ',')]
     workload: Vec<Workload>,
     /// OpenBSD releases whose vmd must run the kernel [default: all]
     #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
@@ -69,12 +71,8 @@ impl Args {
         let out = std::path::absolute(&self.out).into_diagnostic().wrap_err("--out is not a valid path")?;
         let builder = self.kernel.builder()?;
         let series = builder.series().name_or_default(self.series.as_deref());
-        let mut selection = Selection::new(&series);
-        let usual = selection.clone();
-        selection.workloads = self.workload.iter().copied().collect();
-        if !self.host.is_empty() {
-            selection.hosts = self.host.iter().copied().collect();
-        }
+        let usual = Selection::new(&series);
+        let selection = self.selection(&series);
         let given = (!self.config.is_empty()).then(|| Given::read(&self.config)).transpose()?;
         let name = self.name.clone().unwrap_or_else(|| match &given {
             Some(given) => format!("{}-{}", self.source_name(&series), given.name()),
@@ -120,6 +118,18 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
+    fn selection(&self, series: &str) -> Selection {
+        let mut selection =
+            if self.package.is_some() { Selection::packaged(series) } else { Selection::new(series) };
+        if !self.workload.is_empty() {
+            selection.workloads = self.workload.iter().copied().collect();
+        }
+        if !self.host.is_empty() {
+            selection.hosts = self.host.iter().copied().collect();
+        }
+        selection
+    }
+
     fn source_name(&self, series: &str) -> String {
         match &self.tree {
             Some(tree) => tree.file_name().unwrap_or("tree".as_ref()).to_string_lossy().into_owned(),
@@ -135,7 +145,9 @@ impl Args {
                 name.push_str(&word);
             }
         };
-        if selection.workloads != usual.workloads {
+        if selection.workloads == Workload::PACKAGED.into() {
+            add(vec!["packaged".to_owned()]);
+        } else if selection.workloads != usual.workloads {
             let beyond_core: BTreeSet<_> =
                 selection.workloads.iter().filter(|w| **w != Workload::Core).collect();
             if beyond_core.is_empty() {
@@ -185,8 +197,15 @@ impl Configuration for Curated {
         build_dir: &Path,
         make_vars: &[(String, String)],
     ) -> Result<(), BoxedDiagnostic> {
-        let job =
-            Resolve { tree, build_dir, make_vars, fragments: &self.fragments, selection: &self.selection };
+        let backends = Backends::load(tree);
+        let job = Resolve {
+            tree,
+            build_dir,
+            make_vars,
+            fragments: &self.fragments,
+            selection: &self.selection,
+            backends: Some(&backends),
+        };
         match kconfig::resolve(&job) {
             Ok(_) => Ok(()),
             Err(error) => Err(Box::new(error)),
@@ -226,10 +245,7 @@ mod tests {
 
     fn name(line: &str) -> String {
         let args: Args = super::super::parse(&format!("build {line}")).unwrap();
-        let usual = Selection::new("7.3");
-        let mut selection = usual.clone();
-        selection.workloads = args.workload.iter().copied().collect();
-        args.default_name(&selection, &usual)
+        args.default_name(&args.selection("7.3"), &Selection::new("7.3"))
     }
 
     #[test]
@@ -237,6 +253,15 @@ mod tests {
         assert_eq!(name(""), "7.3");
         assert_eq!(name("--workload core"), "7.3-core");
         assert_eq!(name("--tree ../linux --workload core,vpn"), "linux-vpn");
+        assert_eq!(name("--package deb"), "7.3-packaged");
+        assert_eq!(name("--package deb --workload core,systemd,containers"), "7.3");
+    }
+
+    #[test]
+    fn a_package_is_for_guests_that_exist() {
+        let args: Args = super::super::parse("build --package tar").unwrap();
+        let selection = args.selection("7.3");
+        assert!(Workload::ALL.into_iter().all(|w| selection.wants(w) == (w != Workload::Debug)));
     }
 
     #[test]

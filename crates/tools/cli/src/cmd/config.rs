@@ -10,8 +10,8 @@ use std::{
 use clap::{Subcommand, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use kconfig::{
-    Audit, Difference, DotConfig, Fragments, Host, Origin, Resolve, Resolved, Rules, Selection, Severity,
-    Tree, Values, Workload,
+    Audit, Backends, Difference, DotConfig, Fragments, Host, Origin, Resolve, Resolved, Rules, Selection,
+    Severity, Tree, Values, Workload,
 };
 use kernel_builder::PreparedTree;
 use miette::{Context, IntoDiagnostic};
@@ -71,7 +71,7 @@ enum Command {
         #[arg(long)]
         only: Option<Workload>,
     },
-    /// Resolve every selection and verify that each request took effect
+    /// Resolve every selection and verify that each request took effect and that what is built finds what it asks for
     Check {
         /// Series to check [default: every tracked one; 7.3 with --tree]
         #[arg(long)]
@@ -233,13 +233,15 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn resolve(&self, selection: &Selection) -> miette::Result<Resolved> {
+    /// Resolves a selection; with the tree's sources, checks what is asked for at run time, too.
+    fn resolve(&self, selection: &Selection, backends: Option<&Backends>) -> miette::Result<Resolved> {
         let job = Resolve {
             tree: self.source.path(),
             build_dir: self.build_dir.path(),
             make_vars: &self.make_vars,
             fragments: self.fragments,
             selection,
+            backends,
         };
         let resolved = kconfig::resolve(&job).wrap_err_with(|| format!("cannot configure {selection}"))?;
         for mismatch in &resolved.tolerated {
@@ -280,7 +282,7 @@ fn show(
     let fragments = tree.fragments()?;
     if resolved {
         let source = tree.source(&selection.series)?;
-        let resolved = tree.resolver(&source, &selection.series, &fragments)?.resolve(selection)?;
+        let resolved = tree.resolver(&source, &selection.series, &fragments)?.resolve(selection, None)?;
         for (symbol, value) in resolved.config.set() {
             writeln!(out, "{}", value.line(symbol)).into_diagnostic()?;
         }
@@ -298,7 +300,7 @@ fn explain(
 ) -> miette::Result<ExitCode> {
     let fragments = tree.fragments()?;
     let source = tree.source(&selection.series)?;
-    let config = tree.resolver(&source, &selection.series, &fragments)?.resolve(selection)?.config;
+    let config = tree.resolver(&source, &selection.series, &fragments)?.resolve(selection, None)?.config;
     let kconfig = Tree::load(source.path())?;
     writeln!(out, "{selection}").into_diagnostic()?;
     for symbol in symbols {
@@ -392,6 +394,7 @@ fn check(out: &mut Vec<u8>, series: Option<String>, tree: &TreeArgs) -> miette::
         let source = tree.source(&series)?;
         let resolver = tree.resolver(&source, &series, &fragments)?;
         let kconfig = Tree::load(source.path())?;
+        let backends = Backends::load(source.path());
         for selection in fragments.selections(&series) {
             let requests = fragments.requests(&selection);
             let unknown = kconfig::unknown(&requests, &kconfig);
@@ -402,7 +405,7 @@ fn check(out: &mut Vec<u8>, series: Option<String>, tree: &TreeArgs) -> miette::
                     unknown.join(", ")
                 );
             }
-            let made = resolver.resolve(&selection)?;
+            let made = resolver.resolve(&selection, Some(&backends))?;
             let (requested, set) = (made.requests.len(), made.config.set().count());
             writeln!(out, "{selection}: {requested} requested, {set} set").into_diagnostic()?;
         }
