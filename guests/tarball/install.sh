@@ -3,10 +3,13 @@
 # install.sh [--root DIR] --uninstall [RELEASE]
 #
 # For guests whose distribution does not take Debian packages. The kernel becomes the one that boots, the others stay in
-# the boot loader's menu: extlinux or syslinux (Alpine's layout included), what `vmmlinux image` sets up, or GRUB. A GRUB that
-# does not read /etc/default/grub.d, as Debian's does, gets an entry and chooses as before. An initial RAM disk is made where
-# the guest has a program for that: initramfs-tools, dracut, mkinitfs, mkinitcpio, booster.
+# the boot loader's menu: extlinux or syslinux (Alpine's layout included), what `vmmlinux image` sets up, GRUB, or GRUB with
+# the entries of /boot/loader/entries (Red Hat's family). A GRUB that does not read /etc/default/grub.d, as Debian's does, gets
+# an entry and chooses as before. An initial RAM disk is made where the guest has a program for that: initramfs-tools, dracut,
+# mkinitfs, mkinitcpio, booster.
 # The kernel itself needs none if the root is a partition named as root=/dev/… or root=PARTUUID=….
+#
+# Nothing is changed if the kernel cannot mount what /etc/fstab, the running root and the boot entry's command line name.
 #
 # --root DIR works on a guest's file system that is mounted at DIR; its programs are run by chroot.
 # A copy of this script stays in lib/modules/RELEASE, for the day of --uninstall.
@@ -63,16 +66,11 @@ if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
 	die "this takes root"
 fi
 
+. "$here/mountable.sh"
+
 # Runs a program of the guest's.
 inside() {
 	if [ -n "$root" ]; then chroot "$root" "$@"; else "$@"; fi
-}
-# Whether the guest has it.
-has() {
-	for directory in /usr/sbin /usr/bin /sbin /bin /usr/local/sbin /usr/local/bin; do
-		[ -x "$root$directory/$1" ] && return 0
-	done
-	return 1
 }
 # lib, or usr/lib where that is a link to it: an absolute link would lead out of --root.
 lib=lib
@@ -93,15 +91,15 @@ find_initrd() {
 }
 make_initrd() {
 	[ -z "$(find_initrd)" ] || return 0
-	if has update-initramfs; then
+	if guest_has update-initramfs; then
 		inside update-initramfs -c -k "$release"
-	elif has dracut; then
+	elif guest_has dracut; then
 		inside dracut --force --kver "$release" "/boot/initramfs-$release.img"
-	elif has mkinitfs; then
+	elif guest_has mkinitfs; then
 		inside mkinitfs -o "/boot/initramfs-$release" "$release"
-	elif has mkinitcpio; then
+	elif guest_has mkinitcpio; then
 		inside mkinitcpio -k "$release" -g "/boot/initramfs-$release.img"
-	elif has booster; then
+	elif guest_has booster; then
 		inside booster build --force --kernel-version "$release" "/boot/initramfs-$release.img"
 	fi
 }
@@ -122,13 +120,104 @@ run_hooks() { # postinst or postrm
 has_hook() { [ -e "$root/etc/kernel/postinst.d/$1" ] || [ -L "$root/etc/kernel/postinst.d/$1" ]; }
 
 update_grub() {
-	if has update-grub; then
+	if guest_has update-grub; then
 		inside update-grub
 	elif [ -d "$root/boot/grub2" ]; then
 		inside grub2-mkconfig -o /boot/grub2/grub.cfg
 	else
 		inside grub-mkconfig -o /boot/grub/grub.cfg
 	fi
+}
+
+# The configuration that GRUB boots by, if the guest has one.
+grub_cfg() {
+	for name in grub2/grub.cfg grub/grub.cfg; do
+		if [ -f "$root/boot/$name" ]; then
+			echo "$root/boot/$name"
+			return
+		fi
+	done
+}
+
+# --- /boot/loader/entries (the Boot Loader Specification), which GRUB reads where its configuration says blscfg
+entries=/boot/loader/entries
+uses_entries() {
+	[ -d "$root$entries" ] && [ -n "$(grub_cfg)" ] && grep -qw blscfg "$(grub_cfg)"
+}
+grub_environment() {
+	environment=$(grub_cfg)
+	echo "${environment%/*}/grubenv"
+}
+saved_entry() {
+	sed -n 's/^saved_entry=//p' "$(grub_environment)" 2>/dev/null | head -n 1
+}
+# The entry that boots by default: the saved one, or that of the highest version.
+model_entry() {
+	saved=$root$entries/$(saved_entry).conf
+	if [ -f "$saved" ] && [ "$saved" != "$root$entries/vmmlinux-$release.conf" ]; then
+		echo "$saved"
+		return
+	fi
+	for file in "$root$entries"/*.conf; do
+		case $file in */vmmlinux-"$release".conf | *rescue*) continue ;; esac
+		[ ! -f "$file" ] || echo "$file"
+	done | sort -V | tail -n 1
+}
+of_entry() { # FILE KEYWORD
+	awk -v key="$2" '$1 == key { sub(/^[ \t]*[^ \t]+[ \t]+/, ""); print; exit }' "$1"
+}
+# The directory of /boot as the loader names it: /boot may be a partition of its own.
+place_of() { # PATH-OF-A-KERNEL
+	if [ -e "$root/boot$1" ]; then
+		echo /
+	elif [ -e "$root$1" ]; then
+		echo /boot/
+	fi
+}
+entries_install() {
+	model=$(model_entry)
+	place=$(place_of "$(of_entry "$model" linux)")
+	initrd=$(find_initrd)
+	options=$(of_entry "$model" options)
+	case " $options " in
+	*" console=ttyS"*) ;;
+	*) options="$options console=ttyS0,115200" ;;
+	esac
+	[ -n "$initrd" ] || options=$(by_partition "$options")
+	entry=$root$entries/vmmlinux-$release.conf
+	was=$(sed -n "s/^$mark was //p" "$entry" 2>/dev/null) || was=
+	[ -n "$was" ] || was=$(saved_entry)
+	{
+		echo "$mark was $was"
+		echo "title Linux $release"
+		echo "version $release"
+		echo "linux $place${kernel##*/}"
+		[ -z "$initrd" ] || echo "initrd $place$initrd"
+		echo "options $options"
+		grep -E '^grub_(users|arg|class)[[:space:]]' "$model" || :
+	} >"$entry.vmmlinux-new"
+	mv -f "$entry.vmmlinux-new" "$entry"
+	save_entry "vmmlinux-$release"
+}
+# Has GRUB's environment name the entry that boots, or none for GRUB's own choice.
+save_entry() { # NAME
+	editor=grub2-editenv
+	guest_has "$editor" || editor=grub-editenv
+	guest_has "$editor" || return 0
+	environment=$(grub_environment)
+	if [ -n "$1" ]; then
+		inside "$editor" "${environment#"$root"}" set "saved_entry=$1"
+	else
+		inside "$editor" "${environment#"$root"}" unset saved_entry
+	fi
+}
+entries_uninstall() {
+	entry=$root$entries/vmmlinux-$release.conf
+	[ -f "$entry" ] || return 0
+	if [ "$(saved_entry)" = "vmmlinux-$release" ]; then
+		save_entry "$(sed -n "s/^$mark was //p" "$entry")"
+	fi
+	rm -f "$entry"
 }
 
 # By itself GRUB boots the highest version, which is the guest's own kernel as soon as that is newer. grub-mkconfig of Debian and
@@ -289,8 +378,38 @@ put() { # FILE DIRECTORY
 	mv -f "$root/$2/.${1##*/}.new" "$root/$2/${1##*/}"
 }
 
+# The command line that the guest boots by now, and the file that it is from.
+look_at_loader() {
+	if [ -x "$root/usr/lib/vmmlinux/install-kernel" ]; then
+		looked="$looked, /usr/lib/vmmlinux/install-kernel"
+	elif uses_entries; then
+		model=$(model_entry)
+		[ -n "$model" ] || die "nothing was changed: GRUB reads $entries, and there is no entry to make one like"
+		[ -n "$(place_of "$(of_entry "$model" linux)")" ] ||
+			die "nothing was changed: ${model#"$root"} boots $(of_entry "$model" linux), which is neither in / nor in /boot: add an entry for $kernel by hand"
+		look_at_command_line "${model#"$root"}" "$(of_entry "$model" options)"
+		makes_initrd || by_partition "$(of_entry "$model" options)" >/dev/null
+	elif [ -n "$(grub_cfg)" ]; then
+		look_at_command_line "$(grub_cfg | sed "s,^$root,,")" "$(awk '
+			$1 ~ /^linux(16|efi)?$/ && $2 !~ /memtest/ { sub(/^[ \t]*[^ \t]+[ \t]+[^ \t]+/, ""); print; exit }' "$(grub_cfg)")"
+	elif [ -n "$(extlinux_conf)" ]; then
+		conf=$(extlinux_conf)
+		append=$(default_entry "$conf" | value APPEND)
+		look_at_command_line "${conf#"$root"}" "$append"
+		makes_initrd || by_partition "$append" >/dev/null
+	fi
+}
+
 install() {
 	[ -f "$here$kernel" ] || die "there is no ${kernel#/} beside this script"
+	[ -f "$here/boot/config-$release" ] || die "there is no boot/config-$release beside this script: what the kernel can mount is not known"
+	config=$(cat "$here/boot/config-$release")
+	look_at_fstab
+	look_at_running_root
+	look_at_loader
+	can_be_mounted || exit 1
+	say "looked at: ${looked#, }"
+
 	[ -e "$root$kernel" ] || half_done=yes
 	for file in vmlinuz config System.map; do
 		[ ! -f "$here/boot/$file-$release" ] || put "$here/boot/$file-$release" boot
@@ -298,44 +417,61 @@ install() {
 	rm -rf "$root/$modules.new"
 	mkdir -p "$root/$modules.new"
 	[ ! -d "$here/lib/modules/$release" ] || cp -R "$here/lib/modules/$release/." "$root/$modules.new/"
-	cp "$here/install.sh" "$root/$modules.new/install.sh"
+	cp "$here/install.sh" "$here/mountable.sh" "$root/$modules.new/"
 	rm -rf "$root/$modules"
 	mv "$root/$modules.new" "$root/$modules"
+	make_entry
+	say "to undo all this: sh /$modules/install.sh --uninstall"
+}
 
-	grub=
-	if [ ! -x "$root/usr/lib/vmmlinux/install-kernel" ] && { [ -d "$root/boot/grub" ] || [ -d "$root/boot/grub2" ]; }; then
-		grub=yes
-		! can_choose || choose
-	fi
-	run_hooks postinst
-	make_initrd
-	loader=
+# Has the boot loader boot it, and says what was found afterwards.
+make_entry() {
 	if [ -x "$root/usr/lib/vmmlinux/install-kernel" ]; then
+		run_hooks postinst
+		make_initrd
 		has_hook zz-vmmlinux || inside /usr/lib/vmmlinux/install-kernel "$release" "$kernel"
-		loader="syslinux, as vmmlinux image sets it up"
-	elif [ -n "$grub" ]; then
+		say "$release boots next (syslinux, as vmmlinux image sets it up); the others stay in its menu"
+	elif uses_entries; then
+		run_hooks postinst
+		make_initrd
+		entries_install
+		if [ "$(saved_entry)" = "vmmlinux-$release" ] && grep -q saved_entry "$(grub_cfg)"; then
+			say "$release boots next (GRUB, by $entries/vmmlinux-$release.conf); the others stay in its menu"
+		else
+			say "$release is in GRUB's menu ($entries/vmmlinux-$release.conf); which kernel boots is up to GRUB: grubby --set-default $kernel"
+		fi
+	elif [ -d "$root/boot/grub" ] || [ -d "$root/boot/grub2" ]; then
+		! can_choose || choose
+		run_hooks postinst
+		make_initrd
 		has_hook zz-update-grub || update_grub || die "GRUB could not be told of it"
-		loader="GRUB, by $grub_choice"
+		[ -n "$(grub_cfg)" ] && grep -qF "vmlinuz-$release" "$(grub_cfg)" ||
+			die "GRUB's configuration has no entry for $kernel: its program was run and made none"
+		if can_choose; then
+			say "$release boots next (GRUB, by $grub_choice); the others stay in its menu"
+		else
+			say "$release is in GRUB's menu; which kernel boots is up to GRUB_DEFAULT in /etc/default/grub: 0 is the highest version"
+		fi
 	elif [ -n "$(extlinux_conf)" ]; then
-		extlinux_install "$(extlinux_conf)"
-		loader=$(extlinux_conf)
-		loader=${loader#"$root"}
-	fi
-	if [ -n "$grub" ] && ! can_choose; then
-		say "$release is in GRUB's menu; which kernel boots is up to GRUB_DEFAULT in /etc/default/grub: 0 is the highest version"
-	elif [ -n "$loader" ]; then
-		say "$release boots next ($loader); the others stay in its menu"
+		run_hooks postinst
+		make_initrd
+		conf=$(extlinux_conf)
+		extlinux_install "$conf"
+		default_entry "$conf" | grep -qF "${kernel##*/}" || die "${conf#"$root"} does not boot $kernel by default"
+		say "$release boots next (${conf#"$root"}); the others stay in its menu"
 	else
-		say "$kernel is installed, but no boot loader was found: add it to yours"
+		run_hooks postinst
+		make_initrd
+		say "$kernel is installed, but no boot loader was found (extlinux, syslinux, GRUB): add it to yours"
 		say "its command line: console=ttyS0,115200 root=… rootwait ro"
 	fi
-	say "to undo all this: sh /$modules/install.sh --uninstall"
 }
 
 remove_files() {
 	for name in "vmlinuz-$release" "config-$release" "System.map-$release" $initrd_names; do
 		rm -f "$root/boot/$name"
 	done
+	rm -f "$root$entries/vmmlinux-$release.conf"
 	choose_no_more
 	# This script may be in it: nothing is read from it any more.
 	rm -rf "$root/$modules"
@@ -351,9 +487,10 @@ uninstall() {
 	if [ -x "$root/usr/lib/vmmlinux/install-kernel" ] && ! has_hook zz-vmmlinux; then
 		inside /usr/lib/vmmlinux/install-kernel --remove "$release"
 	fi
+	entries_uninstall
 	remove_files
 	run_hooks postrm
-	if [ -d "$root/boot/grub" ] || [ -d "$root/boot/grub2" ]; then
+	if ! uses_entries && { [ -d "$root/boot/grub" ] || [ -d "$root/boot/grub2" ]; }; then
 		[ -e "$root/etc/kernel/postrm.d/zz-update-grub" ] || update_grub
 	fi
 	say "$release is gone"

@@ -8,7 +8,7 @@ use support::hash::Hash;
 
 use crate::{
     make::toolchain::Toolchain,
-    output::package::{INSTALL, Package},
+    output::package::{Package, SCRIPTS},
     tree::prepare::PreparedTree,
 };
 
@@ -21,8 +21,8 @@ pub(crate) fn inputs(
 ) -> String {
     let mut hash = Hash::new();
     hash.field(env!("CARGO_PKG_VERSION")).field(&tree.hash).field(identity).field(format!("{package:?}"));
-    if package == Some(Package::Tar) {
-        hash.field(INSTALL);
+    if package.is_some() {
+        hash.field(SCRIPTS.concat());
     }
     for (tool, version) in &toolchain.versions {
         hash.field(tool).field(version);
