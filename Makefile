@@ -124,6 +124,7 @@ kernel-packages: setup ## Our kernel for guests that exist, as packages: out/deb
 long-test: kernel kernel-packages check-config nextest ## What takes longer than CI should: BOOTS (1000) boots, two identical kernels, Debian images
 	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) VMMLINUX_TEST_BOOTS=$(BOOTS) CCACHE_DISABLE=1 \
 	  VMMLINUX_TEST_DEB=$$(ls $(abspath out/deb/$(PACKAGED))/linux-image-*.deb) \
+	  VMMLINUX_TEST_PACKAGED=$(abspath out/deb/$(PACKAGED)) \
 	  VMMLINUX_TEST_TAR=$$(ls $(abspath out/tar/$(PACKAGED))/linux-*.tar.xz) \
 	  $(NEXTEST) --profile long --run-ignored only
 	$(MAKE) boot-test KERNEL=out/$(BUILD)/bzImage

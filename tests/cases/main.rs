@@ -11,6 +11,7 @@ mod doctor;
 mod driver;
 mod exits;
 mod fidelity;
+mod firewall;
 mod guests;
 mod kernel;
 mod kernels;

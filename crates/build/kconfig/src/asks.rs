@@ -117,10 +117,10 @@ pub(crate) fn facts(text: &str, prefixes: &Prefixes) -> Facts {
     for kind in &KINDS {
         let uses =
             |word: &&str| text.contains(*word) && !text.contains(&format!("EXPORT_SYMBOL_GPL({word})"));
-        if kind.asks.iter().any(|word| uses(word)) {
+        if kind.asks.iter().any(uses) {
             facts.asks.push((kind.name.to_owned(), always()));
         }
-        if kind.offers.iter().any(|word| uses(word)) {
+        if kind.offers.iter().any(uses) {
             facts.offers.push((kind.name.to_owned(), always()));
         }
     }

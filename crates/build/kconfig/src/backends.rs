@@ -24,7 +24,7 @@ use crate::{
 
 /// What files ask for and do without, or a file that does without whatever it asks for, with the reason. Each is one of two kinds: the file has a provider of its own, or asks
 /// only if a user wants something that is a feature of its own.
-const OPTIONAL: [(&str, &str); 25] = [
+const OPTIONAL: [(&str, &str); 26] = [
     ("crypto/testmgr.c", "tests the algorithms that are there"),
     ("8021q", "VLANs by ioctl(2): the answer is that there are none"),
     ("bpf_preload", "programs that list maps in bpffs, of interest to developers"),
@@ -49,6 +49,7 @@ const OPTIONAL: [(&str, &str); 25] = [
     ),
     ("nft-expr-%u-%.*s", "expressions of one family; those of all are asked for as nft-expr-%.*s"),
     ("rpc-auth-gss-%s", "Kerberos"),
+    ("rtnl-link-%s", "links of any kind that a program names"),
     ("svc%s", "transports other than TCP and UDP: RDMA"),
     ("tcp-ulp-%s", "TLS in the kernel"),
     ("xfrm-iptfs", "IPsec's aggregation of packets"),
@@ -199,7 +200,7 @@ fn fits(format: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Fragments, Selection};
+    use crate::{Fragments, Selection, Value};
 
     /// A tree with nft's log rules, dm-crypt, and what they ask for.
     fn tree() -> tempfile::TempDir {
@@ -240,8 +241,7 @@ mod tests {
         let fragment = "workload = \"core\"\n[symbols]\n\
                         DM_CRYPT = { value = \"m\", needs = [\"crypto-xts(aes)\"], why = \"w\" }\n";
         let fragments = Fragments::parse(&[("core.toml", fragment)]).unwrap();
-        let config: String = symbols.split(' ').map(|symbol| format!("CONFIG_{symbol}=m\n")).collect();
-        let config = DotConfig::parse(&config).unwrap();
+        let config: DotConfig = symbols.split(' ').map(|symbol| (symbol, Value::Module)).collect();
         let requests = if config.is_set("DM_CRYPT") {
             fragments.requests(&Selection::new("7.3"))
         } else {

@@ -385,6 +385,7 @@ fn list_markdown(out: &mut Vec<u8>, only: Option<Workload>) -> miette::Result<Ex
 
 fn check(out: &mut Vec<u8>, series: Option<String>, tree: &TreeArgs) -> miette::Result<ExitCode> {
     let fragments = tree.fragments()?;
+    let mut failed = 0_usize;
     let all: Vec<String> = match (series, &tree.tree) {
         (Some(series), _) => vec![series],
         (None, Some(_)) => vec!["7.3".to_owned()],
@@ -405,10 +406,23 @@ fn check(out: &mut Vec<u8>, series: Option<String>, tree: &TreeArgs) -> miette::
                     unknown.join(", ")
                 );
             }
-            let made = resolver.resolve(&selection, Some(&backends))?;
-            let (requested, set) = (made.requests.len(), made.config.set().count());
-            writeln!(out, "{selection}: {requested} requested, {set} set").into_diagnostic()?;
+            match resolver.resolve(&selection, Some(&backends)) {
+                Ok(made) => {
+                    let (requested, set) = (made.requests.len(), made.config.set().count());
+                    writeln!(out, "{selection}: {requested} requested, {set} set").into_diagnostic()?;
+                }
+                Err(error) => {
+                    support::note!("{error:?}");
+                    failed += 1;
+                }
+            }
         }
+    }
+    if failed > 0 {
+        miette::bail!(
+            help = "correct the entries of kernel/config as told above",
+            "{failed} selections cannot be configured"
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
