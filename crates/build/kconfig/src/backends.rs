@@ -24,7 +24,8 @@ use crate::{
 
 /// What files ask for and do without, or a file that does without whatever it asks for, with the reason. Each is one of two kinds: the file has a provider of its own, or asks
 /// only if a user wants something that is a feature of its own.
-const OPTIONAL: [(&str, &str); 26] = [
+const OPTIONAL: [(&str, &str); 27] = [
+    ("crypto/rng.c", "the generator of files that select CRYPTO_RNG_DEFAULT"),
     ("crypto/testmgr.c", "tests the algorithms that are there"),
     ("8021q", "VLANs by ioctl(2): the answer is that there are none"),
     ("bpf_preload", "programs that list maps in bpffs, of interest to developers"),
