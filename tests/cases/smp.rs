@@ -55,16 +55,10 @@ fn long_eight_processors_start() {
 }
 
 #[rstest]
-#[case("7.8", "2", "--host 8.0")]
-#[case("7.9", "64", "--host 8.0")]
-#[case("8.0", "65", "1 to 64")]
-#[case("8.0", "0", "1 to 64")]
+#[case("7.8", "2")]
+#[case("7.9", "64")]
 #[ignore = "needs the program: make e2e"]
-fn a_number_of_processors_that_the_host_does_not_have_is_refused(
-    #[case] host: &str,
-    #[case] cpus: &str,
-    #[case] remedy: &str,
-) {
+fn a_number_of_processors_that_the_host_does_not_have_is_refused(#[case] host: &str, #[case] cpus: &str) {
     let output = Command::new(vmmlinux())
         .args(["run", "--host", host, "--cpus", cpus, "--kernel", "/nowhere"])
         .output()
@@ -72,5 +66,5 @@ fn a_number_of_processors_that_the_host_does_not_have_is_refused(
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(&format!("cannot have {cpus} processors")), "{said}");
-    assert!(said.contains(remedy), "{said}");
+    assert!(said.contains("--host 8.0"), "{said}");
 }
