@@ -8,6 +8,7 @@ use std::{
 };
 
 use guest_tests::{
+    disk::assert_root_is_clean,
     run::{Run, build, machine, program, vmmlinux},
     shell::Shell,
 };
@@ -116,7 +117,7 @@ impl Debian {
     fn power_off(&self, mut run: Run) -> String {
         run.send(b"poweroff\n");
         let ended = run.end().assert_status(0);
-        self.assert_clean();
+        assert_root_is_clean(&self.path("disk.img"));
         ended.errors
     }
 
@@ -125,20 +126,8 @@ impl Debian {
         run.obey(&["stop"]);
         let ended = run.end().assert_status(0);
         assert!(ended.errors.contains("went down as asked"), "{}", ended.errors);
-        self.assert_clean();
+        assert_root_is_clean(&self.path("disk.img"));
         ended.seen.text
-    }
-
-    /// Whether e2fsck finds the root file system sound and unmounted in order.
-    fn assert_clean(&self) {
-        let image = self.path("disk.img");
-        let table = Command::new("sfdisk").args(["--json"]).arg(&image).output().unwrap();
-        let table: serde_json::Value = serde_json::from_slice(&table.stdout).unwrap();
-        let start = table["partitiontable"]["partitions"][1]["start"].as_u64().unwrap();
-        let place = format!("{}?offset={}", image.display(), start * 512);
-        let check = Command::new("/usr/sbin/e2fsck").args(["-n", &place]).output().unwrap();
-        let said = String::from_utf8_lossy(&check.stdout);
-        assert!(check.status.success() && said.contains("clean"), "{check:?}");
     }
 }
 
@@ -471,7 +460,7 @@ fn grub() -> Debian {
         .arg(debian.path("disk.img"));
     let ended = Run::start(&debian.name, installer).end().assert_status(0);
     assert!(ended.console().contains("GRUB has been installed"), "{}", ended.everything());
-    debian.assert_clean();
+    assert_root_is_clean(&debian.path("disk.img"));
     debian
 }
 

@@ -1,11 +1,17 @@
 //! Guests in the vmd machine: our kernel from its image, and Debian's stock kernels, on every generation of vmd.
 
-use std::{env, process::Command};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use ::bench::Baseline;
 use guest_tests::{
+    disk::assert_root_is_clean,
     event::Event,
-    run::{Guest, Run, build, vmmlinux},
+    run::{Guest, Run, build, machine, vmmlinux},
+    shell::Shell,
 };
 use rstest::rstest;
 use support::{cache::Cache, progress::Quiet};
@@ -19,10 +25,9 @@ const CHECK: &str = "dd if=/dev/urandom of=/root/f bs=64k count=16 2>/dev/null; 
     ping -c 2 100.64.1.2 > /tmp/ping && echo network-${sum:+good}; \
     poweroff\n";
 
-/// Boots our image through firmware and boot loader, logs in, uses disk and network, powers off.
-fn our_image_on(host: &str) -> String {
-    let dir = tempfile::tempdir().unwrap();
-    let image = dir.path().join("guest.img");
+/// Makes an image of our kernel in `dir`.
+fn image(dir: &Path) -> PathBuf {
+    let image = dir.join("guest.img");
     let made = Command::new(vmmlinux())
         .arg("image")
         .arg(build())
@@ -31,13 +36,22 @@ fn our_image_on(host: &str) -> String {
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let name = format!("image-{host}");
-    let mut command = Command::new(vmmlinux());
-    command
-        .args(["run", "--accel", "nested", "-i", "--timeout", "10m", "--host", host, "--name", &name])
-        .arg(&image);
-    let mut run = Run::start(&name, command);
+    image
+}
+
+/// Boots an image through firmware and boot loader.
+fn boot(name: &str, host: &str, image: &Path) -> Run {
+    let mut command = machine(name, "10m");
+    command.args(["-i", "--host", host]).arg(image);
+    let run = Run::start(name, command);
     run.expect("vmmlinux: ready host=guest");
+    run
+}
+
+/// Boots our image, logs in, uses disk and network, powers off.
+fn our_image_on(host: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let mut run = boot(&format!("image-{host}"), host, &image(dir.path()));
     run.expect("guest login: ");
     run.send(b"root\n");
     run.expect("# ");
@@ -55,6 +69,27 @@ fn our_image_runs(#[values("7.7", "7.8", "7.9", "8.0")] host: &str) {
     if host == "8.0" {
         assert!(errors.contains("powered"), "{errors}");
     }
+}
+
+/// A process that heeds no signal but KILL holds a file open for writing, and another one a file that it goes on to write.
+#[test]
+#[ignore = "boots a guest in the helper VM: make e2e"]
+fn a_stop_leaves_the_root_clean_whatever_writes_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(dir.path());
+    let mut run = boot("image-writers", "7.8", &image);
+    let mut shell = Shell::log_in(&mut run, "guest");
+    shell.ask(&mut run, "(trap '' HUP TERM; exec sleep 10000) >/root/held &");
+    shell.ask(&mut run, "(while echo line; do sleep 1; done) >/root/written &");
+    let held =
+        shell.ask(&mut run, "ls -l /proc/[0-9]*/fd/1 2>/dev/null | grep -c -e /root/held -e /root/written");
+
+    run.obey(&["stop"]);
+    let ended = run.end().assert_status(0);
+
+    assert!(held.parse().is_ok_and(|processes: usize| processes >= 2), "{held}");
+    assert!(ended.errors.contains("went down as asked"), "{}", ended.errors);
+    assert_root_is_clean(&image);
 }
 
 fn stock(baseline: Baseline) -> Guest {

@@ -3,6 +3,7 @@
 
 pub mod chrony;
 pub mod daemon;
+pub mod disk;
 pub mod driver;
 pub mod event;
 pub mod fidelity;
