@@ -73,7 +73,7 @@ pub fn ask(socket: &Path) -> io::Result<Option<Status>> {
 impl Status {
     /// The status as a table.
     pub fn in_words(&self) -> String {
-        let Counts { polls, shutdowns, reboots, clock_syncs, unknown, follow_steps } = self.counts;
+        let Counts { polls, shutdowns, reboots, clock_syncs, unknown, steps, follow_steps } = self.counts;
         let features: Vec<_> = [(1, "time"), (2, "acknowledge"), (4, "clock sync")]
             .into_iter()
             .filter(|(bit, _)| self.features & bit != 0)
@@ -84,7 +84,8 @@ impl Status {
             |step| {
                 let at = jiff::Timestamp::from_nanosecond(step.at.into())
                     .map_or_else(|_| "?".to_owned(), |at| format!("{at:.0}"));
-                format!("set by {} at {at}", show(step.nanos))
+                let times = if steps == 0 { String::new() } else { format!(", step {steps}") };
+                format!("set by {} at {at}{times}", show(step.nanos))
             },
         );
         let mut lines = vec![
@@ -138,7 +139,7 @@ pub(crate) mod tests {
             features: 7,
             uptime: 12.3,
             poll_interval: 0.6,
-            counts: Counts { polls: 20, clock_syncs: 1, ..Counts::default() },
+            counts: Counts { polls: 20, clock_syncs: 4, steps: 3, ..Counts::default() },
             last_step: Some(Step { nanos: 10_800_000_000_000, at: 1_795_348_512_000_000_000 }),
             offset: Some(Offset {
                 guest_minus_host: GuestMinusHost::from_nanos(42_000),
@@ -167,12 +168,23 @@ pub(crate) mod tests {
         let words = status().in_words();
         for expected in [
             "clock     42.0 µs ahead of the host, to 9.0 µs\n",
-            "last step set by +10800.000 s at 2026-11-22T11:55:12Z\n",
-            "commands  0 shutdown, 0 stop or reboot, 1 clock sync, 0 unknown\n",
+            "last step set by +10800.000 s at 2026-11-22T11:55:12Z, step 3\n",
+            "commands  0 shutdown, 0 stop or reboot, 4 clock sync, 0 unknown\n",
             "follower  compares every 60 s, has set the clock 0 times\n",
             "missing   the kernel has no Landlock\n",
         ] {
             assert!(words.contains(expected), "{words}");
         }
+    }
+
+    #[test]
+    fn an_older_daemon_that_does_not_count_steps_is_understood() {
+        let mut older = serde_json::to_value(status()).unwrap();
+        older["counts"].as_object_mut().unwrap().remove("steps");
+
+        let status: Status = serde_json::from_value(older).unwrap();
+
+        assert_eq!((status.counts.steps, status.counts.clock_syncs), (0, 4));
+        assert!(status.in_words().contains("last step set by +10800.000 s at 2026-11-22T11:55:12Z\n"));
     }
 }

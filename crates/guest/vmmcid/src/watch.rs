@@ -50,6 +50,8 @@ pub struct Counts {
     pub clock_syncs: u64,
     /// Unknown values of the command register.
     pub unknown: u64,
+    /// Steps of the clock, those by the follower included. 0 beside a last step: the daemon is older than this count.
+    pub steps: u64,
     /// Steps of the clock by the follower.
     pub follow_steps: u64,
 }
@@ -259,6 +261,7 @@ impl<R: Registers, C: Clock> Watch<R, C> {
                 return None;
             }
         };
+        self.counts.steps += 1;
         Some((forward, text))
     }
 
@@ -444,7 +447,7 @@ mod tests {
         let Some(Event::ClockSet(step)) = events.last() else { panic!("{events:?}") };
         assert!((step - 10_800_000_000_000).abs() < 20_000);
         assert_eq!(*world.answers.borrow(), [3]);
-        assert_eq!(watch.last_step().unwrap().nanos, *step);
+        assert_eq!((watch.last_step().unwrap().nanos, watch.counts().steps), (*step, 1));
     }
 
     #[test]
@@ -455,6 +458,7 @@ mod tests {
         world.late.set(80_000_000);
         watch.poll();
         assert!(world.behind().abs() <= 1_000, "{}", world.behind());
+        assert_eq!(watch.counts().steps, 1, "one by the host's word");
     }
 
     #[test]
@@ -475,6 +479,7 @@ mod tests {
         world.command.set(3);
         world.may_set.set(false);
         assert!(texts(&watch.poll())[0].contains("cannot be set"));
+        assert_eq!(watch.counts().steps, 0);
         assert_eq!((world.behind(), world.answers.borrow().len()), (5_000_000_000, 2));
     }
 
@@ -524,7 +529,7 @@ mod tests {
         assert!(world.behind().abs() <= 1_000, "{}", world.behind());
         assert!(texts(&events)[0].contains("without SYNCRTC: the clock was set by -3.000 s"), "{events:?}");
         assert!(matches!(events.last(), Some(Event::ClockSet(..=-2_999_000_000))), "{events:?}");
-        assert_eq!(watch.counts().follow_steps, 1);
+        assert_eq!((watch.counts().steps, watch.counts().follow_steps), (1, 1));
         assert!(world.answers.borrow().is_empty(), "the host has asked for nothing");
     }
 
