@@ -1,6 +1,6 @@
 //! The control device and the driver or daemon that handles it.
 
-use vmmci_sysfs::{FUNCTIONS, Function, show};
+use vmmci_sysfs::{FUNCTIONS, Function};
 use vmmcid::status::{self, Status};
 
 use super::driver_kernel;
@@ -120,18 +120,31 @@ fn unhandled(guest: &Guest, function: &Function) -> Finding {
     }
 }
 
-/// The last step of the clock, in words.
-pub(crate) fn last_step(guest: &Guest) -> Option<String> {
+/// The steps of the clock since the driver or vmmcid started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Steps {
+    /// `the kernel's driver` or `vmmcid`.
+    pub(crate) by: &'static str,
+    /// How many there were; `None` after some of a vmmcid that does not count them.
+    pub(crate) count: Option<u64>,
+    /// The last one in nanoseconds, positive: forward.
+    pub(crate) last: Option<i64>,
+}
+
+/// The steps that the driver or vmmcid has counted. `None` without either.
+pub(crate) fn steps(guest: &Guest) -> Option<Steps> {
     let functions = guest.system.path(FUNCTIONS.trim_start_matches('/'));
     let function = Function::find(&functions).ok()?;
     let files = format!("sys/bus/pci/devices/{}/vmmci", function.address());
     let number = |name: &str| guest.system.text(format!("{files}/{name}"))?.parse::<i64>().ok();
     if let (Some(steps), Some(last)) = (number("steps"), number("last_step_ns")) {
-        return (steps > 0)
-            .then(|| format!("the driver has set the clock {steps} times, by {} at last", show(last)));
+        let last = (steps > 0).then_some(last);
+        return Some(Steps { by: "the kernel's driver", count: steps.try_into().ok(), last });
     }
-    let step = status::ask(&socket(&guest.system)).ok()??.last_step?;
-    Some(format!("vmmcid has set the clock by {} at last", show(step.nanos)))
+    let status = status::ask(&socket(&guest.system)).ok()??;
+    let last = status.last_step.map(|step| step.nanos);
+    let counts_none = status.counts.steps == 0 && last.is_some();
+    Some(Steps { by: "vmmcid", count: (!counts_none).then_some(status.counts.steps), last })
 }
 
 #[cfg(test)]
@@ -172,6 +185,7 @@ mod tests {
         let mut recorded = fixture::recorded();
         std::fs::create_dir_all(recorded.path().join("run/vmmcid")).unwrap();
         let listener = UnixListener::bind(recorded.path().join("run/vmmcid/socket")).unwrap();
+        // Of a daemon that does not count steps.
         let status = r#"{"version":"1.2.3","pid":7,"features":7,"uptime":1.0,"poll-interval":0.6,
             "counts":{"polls":1,"shutdowns":0,"reboots":0,"clock-syncs":2,"unknown":0},
             "last-step":{"nanos":10800000000000,"at":0},"offset":null,"chrony-samples":null,"not-confined":["no Landlock"]}"#;
@@ -183,7 +197,8 @@ mod tests {
         let findings = check(&recorded.guest());
         assert_eq!(findings[0].what, "vmmcid 1.2.3 handles the host's commands (0000:00:03.0)");
         assert_eq!(findings[1].evidence, ["no Landlock"]);
-        assert_eq!(last_step(&recorded.guest()).unwrap(), "vmmcid has set the clock by +10800.000 s at last");
+        let last = Some(10_800_000_000_000);
+        assert_eq!(steps(&recorded.guest()), Some(Steps { by: "vmmcid", count: None, last }));
 
         recorded.link(&format!("{FUNCTION}/driver"), "../../../bus/pci/drivers/vmmci");
         for name in ["steps", "syncrtc_commands"] {
@@ -193,7 +208,8 @@ mod tests {
         let findings = check(&recorded.guest());
         assert_eq!(findings[0].evidence, ["so far: 2 syncrtc commands"]);
         assert_eq!((findings[0].severity, findings[1].severity), (Severity::Ok, Severity::Warning));
-        assert!(last_step(&recorded.guest()).unwrap().contains("2 times, by -1.500 ms"));
+        let by = "the kernel's driver";
+        assert_eq!(steps(&recorded.guest()), Some(Steps { by, count: Some(2), last: Some(-1_500_000) }));
     }
 
     #[test]

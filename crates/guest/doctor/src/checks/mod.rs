@@ -46,3 +46,43 @@ fn add_to_command_line(system: &crate::System, words: &str) -> String {
         format!("add {words} to the kernel's command line in the boot loader's configuration, reboot")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::{Measured, Rate, examine, fixture};
+
+    /// A guest with everything wrong for which a stock kernel is told to be replaced.
+    #[rstest]
+    #[case("6.12.118-vmmlinux", Some(DRIVER_KERNEL))]
+    #[case("7.3.4-vmmlinux", None)]
+    fn the_kernel_that_runs_is_never_the_remedy(#[case] release: &str, #[case] driver: Option<&str>) {
+        let mut recorded = fixture::recorded();
+        recorded.write("proc/config.gz", "CONFIG_OPENBSD_GUEST=y\n");
+        recorded.write("proc/sys/kernel/osrelease", release);
+        recorded
+            .write("sys/devices/system/clocksource/clocksource0/current_clocksource", "refined-jiffies\n");
+        recorded.write(
+            "dev/kmsg",
+            "6,1,100,-;tsc: Marking TSC unstable due to a test\n\
+             6,2,200,-;tsc: Unable to calibrate against PIT\n",
+        );
+        let mut guest = recorded.guest();
+        let rate = Some(Rate { ppm: -500_000.0, error: 1.0, seconds: 10.0 });
+        guest.measured = Some(Measured { rate, sleeps: Vec::new(), interrupts: None });
+
+        let report = examine(&guest);
+
+        let remedies: Vec<_> = report.findings.iter().filter_map(|found| found.remedy.as_deref()).collect();
+        assert!(remedies.len() > 4, "{remedies:#?}");
+        let kernels: Vec<_> = remedies
+            .iter()
+            .flat_map(|remedy| remedy.lines())
+            .filter(|line| line.contains("linux-image"))
+            .collect();
+        let wanted: Vec<_> = driver.map(|driver| format!("or {driver}")).into_iter().collect();
+        assert_eq!(kernels, wanted.iter().collect::<Vec<_>>());
+    }
+}
