@@ -124,3 +124,34 @@ fn the_matrix_names_tests_and_recordings_that_there_are() {
         }
     }
 }
+
+/// `docs/reference/threat-model.md` names tests by crate, file and function; the file may be a directory's `mod.rs`.
+#[test]
+fn the_threat_model_names_tests_that_there_are() {
+    let page = read(&root().join("docs/reference/threat-model.md"));
+    let names = find(r"`([a-z0-9_-]+::[a-z0-9_]+::[a-z0-9_]+)`", &page);
+    assert!(names.len() > 30, "{names:?}");
+    let mut sources = files("crates", "rs");
+    sources.extend(files("tests/cases", "rs"));
+    sources.extend(files("kernel/overlay", "rs"));
+
+    let missing: Vec<_> =
+        names.iter().filter(|name| !sources.iter().any(|source| has_test(source, name))).collect();
+
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Whether a source file is that of a test's name, and has it.
+fn has_test(source: &Path, name: &str) -> bool {
+    let [crate_name, file, test] = name.split("::").collect::<Vec<_>>()[..] else { return false };
+    let folder = match crate_name {
+        "guest-tests" => "cases",
+        "vmmci" => "openbsd",
+        other => other,
+    };
+    let is_file = source.file_stem().is_some_and(|stem| stem == file)
+        || source.ends_with(Path::new(file).join("mod.rs"));
+    is_file
+        && source.components().any(|component| component.as_os_str() == folder)
+        && read(source).contains(&format!("fn {test}("))
+}
