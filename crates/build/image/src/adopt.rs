@@ -56,6 +56,8 @@ pub struct Adopted {
     pub seed: PathBuf,
     format: DiskFormat,
     vm: String,
+    /// With packages: they are vmmcid, or a kernel with the driver.
+    answers_stop: bool,
 }
 
 impl Adopted {
@@ -64,7 +66,9 @@ impl Adopted {
         let path = self.disk.display().to_string();
         let disk = vmconf::Disk { path, format: self.format, on_host: self.format };
         let cdrom = Some(self.seed.display().to_string());
-        let proposal = vmconf::Proposal { cdrom, ..vmconf::Proposal::new(self.vm.clone(), disk) };
+        let answers_stop = self.answers_stop;
+        let proposal =
+            vmconf::Proposal { cdrom, answers_stop, ..vmconf::Proposal::new(self.vm.clone(), disk) };
         proposal.text().unwrap_or_else(|error| format!("# no instructions: {error}\n"))
     }
 }
@@ -105,6 +109,7 @@ pub fn adopt(options: &Adoption, identity: &Identity, tools: &Tools, step: &dyn 
         seed,
         format: options.format,
         vm: options.hostname.as_str().to_owned(),
+        answers_stop: !options.packages.is_empty(),
     })
 }
 

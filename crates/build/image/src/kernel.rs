@@ -68,6 +68,13 @@ impl Kernel {
         self.initrd.as_deref()
     }
 
+    /// The configuration beside the kernel's file, as builds (`config`) and distributions (`config-<release>`) have it;
+    /// empty if there is none.
+    pub(crate) fn configuration(&self) -> String {
+        let beside = |name: &str| fs::read_to_string(self.bzimage.with_file_name(name));
+        beside(&format!("config-{}", self.release)).or_else(|_| beside("config")).unwrap_or_default()
+    }
+
     /// The directory of the modules, `…/<release>`.
     pub fn modules(&self) -> Option<&Path> {
         self.modules.as_deref()

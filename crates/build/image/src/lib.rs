@@ -63,6 +63,7 @@ pub struct Image {
     pub remarks: Vec<String>,
     /// The VM's name for vmd.
     vm: String,
+    answers_stop: bool,
     net: Net,
 }
 
@@ -77,7 +78,9 @@ impl Image {
             Net::Static { .. } => vmconf::Network::Switch { name: "uplink".to_owned(), declared: None },
             Net::None => vmconf::Network::None,
         };
-        let proposal = vmconf::Proposal { network, ..vmconf::Proposal::new(self.vm.clone(), disk) };
+        let answers_stop = self.answers_stop;
+        let proposal =
+            vmconf::Proposal { network, answers_stop, ..vmconf::Proposal::new(self.vm.clone(), disk) };
         proposal.text().unwrap_or_else(|error| format!("# no instructions: {error}\n"))
     }
 }
@@ -110,6 +113,7 @@ pub fn build(options: &Options, identity: &Identity, tools: &Tools, step: &dyn F
         command_line: made.command_line,
         remarks: made.remarks,
         vm: options.hostname.as_str().to_owned(),
+        answers_stop: made.answers_stop,
         net: options.net.clone().unwrap_or(Net::Dhcp),
     })
 }
@@ -121,6 +125,7 @@ struct Made {
     kernel: Kernel,
     command_line: String,
     remarks: Vec<String>,
+    answers_stop: bool,
 }
 
 /// Makes the image in the scratch directory.
@@ -134,7 +139,16 @@ fn assemble(
     let boot_code = disk::boot_code()?;
     step(&format!("root file system {}", options.rootfs));
     let archive = scratch.join("root.tar");
-    let Filled { kernel, parameters, remarks } = rootfs::write(tools, options, identity, &archive, scratch)?;
+    let Filled { kernel, parameters, mut remarks } =
+        rootfs::write(tools, options, identity, &archive, scratch)?;
+    let answers_stop = rootfs::is_answered(&kernel, &archive)?;
+    if !answers_stop {
+        remarks.push(format!(
+            "Linux {} has no driver for vmmci, and the image no vmmcid: `vmctl stop` kills this guest, and its clock is \
+             wrong after the host has slept; kernels of series 7.3 have the driver, other guests install vmmcid",
+            kernel.release()
+        ));
+    }
 
     step("disk");
     let disk = scratch.join("disk.img");
@@ -159,5 +173,5 @@ fn assemble(
             qcow2
         }
     };
-    Ok(Made { file, kernel, command_line, remarks })
+    Ok(Made { file, kernel, command_line, remarks, answers_stop })
 }

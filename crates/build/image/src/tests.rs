@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::kernel::tests::header_only;
 
-/// A directory to make images in, with a kernel that has a header and nothing else.
+/// A directory to make images in, with a kernel that has a header and the driver for vmmci, and nothing else.
 struct Place {
     directory: TempDir,
 }
@@ -27,6 +27,7 @@ impl Place {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("bzImage"), header_only("7.3.4")).unwrap();
+        fs::write(directory.path().join("config"), "CONFIG_OPENBSD_VMMCI=y\n").unwrap();
         Self { directory }
     }
 
@@ -53,12 +54,12 @@ impl Place {
         }
     }
 
-    /// Everything in the directory but the kernel.
+    /// Everything in the directory but the kernel and its configuration.
     fn files(&self) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.directory.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != "bzImage")
+            .filter(|name| name != "bzImage" && name != "config")
             .collect();
         names.sort();
         names
@@ -389,7 +390,9 @@ fn the_instructions_agree_with_the_image() {
         let (size, net) = ("4G".parse().unwrap(), net.parse().unwrap());
         let (release, command_line) = (String::new(), String::new());
         let remarks = Vec::new();
-        Image { path, format, size, allocated: 0, release, command_line, remarks, vm: "vm1".into(), net }
+        let vm = "vm1".into();
+        let answers_stop = true;
+        Image { path, format, size, allocated: 0, release, command_line, remarks, vm, answers_stop, net }
             .instructions()
     };
     let raw = instructions(DiskFormat::Raw, "dhcp");
@@ -403,6 +406,31 @@ fn the_instructions_agree_with_the_image() {
     );
     let alone = instructions(DiskFormat::Raw, "none");
     assert!(!alone.contains("interface") && !alone.contains("pf.conf"), "{alone}");
+}
+
+/// Of the kernel's configuration, and of the root file system.
+#[rstest]
+#[case("", &[], false)]
+#[case("# CONFIG_OPENBSD_VMMCI is not set\n", &[], false)]
+#[case("CONFIG_OPENBSD_VMMCI=y\n", &[], true)]
+#[case("", &[("usr/sbin/vmmcid", "program")], true)]
+#[case("", &[("boot/config-7.3.4", "CONFIG_OPENBSD_VMMCI=m\n")], true)]
+#[case("", &[("boot/config-6.12.118", "CONFIG_OPENBSD_VMMCI=m\n")], false)]
+fn an_image_whose_guest_does_not_answer_a_stop_says_so(
+    #[case] configuration: &str,
+    #[case] files: &[(&str, &str)],
+    #[case] answers: bool,
+) {
+    let place = Place::new();
+    fs::write(place.path("config"), configuration).unwrap();
+    let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_bytes())).chain(SYSVINIT).collect();
+    let rootfs = archive(&place, "a.tar", "--format=ustar", &files);
+
+    let image = make(&Options { rootfs, ..place.options() }).unwrap();
+
+    assert_eq!(!image.remarks.iter().any(|remark| remark.contains("`vmctl stop` kills")), answers);
+    assert_eq!(image.instructions().contains("To stop the guest in order:\nvmctl stop vm1\n"), answers);
+    assert_eq!(image.instructions().contains("this kills it:\nvmctl stop vm1\n"), !answers);
 }
 
 /// A root file system of a user's own with these files, packed by libarchive with the option `compress`.
@@ -634,6 +662,20 @@ fn a_cloud_image_becomes_a_disk_that_vmd_takes(#[case] arguments: &str) {
     assert_eq!(place.files(), ["cloud.img", "raw.img", "vm1-seed.iso", "vm1.qcow2"]);
     let instructions = adopted.instructions();
     assert!(instructions.contains("cdrom \"/var/vmm/vm1-seed.iso\""), "{instructions}");
+}
+
+#[rstest]
+#[case::with_its_own_kernel(&[], "this kills it:\nvmctl stop vm1.example.com\n")]
+#[case::with_the_daemon(&["vmmcid.deb"], "in order:\nvmctl stop vm1.example.com\n")]
+fn what_a_stop_does_to_an_adopted_guest_is_told(#[case] packages: &[&str], #[case] told: &str) {
+    let place = Place::new();
+    let image = cloud_image(&place, true, "convert -O qcow2 raw.img cloud.img");
+    fs::write(place.path("vmmcid.deb"), "!<arch>\npackage").unwrap();
+    let packages = packages.iter().map(|name| place.path(name)).collect();
+
+    let adopted = adopt_it(&Adoption { packages, ..adoption(&place, image) }).unwrap();
+
+    assert!(adopted.instructions().contains(told), "{}", adopted.instructions());
 }
 
 #[test]

@@ -83,6 +83,8 @@ pub struct Proposal {
     pub home: String,
     /// SSH keys to let in as root, as in an `authorized_keys` file.
     pub ssh_keys: Option<String>,
+    /// Whether the guest answers `vmctl stop`: it has a driver for vmmci, or vmmcid. One without is killed by it.
+    pub answers_stop: bool,
     /// The generations whose peculiarities are told.
     pub hosts: Vec<Generation>,
 }
@@ -103,6 +105,7 @@ impl Proposal {
             instances: Vec::new(),
             home: "/var/vmm".to_owned(),
             ssh_keys: None,
+            answers_stop: true,
             hosts: Vec::new(),
         }
     }

@@ -152,10 +152,13 @@ impl Proposal {
                  # instances before.\n",
             );
         }
-        let _ = writeln!(
-            text,
-            "\n# To leave the console: ~. (~~. over SSH). To stop the guest in order:\nvmctl stop {stopped}"
-        );
+        let stop = if self.answers_stop {
+            "To stop the guest in order:"
+        } else {
+            "To stop the guest in order: poweroff in the guest.\n\
+             # It has neither a driver for vmmci nor vmmcid, so that this kills it:"
+        };
+        let _ = writeln!(text, "\n# To leave the console: ~. (~~. over SSH). {stop}\nvmctl stop {stopped}");
         Ok(text)
     }
 

@@ -8,10 +8,12 @@ mod debian;
 mod login;
 mod minimal;
 mod network;
+mod stop;
 
 use std::path::Path;
 
 pub(crate) use common::Filled;
+pub(crate) use stop::is_answered;
 
 use crate::{
     error::{Error, Result},

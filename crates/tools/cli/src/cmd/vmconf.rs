@@ -183,6 +183,7 @@ impl WriteArgs {
             cdrom: self.cdrom,
             network: network(&self.network)?,
             owner: self.owner.as_deref().map(Owner::parse),
+            answers_stop: true,
             autostart: self.autostart,
             template: self.template,
             instances: self.instance,
