@@ -21,7 +21,7 @@ IMAGE = out/$(BUILD)/minimal.img
 NEXTEST = $(CARGO) nextest run --locked --workspace
 
 .DEFAULT_GOAL := guest
-.PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages release book nextest lint unit check e2e test check-config check-series check-patches long-test fuzz bench boot-test
+.PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages release book nextest lint unit models check e2e test check-config check-series check-patches long-test fuzz bench boot-test
 
 # Without a terminal, the guest is stopped through vmmci once it is ready, and terminal control sequences of the firmware
 # and the boot loader are removed from the output.
@@ -85,6 +85,7 @@ book: program ## The book, as HTML: out/book
 lint: bootstrap ## Format, clippy and documentation, warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked
+	$(CARGO) clippy --package run-control --features loom --tests --locked
 	$(CARGO) doc --workspace --no-deps --locked --quiet
 
 # A runner is as quick unoptimised, and compiled in half the time.
@@ -94,7 +95,11 @@ nextest: bootstrap # The runner of the tests
 unit: setup nextest ## Unit tests
 	$(NEXTEST)
 
-check: lint unit ## What to run before a commit: format, clippy, documentation, unit tests
+# A feature of one package, so that nothing else is compiled anew.
+models: bootstrap ## Check the vCPUs' run control in all interleavings of its threads, up to three preemptions
+	$(CARGO) test --locked --package run-control --features loom --test models
+
+check: lint unit models ## What to run before a commit: format, clippy, documentation, unit tests, models
 
 e2e: kernel nextest ## Boot guests in the vmd machine, ours and Debian's, and hold it against a real vmd
 	VMMLINUX_TEST_BUILD=$(abspath out/$(BUILD)) $(NEXTEST) --profile e2e --run-ignored only

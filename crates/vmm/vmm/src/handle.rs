@@ -32,19 +32,17 @@ pub(crate) struct SharedVm {
     pub(crate) output: Arc<OutputQueue>,
     /// The board and its event loop while the guest runs.
     pub(crate) event_loop: Mutex<Option<Arc<EventLoop>>>,
-    /// Held while vCPUs and board go from running to paused or back, so that they are always the
-    /// same. Taken before all other locks.
-    pub(crate) pausing: Mutex<()>,
 }
 
 impl SharedVm {
     /// Makes a started guest's event loop known. In a paused VM its board is paused, too.
     pub(crate) fn publish(&self, event_loop: &Arc<EventLoop>) {
-        let _pausing = self.pausing.lock();
-        if self.run_control.is_paused() {
-            event_loop.with(Board::pause);
-        }
-        *self.event_loop.lock() = Some(Arc::clone(event_loop));
+        self.run_control.publish_board(|paused| {
+            if paused {
+                event_loop.with(Board::pause);
+            }
+            *self.event_loop.lock() = Some(Arc::clone(event_loop));
+        });
     }
 }
 
@@ -144,9 +142,7 @@ impl Handle {
     /// times, to test drivers; see [`devices::vmmci::Vmmci::show`]. Does nothing while the guest
     /// does not run.
     pub fn show_command(&self, value: u32, interrupts: u8) {
-        if let Some(event_loop) = self.event_loop() {
-            event_loop.with(|board| board.vmmci().show(value, interrupts));
-        }
+        self.with_board(|board| board.vmmci().show(value, interrupts));
     }
 
     /// Ends the guest at once: `vmctl stop -f`. Output of its console that nothing reads is dropped.
@@ -158,24 +154,12 @@ impl Handle {
     /// Pauses vCPUs and timers, and waits until both have stopped: `vmctl pause`. Does nothing if
     /// they are paused.
     pub fn pause(&self) {
-        let _pausing = self.0.pausing.lock();
-        if self.0.run_control.pause()
-            && let Some(event_loop) = self.event_loop()
-        {
-            event_loop.with(Board::pause);
-        }
+        self.0.run_control.pause(|| self.with_board(Board::pause));
     }
 
     /// Lets timers and vCPUs run again: `vmctl unpause`. Does nothing if they run.
     pub fn unpause(&self) {
-        let _pausing = self.0.pausing.lock();
-        if !self.0.run_control.is_paused() {
-            return;
-        }
-        if let Some(event_loop) = self.event_loop() {
-            event_loop.with(Board::unpause);
-        }
-        self.0.run_control.unpause();
+        self.0.run_control.unpause(|| self.with_board(Board::unpause));
     }
 
     /// Suspends and resumes the host: the vCPUs stop, the host's clocks jump forward by `length`,
@@ -183,20 +167,16 @@ impl Handle {
     /// overdue timers fire, and the RTC notices the jump and sends SYNCRTC. A paused guest stays
     /// paused.
     pub fn suspend(&self, length: Duration, tsc: SleepingTsc) -> Result<(), ControlError> {
-        let _pausing = self.0.pausing.lock();
-        let suspended = Duration::from_nanos(self.0.clock.suspended());
-        let nanos = suspended.checked_add(length).filter(|total| *total <= MAX_SUSPEND);
-        let nanos = nanos.and_then(|_| u64::try_from(length.as_nanos()).ok());
-        let nanos = nanos.ok_or(ControlError::SuspendTooLong)?;
-        let was_running = self.0.run_control.pause();
-        self.0.clock.suspend(nanos, tsc);
-        if let Some(event_loop) = self.event_loop() {
-            event_loop.clock_jumped();
-        }
-        if was_running {
-            self.0.run_control.unpause();
-        }
-        Ok(())
+        self.0.run_control.suspend(|| {
+            let suspended = Duration::from_nanos(self.0.clock.suspended());
+            let nanos = suspended.checked_add(length).filter(|total| *total <= MAX_SUSPEND);
+            let nanos = nanos.and_then(|_| u64::try_from(length.as_nanos()).ok());
+            self.0.clock.suspend(nanos.ok_or(ControlError::SuspendTooLong)?, tsc);
+            if let Some(event_loop) = self.event_loop() {
+                event_loop.clock_jumped();
+            }
+            Ok(())
+        })
     }
 
     /// The VM's status.
@@ -222,6 +202,13 @@ impl Handle {
         self.0.counters.lock().snapshot()
     }
 
+    /// Calls `f` with the board locked. Does nothing while the guest does not run.
+    fn with_board(&self, f: impl FnOnce(&mut Board)) {
+        if let Some(event_loop) = self.event_loop() {
+            event_loop.with(f);
+        }
+    }
+
     fn event_loop(&self) -> Option<Arc<EventLoop>> {
         self.0.event_loop.lock().clone()
     }
@@ -229,7 +216,7 @@ impl Handle {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, thread};
+    use std::io;
 
     use super::*;
     use crate::{config::NicBackendConfig, fuzzing::Machine};
@@ -252,7 +239,6 @@ mod tests {
             counters: Arc::new(Mutex::new(Counters::new(0))),
             output: OutputQueue::start(Box::new(io::sink()), || {}).unwrap(),
             event_loop: Mutex::default(),
-            pausing: Mutex::default(),
         };
         vm.publish(&event_loop(&clock));
         Handle(Arc::new(vm))
@@ -265,18 +251,9 @@ mod tests {
     }
 
     #[test]
-    fn a_transition_of_one_client_waits_for_that_of_another() {
+    fn vcpus_and_board_are_paused_and_unpaused_together() {
         let handle = handle();
-        let transition = handle.0.pausing.lock();
-        thread::scope(|scope| {
-            let pause = scope.spawn(|| handle.pause());
-            for _ in 0..1000 {
-                thread::yield_now();
-            }
-            assert_eq!(paused(&handle), (false, false));
-            drop(transition);
-            pause.join().unwrap();
-        });
+        handle.pause();
         assert_eq!(paused(&handle), (true, true));
         handle.unpause();
         assert_eq!(paused(&handle), (false, false));

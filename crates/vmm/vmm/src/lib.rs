@@ -53,7 +53,6 @@ mod handle;
 mod irqchip;
 mod kvm;
 mod run_control;
-mod sipi;
 mod stats;
 mod vcpu_thread;
 mod virtual_machine;

@@ -5,11 +5,12 @@ use devices::{
         Direction, PortAccess, Width,
         mmio::{self, MmioAccess},
     },
-    irqchip::lapic::StartupIpis,
+    irqchip::lapic::{StartupIpi, StartupIpis},
     pvclock::HostClocks,
 };
 use kvm_ioctls::VcpuFd;
 use parking_lot::Mutex;
+use run_control::{SipiState, SipiStates};
 use vm_memory::GuestMemoryMmap;
 
 use crate::{
@@ -33,7 +34,6 @@ use crate::{
         vcpu::{Exit, Vcpu},
     },
     run_control::VcpuRunControl,
-    sipi::{SipiState, SipiStates},
     stats::{Counters, Phase, trace},
 };
 
@@ -82,7 +82,10 @@ impl VmInstance<'_> {
     /// Delivers INITs and SIPIs that a vCPU has sent.
     fn deliver(&self, ipis: StartupIpis) {
         for (number, ipi) in ipis {
-            self.sipi.deliver(number, ipi);
+            match ipi {
+                StartupIpi::Init => self.sipi.init(number),
+                StartupIpi::Sipi(vector) => self.sipi.sipi(number, vector),
+            }
             self.run_control().kick(number);
         }
     }

@@ -10,6 +10,7 @@ use std::{
 use devices::{clock::HostTicks, memory_map::MemoryMap};
 use kvm_ioctls::{Kvm, VcpuFd};
 use parking_lot::Mutex;
+use run_control::SipiStates;
 use vm_memory::GuestMemoryMmap;
 
 use crate::{
@@ -26,7 +27,6 @@ use crate::{
     irqchip::IrqChip,
     kvm::{cpuid::HostCpu, memory, msr, tsc::rdtsc, vcpu},
     run_control::VcpuRunControl,
-    sipi::SipiStates,
     stats::{Counters, trace},
     vcpu_thread::VmInstance,
 };
@@ -75,7 +75,6 @@ impl VirtualMachine {
             counters: Arc::new(Mutex::new(Counters::new(tsc_hz))),
             output,
             event_loop: Mutex::default(),
-            pausing: Mutex::default(),
         });
         Ok(Self {
             config,

@@ -20,7 +20,7 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use crate::{
     error::Error,
-    run_control::{Registration, VcpuRunControl},
+    run_control::{self, Registration, VcpuRunControl},
 };
 
 vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
@@ -209,7 +209,7 @@ impl Vcpu {
         let immediate_exit = (&raw mut self.fd.get_kvm_run().immediate_exit).cast::<AtomicU8>().cast_const();
         // SAFETY: the flag is part of the mapping that `fd` holds, and the registration is dropped
         // before `fd`: fields are dropped in the order of their declaration.
-        self.registration = Some(unsafe { run_control.register(number, immediate_exit) });
+        self.registration = Some(unsafe { run_control::register(run_control, number, immediate_exit) });
     }
 
     /// Runs the guest until it exits.

@@ -3,12 +3,11 @@
 //!
 //! KVM keeps this state only together with its own APICs, which are not used.
 
-use devices::irqchip::lapic::StartupIpi;
-use parking_lot::Mutex;
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// What INIT and SIPI have a vCPU do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SipiState {
+pub enum SipiState {
     /// Go on running.
     Run,
     /// Wait for a SIPI, after an INIT or since power-on.
@@ -19,28 +18,31 @@ pub(crate) enum SipiState {
 
 /// The SIPI states of all vCPUs. After a change, the caller kicks the vCPU.
 #[derive(Debug)]
-pub(crate) struct SipiStates(Mutex<Vec<SipiState>>);
+pub struct SipiStates(Mutex<Vec<SipiState>>);
 
 impl SipiStates {
     /// The states of `vcpus` vCPUs at power-on.
-    pub(crate) fn new(vcpus: u8) -> Self {
+    pub fn new(vcpus: u8) -> Self {
         Self(Mutex::new((0..vcpus).map(|n| if n == 0 { SipiState::Run } else { SipiState::Wait }).collect()))
     }
 
-    /// Delivers `ipi` to `vcpu`. INIT stops it in any state and discards a SIPI that it has not
-    /// taken. Of several SIPIs the first counts; a running vCPU ignores them.
-    pub(crate) fn deliver(&self, vcpu: u8, ipi: StartupIpi) {
-        let state = &mut self.0.lock()[usize::from(vcpu)];
-        match (ipi, *state) {
-            (StartupIpi::Init, _) => *state = SipiState::Wait,
-            (StartupIpi::Sipi(vector), SipiState::Wait) => *state = SipiState::Start(vector),
-            (StartupIpi::Sipi(_), SipiState::Run | SipiState::Start(_)) => {}
+    /// Delivers an INIT to `vcpu`: stops it in any state and discards a SIPI that it has not taken.
+    pub fn init(&self, vcpu: u8) {
+        self.lock()[usize::from(vcpu)] = SipiState::Wait;
+    }
+
+    /// Delivers a SIPI with `vector` to `vcpu`. Of several SIPIs the first counts; a running vCPU
+    /// ignores them.
+    pub fn sipi(&self, vcpu: u8, vector: u8) {
+        let state = &mut self.lock()[usize::from(vcpu)];
+        if *state == SipiState::Wait {
+            *state = SipiState::Start(vector);
         }
     }
 
     /// The state of `vcpu`. [`SipiState::Start`] is returned once and becomes [`SipiState::Run`].
-    pub(crate) fn take(&self, vcpu: u8) -> SipiState {
-        let state = &mut self.0.lock()[usize::from(vcpu)];
+    pub fn take(&self, vcpu: u8) -> SipiState {
+        let state = &mut self.lock()[usize::from(vcpu)];
         match *state {
             SipiState::Start(_) => std::mem::replace(state, SipiState::Run),
             other => other,
@@ -48,8 +50,12 @@ impl SipiStates {
     }
 
     /// Whether an INIT or SIPI waits for `vcpu`, which makes its current exit void.
-    pub(crate) fn overrides_exit(&self, vcpu: u8) -> bool {
-        self.0.lock()[usize::from(vcpu)] != SipiState::Run
+    pub fn overrides_exit(&self, vcpu: u8) -> bool {
+        self.lock()[usize::from(vcpu)] != SipiState::Run
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<SipiState>> {
+        lock(&self.0)
     }
 }
 
@@ -66,12 +72,12 @@ mod tests {
     #[test]
     fn the_first_sipi_counts_and_is_taken_once() {
         let states = SipiStates::new(2);
-        states.deliver(1, StartupIpi::Init);
-        states.deliver(1, StartupIpi::Sipi(0x9a));
-        states.deliver(1, StartupIpi::Sipi(0x10));
+        states.init(1);
+        states.sipi(1, 0x9a);
+        states.sipi(1, 0x10);
         assert!(states.overrides_exit(1));
         assert_eq!([states.take(1), states.take(1)], [SipiState::Start(0x9a), SipiState::Run]);
-        states.deliver(1, StartupIpi::Sipi(0x10));
+        states.sipi(1, 0x10);
         assert_eq!(states.take(1), SipiState::Run, "a running vCPU ignores a SIPI");
     }
 
@@ -79,9 +85,9 @@ mod tests {
     fn init_stops_a_running_vcpu_and_discards_a_sipi() {
         let states = SipiStates::new(2);
         for vcpu in [0, 1] {
-            states.deliver(vcpu, StartupIpi::Init);
-            states.deliver(vcpu, StartupIpi::Sipi(1));
-            states.deliver(vcpu, StartupIpi::Init);
+            states.init(vcpu);
+            states.sipi(vcpu, 1);
+            states.init(vcpu);
             assert!(states.overrides_exit(vcpu));
             assert_eq!([states.take(vcpu), states.take(vcpu)], [SipiState::Wait, SipiState::Wait]);
         }
