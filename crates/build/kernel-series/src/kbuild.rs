@@ -130,17 +130,29 @@ impl<'a> Build<'a> {
         objects: &BTreeSet<String>,
         prepare: bool,
     ) -> Result<std::result::Result<(), String>> {
-        let mut targets: Vec<&str> = objects.iter().map(String::as_str).collect();
+        let (twice, mut targets): (Vec<&str>, Vec<_>) =
+            objects.iter().map(String::as_str).partition(|object| is_entered_twice(object));
         if prepare {
             targets.push("prepare");
         }
-        if targets.is_empty() { Ok(Ok(())) } else { self.make(&targets) }
+        for (targets, jobs) in [(targets, self.toolchain.jobs), (twice, 1)] {
+            if !targets.is_empty()
+                && let Err(said) = self.make_jobs(&targets, jobs)?
+            {
+                return Ok(Err(said));
+            }
+        }
+        Ok(Ok(()))
     }
 
     fn make(&self, targets: &[&str]) -> Result<std::result::Result<(), String>> {
+        self.make_jobs(targets, self.toolchain.jobs)
+    }
+
+    fn make_jobs(&self, targets: &[&str], jobs: usize) -> Result<std::result::Result<(), String>> {
         let variables = self.toolchain.make_vars.iter().map(|(name, value)| (&**name, &**value));
         let mut make = kernel_make(self.tree, Some(&self.objects), variables);
-        make.env("PATH", &self.toolchain.path).args(["-s", &format!("-j{}", self.toolchain.jobs)]);
+        make.env("PATH", &self.toolchain.path).args(["-s", &format!("-j{jobs}")]);
         let output = run::output(make.args(targets))?;
         Ok(if output.status.success() { Ok(()) } else { Err(git::said(&output, 30)) })
     }
@@ -212,6 +224,12 @@ impl<'a> Build<'a> {
         let line = said.lines().find_map(|line| line.strip_prefix("VMMLINUX ")).unwrap_or_default();
         Ok(line.split_whitespace().map(str::to_owned).collect())
     }
+}
+
+/// Whether kbuild enters an object's directory twice for it, at the same time and writing the same files: once by itself, as
+/// arch/x86/Makefile names it among `drivers-y`, and once by arch/x86.
+fn is_entered_twice(object: &str) -> bool {
+    ["arch/x86/pci/", "arch/x86/power/", "arch/x86/video/"].iter().any(|dir| object.starts_with(dir))
 }
 
 pub(crate) fn file_name(path: &str) -> &str {
