@@ -12,6 +12,7 @@ use std::{
     },
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::Once,
     thread,
     time::{Duration, Instant},
 };
@@ -54,8 +55,7 @@ pub fn is_init() -> bool {
 /// the job returns, or some time after the host has closed the control port or has ended: a job that hangs does not
 /// keep it.
 pub fn run(job: impl FnOnce(Env)) -> ! {
-    let prepared = prepare().and_then(|env| power_off_without_host(&env.control).map(|()| env));
-    if let Err(error) = prepared.map(|env| catch_unwind(AssertUnwindSafe(|| job(env)))) {
+    if let Err(error) = prepare().map(|env| catch_unwind(AssertUnwindSafe(|| job(env)))) {
         // Standard error is the helper VM's log: the host shows it if no answer comes.
         support::note!("vmmlinux: {:?}", miette::Report::new(error));
     }
@@ -70,17 +70,19 @@ fn power_off() -> ! {
     std::process::exit(1)
 }
 
-/// Starts a thread that powers the helper VM off when the host has been gone for [`HOST_GONE`].
-fn power_off_without_host(control: &Port) -> Result<()> {
-    let io = |e| Error::io("watch", "the control port", e);
-    let control = control.try_clone().map_err(io)?;
-    let watch = move || {
-        control.wait_until_closed();
-        thread::sleep(HOST_GONE);
-        support::note!("vmmlinux: the host has closed the control port, and the job has not ended");
-        power_off()
-    };
-    thread::Builder::new().name("host".to_owned()).spawn(watch).map(drop).map_err(io)
+/// Powers the helper VM off after [`HOST_GONE`], once.
+fn power_off_without_host() {
+    static GONE: Once = Once::new();
+    GONE.call_once(|| {
+        let wait = || {
+            thread::sleep(HOST_GONE);
+            support::note!("vmmlinux: the host has closed the control port, and the job has not ended");
+            power_off()
+        };
+        if let Err(error) = thread::Builder::new().name("host".to_owned()).spawn(wait) {
+            support::note!("vmmlinux: cannot start a thread: {error}");
+        }
+    });
 }
 
 fn prepare() -> Result<Env> {
@@ -116,6 +118,7 @@ fn prepare() -> Result<Env> {
     let Start { now, job } = serde_json::from_slice(&start).map_err(|e| io(e.into()))?;
     let now = Timespec { tv_sec: now.as_secs().cast_signed(), tv_nsec: now.subsec_nanos().into() };
     clock_settime(ClockId::Realtime, now).map_err(|e| Error::io("set", "the clock", e))?;
+    control.is_life_line = true;
     Ok(Env { job, console: Port::open("console")?, control })
 }
 
@@ -192,37 +195,43 @@ fn listen(name: &str) -> Result<()> {
 /// A virtio-serial port to the host.
 ///
 /// Reads and writes wait with poll(2): a blocking write to such a port spins with interrupts disabled until the host
-/// has read the bytes.
+/// has read the bytes. One thread at most may wait to read: beside another one that polls the same port, a reader has
+/// missed what came.
 #[derive(Debug)]
-pub struct Port(File);
+pub struct Port {
+    file: File,
+    /// Whether the helper VM powers off some time after a reader has found it closed.
+    is_life_line: bool,
+}
 
 impl Port {
     fn open(name: &str) -> Result<Self> {
         let path = Path::new(PORTS).join(name);
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
-        options.open(&path).map(Self).map_err(|e| Error::io("open", &path, e))
+        let file = options.open(&path).map_err(|e| Error::io("open", &path, e))?;
+        Ok(Self { file, is_life_line: false })
     }
 
     /// A second handle to the same port.
     pub fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+        Ok(Self { file: self.file.try_clone()?, is_life_line: self.is_life_line })
     }
 
-    /// Blocks until the host has closed its end, or has ended.
-    fn wait_until_closed(&self) {
-        // poll(2) reports a closed end without being asked.
-        while self.wait(PollFlags::empty()).map_or_else(|e| e.kind() == io::ErrorKind::Interrupted, |()| true)
-        {
+    /// The host has closed its end, or has ended.
+    fn closed(&self) {
+        if self.is_life_line {
+            power_off_without_host();
         }
     }
 
     /// Waits until the port is ready for `flags`. Fails if the host has closed its end.
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
-        let mut ports = [PollFd::new(&self.0, flags)];
+        let mut ports = [PollFd::new(&self.file, flags)];
         poll(&mut ports, None)?;
         let found = ports[0].revents();
         if found.contains(PollFlags::HUP) && !found.intersects(flags) {
+            self.closed();
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(())
@@ -231,21 +240,25 @@ impl Port {
 
 impl From<Port> for OwnedFd {
     fn from(port: Port) -> Self {
-        port.0.into()
+        port.file.into()
     }
 }
 
 impl AsFd for Port {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 }
 
 impl Read for Port {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.0.read(buf) {
+            match self.file.read(buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
+                Ok(0) if !buf.is_empty() => {
+                    self.closed();
+                    return Ok(0);
+                }
                 result => return result,
             }
         }
@@ -255,7 +268,7 @@ impl Read for Port {
 impl Write for Port {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         loop {
-            match self.0.write(buf) {
+            match self.file.write(buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
                 result => return result,
             }
@@ -281,9 +294,9 @@ mod tests {
     #[test]
     fn a_port_tells_when_the_host_has_gone() {
         let (here, host) = std::os::unix::net::UnixStream::pair().unwrap();
-        let port = Port(OwnedFd::from(here).into());
+        let mut port = Port { file: OwnedFd::from(here).into(), is_life_line: false };
         drop(host);
-        port.wait_until_closed();
+        assert_eq!(port.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]
