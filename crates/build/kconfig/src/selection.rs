@@ -43,15 +43,9 @@ impl Workload {
     ];
 
     /// The workloads of packaged kernels, which go into guests that exist: all but [`Workload::Debug`].
-    pub const PACKAGED: [Self; 7] = [
-        Self::Core,
-        Self::Systemd,
-        Self::Containers,
-        Self::Vpn,
-        Self::Firewall,
-        Self::Roots,
-        Self::Filesystems,
-    ];
+    pub fn packaged() -> BTreeSet<Self> {
+        Self::ALL.into_iter().filter(|workload| *workload != Self::Debug).collect()
+    }
 
     /// The name, which is also that of the fragment file.
     pub const fn as_str(self) -> &'static str {
@@ -110,9 +104,9 @@ impl Selection {
         }
     }
 
-    /// The packaged kernel of a series: every host generation, [`Workload::PACKAGED`].
+    /// The packaged kernel of a series: every host generation, [`Workload::packaged`].
     pub fn packaged(series: impl Into<String>) -> Self {
-        Self { workloads: Workload::PACKAGED.into(), ..Self::new(series) }
+        Self { workloads: Workload::packaged(), ..Self::new(series) }
     }
 
     /// Whether the workload is chosen.

@@ -145,7 +145,7 @@ impl Args {
                 name.push_str(&word);
             }
         };
-        if selection.workloads == Workload::PACKAGED.into() {
+        if selection.workloads == Workload::packaged() {
             add(vec!["packaged".to_owned()]);
         } else if selection.workloads != usual.workloads {
             let beyond_core: BTreeSet<_> =
