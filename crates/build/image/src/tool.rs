@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::process::Pid;
-use support::interrupt::Interrupt;
+use support::{interrupt::Interrupt, run};
 
 use crate::error::{Error, Result};
 
@@ -165,8 +165,7 @@ impl Tools {
         if said.contains("No space left on device") || said.contains("Disk quota exceeded") {
             return Err(Error::NoSpace { path: output.to_owned() });
         }
-        let lines: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).collect();
-        let said = lines[lines.len().saturating_sub(15)..].join("\n");
+        let said = run::last(said.lines().filter(|line| !line.trim().is_empty()), 15);
         Err(Error::ToolFailed { tool, doing, status: result.status, said })
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use support::make::kernel_make;
+use support::{make::kernel_make, run};
 
 use crate::{DotConfig, ResolveError};
 
@@ -66,12 +66,11 @@ impl<'a> Conf<'a> {
         if output.status.success() {
             return Ok(());
         }
-        let lines: Vec<_> = stderr.lines().collect();
         Err(ResolveError::Make {
             tree: self.tree.to_owned(),
             target: target.to_owned(),
             status: output.status,
-            output: lines[lines.len().saturating_sub(20)..].join("\n"),
+            output: run::last(stderr.lines(), 20),
         })
     }
 

@@ -17,8 +17,7 @@ const NEUTRAL: [(&str, &str); 2] = [("user.name", "vmmlinux series"), ("user.ema
 pub(crate) fn said(output: &Output, lines: usize) -> String {
     let text =
         [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).join("");
-    let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
+    run::last(text.lines(), lines)
 }
 
 /// A git repository with a work tree, isolated from the user's configuration.

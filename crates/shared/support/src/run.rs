@@ -133,11 +133,16 @@ pub fn command_line(command: &Command) -> String {
     line
 }
 
+/// The last `most` of some lines, as one text.
+pub fn last<'a>(lines: impl IntoIterator<Item = &'a str>, most: usize) -> String {
+    let all: Vec<&str> = lines.into_iter().collect();
+    all[all.len().saturating_sub(most)..].join("\n")
+}
+
 /// The last `lines` lines of a text, each indented by two blanks, for error messages.
 pub fn tail(text: &str, lines: usize) -> String {
-    let all: Vec<&str> = text.trim_end().lines().collect();
     let mut out = String::new();
-    for line in &all[all.len().saturating_sub(lines)..] {
+    for line in last(text.trim_end().lines(), lines).lines() {
         let _ = writeln!(out, "  {line}");
     }
     out.trim_end().to_owned()

@@ -20,6 +20,7 @@ use rustix::{
     io::{FdFlags, fcntl_setfd, retry_on_intr},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
+use support::run;
 use vmd_release::DiskFormat;
 
 use crate::{
@@ -291,9 +292,8 @@ impl L1 {
         // QEMU shares the file offset; reading to the end restores it.
         let _ = self.log.seek(SeekFrom::Start(0)).and_then(|_| self.log.read_to_end(&mut log));
         let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> =
-            log.lines().filter(|line| !line.contains("TCG doesn't support requested feature")).collect();
-        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+        let lines = log.lines().filter(|line| !line.contains("TCG doesn't support requested feature"));
+        run::last(lines, LOG_LINES)
     }
 
     /// The error for a helper VM that has ended or does not start. It is killed if it has not ended.
