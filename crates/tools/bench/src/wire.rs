@@ -94,7 +94,9 @@ impl Receiver {
     pub fn line<E: DeserializeOwned>(&mut self, line: &str) -> Result<Option<E>, String> {
         let Some((_, record)) = line.split_once(PREFIX) else { return Ok(None) };
         let wrong = |what: &str| format!("{what}: {line}");
-        let (head, fragment) = record.trim_end().split_once(' ').ok_or_else(|| wrong("a torn event"))?;
+        // A fragment may end with a blank: only the line's end is none of it.
+        let record = record.trim_end_matches(['\r', '\n']);
+        let (head, fragment) = record.split_once(' ').ok_or_else(|| wrong("a torn event"))?;
         let (head, more) = head.strip_suffix('+').map_or((head, false), |head| (head, true));
         let numbers = head.split_once('.').and_then(|(s, n)| Some((s.parse().ok()?, n.parse().ok()?)));
         let (sender, number): (u32, u32) = numbers.ok_or_else(|| wrong("a torn event"))?;
@@ -142,6 +144,14 @@ mod tests {
         let lines = records(1, &mut 0, &format!("\"{text}\""));
         assert_eq!(lines.len(), 3);
         assert!(lines.iter().all(|line| line.len() < 1000));
+        assert_eq!(receive(&lines).pop().unwrap(), Ok(Some(text)));
+    }
+
+    #[test]
+    fn blanks_around_the_cut_are_kept() {
+        let text = " ".repeat(2 * FRAGMENT);
+        let lines: Vec<_> =
+            records(1, &mut 0, &format!("\"{text}\"")).iter().map(|r| format!("{r}\r\n")).collect();
         assert_eq!(receive(&lines).pop().unwrap(), Ok(Some(text)));
     }
 
