@@ -51,7 +51,9 @@ impl Interrupt {
     }
 
     /// Runs `wait`, which waits for a program in a process group of its own. A signal that arrives meanwhile, or has
-    /// arrived before, interrupts the whole group.
+    /// arrived before, interrupts the whole group: by SIGTERM, which make passes on to what it has just started. On
+    /// SIGINT make waits for its children, as a terminal would have sent it to them too; one that is started in that
+    /// moment never gets it.
     pub fn while_running<T>(&self, group: Pid, wait: impl FnOnce() -> T) -> T {
         self.with(|state| {
             state.group = Some(group);
@@ -73,7 +75,7 @@ impl State {
     /// The call fails only if the group has exited.
     fn interrupt(&self) {
         if let Some(group) = self.group {
-            let _ = kill_process_group(group, Signal::INT);
+            let _ = kill_process_group(group, Signal::TERM);
         }
     }
 }
