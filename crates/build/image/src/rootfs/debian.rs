@@ -23,9 +23,10 @@ pub(super) fn tools() -> &'static [&'static str] {
     if root { &["mmdebstrap"] } else { &["mmdebstrap", "newuidmap"] }
 }
 
-/// Besides the essential ones and apt: what boots, logs in, reaches the network and grows the disk.
+/// Besides the essential ones and apt: what boots, logs in, reaches the network, keeps time and grows the disk.
 const PACKAGES: [&str; 18] = [
     "ca-certificates",
+    "chrony",
     "dbus",
     "e2fsprogs",
     "fdisk",
@@ -40,7 +41,6 @@ const PACKAGES: [&str; 18] = [
     "systemd",
     "systemd-resolved",
     "systemd-sysv",
-    "systemd-timesyncd",
     "udev",
     "util-linux",
 ];
@@ -166,6 +166,21 @@ fn overlay_tree(options: &Options, identity: &Identity) -> Result<Tree> {
         "etc/systemd/system.conf.d/vmmlinux.conf",
         0o644,
         include_str!("../../../../../guests/debian/system.conf"),
+    );
+    tree.file(
+        "usr/lib/vmmlinux/chrony-refclock",
+        0o755,
+        include_str!("../../../../../guests/debian/chrony-refclock"),
+    );
+    tree.file(
+        "etc/chrony/conf.d/vmmlinux.conf",
+        0o644,
+        include_str!("../../../../../guests/debian/chrony.conf"),
+    );
+    tree.file(
+        "etc/systemd/system/chrony.service.d/vmmlinux.conf",
+        0o644,
+        include_str!("../../../../../guests/debian/chrony.service.conf"),
     );
     if let Some(network) = networkd(options.net.as_ref().unwrap_or(&Net::Dhcp)) {
         tree.file("etc/systemd/network/20-wired.network", 0o644, network);
