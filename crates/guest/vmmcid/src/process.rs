@@ -115,31 +115,37 @@ mod tests {
         assert!(matches!(run(&mut Command::new("/nowhere/x"), long), Err(Failure::NotStarted(_))));
     }
 
-    fn lines(script: &str) -> Vec<String> {
+    /// The lines of a script's output, which come in after it has ended, too.
+    fn lines(script: &str) -> mpsc::Receiver<String> {
         let (to, from) = mpsc::channel();
         let line = move |line: &str| to.send(line.to_owned()).unwrap();
         run_with_output(Command::new("sh").args(["-c", script]), Duration::from_mins(1), line).unwrap();
-        from.try_iter().collect()
+        from
     }
 
     #[test]
     fn lines_of_both_streams_are_passed_on_in_order() {
-        assert_eq!(lines("echo a; echo b >&2; printf c"), ["a", "b", "c"]);
+        let all: Vec<_> = lines("echo a; echo b >&2; printf c").iter().collect();
+
+        assert_eq!(all, ["a", "b", "c"]);
     }
 
     #[test]
     fn a_line_without_an_end_is_passed_on_in_pieces() {
-        let pieces: Vec<_> = lines("head -c 3000 /dev/zero | tr '\\0' x").iter().map(String::len).collect();
+        let lines = lines("head -c 3000 /dev/zero | tr '\\0' x");
+
+        let pieces: Vec<_> = lines.iter().map(|piece| piece.len()).collect();
 
         assert_eq!(pieces, [1024, 1024, 952]);
     }
 
     #[test]
     fn a_child_that_keeps_the_output_holds_nothing_up() {
-        let kept = lines("echo a; sleep 5 & echo $!");
+        let lines = lines("echo a; sleep 1000 & echo $!");
 
-        assert_eq!(kept[0], "a");
-        let child = Pid::from_raw(kept[1].parse().unwrap()).unwrap();
+        let [first, child] = [(); 2].map(|()| lines.recv().unwrap());
+        assert_eq!(first, "a");
+        let child = Pid::from_raw(child.parse().unwrap()).unwrap();
         assert!(rustix::process::kill_process(child, Signal::KILL).is_ok(), "it had not ended");
     }
 
