@@ -71,9 +71,9 @@ impl Log {
         Self { sink, hooks: Mutex::new(Budget::new(Instant::now())) }
     }
 
-    /// Writes a line of a hook's output if the budget for those allows it. Returns whether it does.
-    pub fn hook_line(&self, name: &str, line: &str) -> bool {
-        let allowed = self.hooks.lock().take(Instant::now());
+    /// Writes a line of a hook's output if the budget for those allows it at `now`. Returns whether it does.
+    pub fn hook_line(&self, name: &str, line: &str, now: Instant) -> bool {
+        let allowed = self.hooks.lock().take(now);
         if allowed {
             self.say(Level::Info, format!("hook {name}: {line}"));
         }
