@@ -3,9 +3,9 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::Path,
-    process::{ChildStdout, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -253,12 +253,13 @@ impl Runner {
 
 /// Listens to a guest to its end and carries out the disturbances that it waits for. Returns its events, the lines of its
 /// console, and the error of a disturbance that failed.
-fn attend(name: &str, stdout: ChildStdout) -> (Vec<Event>, Vec<String>, Option<Error>) {
+fn attend(name: &str, stdout: impl Read) -> (Vec<Event>, Vec<String>, Option<Error>) {
     let (mut events, mut console, mut refused) = (Vec::new(), Vec::new(), None);
     let mut receiver = Receiver::default();
     for line in BufReader::new(stdout).split(b'\n') {
         let Ok(line) = line else { break };
-        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        let line = String::from_utf8_lossy(&line);
+        // Whole: a fragment of an event may end with a blank.
         let event = receiver.line(&line).unwrap_or_else(|lost| Some(Event::Failed(lost)));
         if let Some(Event::Await(disturbance)) = event
             && let Err(error) = disturb(name, disturbance)
@@ -266,7 +267,7 @@ fn attend(name: &str, stdout: ChildStdout) -> (Vec<Event>, Vec<String>, Option<E
             refused = Some(error);
         }
         events.extend(event);
-        console.push(line);
+        console.push(line.trim_end().to_owned());
     }
     (events, console, refused)
 }
@@ -299,6 +300,17 @@ mod tests {
         s.devices.insert("pit".to_owned(), Accesses { reads: 0, writes: pit });
         s.interrupts.insert(0x30, pit);
         s
+    }
+
+    #[test]
+    fn blanks_at_the_end_of_a_fragment_are_kept() {
+        let console = "vmmlinux-event 1.0+ {\"failed\":\"no \r\nvmmlinux-event 1.1 disk\"}\r\nlogin: \r\n";
+
+        let (events, lines, refused) = attend("x", console.as_bytes());
+
+        assert_eq!(events, [Event::Failed("no disk".to_owned())]);
+        assert_eq!(lines[2], "login:");
+        assert!(refused.is_none());
     }
 
     #[test]
