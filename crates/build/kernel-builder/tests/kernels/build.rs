@@ -139,7 +139,6 @@ fn a_profile_tells_what_was_made_and_leaves_the_same_kernel() {
         profiled.profile.iter().map(|step| (step.tool.as_str(), step.target.as_str())).collect();
     steps.sort_unstable();
     assert_eq!(steps, [("CC", "init/main.o"), ("CC", "lib/sum.o"), ("LD", "vmlinux")]);
-    assert!(profiled.profile.iter().all(|step| step.seconds > 0.0), "{:?}", profiled.profile);
     assert_eq!(plain.manifest.files["vmlinux"], profiled.manifest.files["vmlinux"]);
     // Nothing was made, so nothing cost anything.
     let again = build("profiled", true);
