@@ -2,12 +2,14 @@
 
 use std::{
     io,
+    path::Path,
     process::{Command, Output},
 };
 
-fn vmmlinux(arguments: &str) -> Command {
+/// The program, for a user who runs no VM: with a runtime directory of its own.
+fn vmmlinux(arguments: &str, runtime: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmmlinux"));
-    command.args(arguments.split_whitespace());
+    command.args(arguments.split_whitespace()).env("XDG_RUNTIME_DIR", runtime);
     command
 }
 
@@ -18,6 +20,8 @@ fn closed_pipe() -> io::PipeWriter {
 
 #[test]
 fn a_closed_pipe_changes_neither_status_nor_errors() {
+    let runtime = tempfile::tempdir().unwrap();
+    let vmmlinux = |line| vmmlinux(line, runtime.path());
     for line in [
         "",
         "--help",
