@@ -50,7 +50,7 @@ impl Error {
     }
 }
 
-/// A temporary directory. Dropping it removes it; one whose process was killed is removed by the next
+/// A temporary directory. Dropping it removes it, unless it was renamed; one whose process was killed is removed by the next
 /// [`temp_dir`] with its parent and prefix.
 #[derive(Debug)]
 pub struct TempDir {
@@ -64,17 +64,11 @@ impl TempDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// Leaves the directory where it is and returns its path.
-    pub fn keep(mut self) -> PathBuf {
-        std::mem::take(&mut self.path)
-    }
 }
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty()
-            && let Err(error) = remove_tree(&self.path)
+        if let Err(error) = remove_tree(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %self.path.display(), %error, "a temporary directory was left behind");
@@ -89,29 +83,34 @@ pub fn temp_dir(parent: &Path, prefix: &str) -> Result<TempDir> {
     for entry in entries.filter_map(std::result::Result::ok) {
         let path = entry.path();
         if entry.file_name().as_bytes().starts_with(prefix.as_bytes())
-            && let Some(_lock) = lock_dir(&path)
+            && let Ok(_lock) = lock_dir(&path)
         {
-            remove_tree(&path).map_err(|e| Error::new("remove the stale", path, e))?;
+            match remove_tree(&path) {
+                // Its owner, or another run, has removed it between its opening and its locking.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => done.map_err(|e| Error::new("remove the stale", path, e))?,
+            }
         }
     }
     loop {
         let made = tempfile::Builder::new().prefix(prefix).tempdir_in(parent);
         let path = made.map_err(|e| Error::new("create a directory in", parent, e))?.keep();
-        // Another run may have taken it for a stale one before it was locked.
         match lock_dir(&path) {
-            Some(lock) if path.is_dir() => return Ok(TempDir { path, _lock: lock }),
-            _ if path.is_dir() => return Err(Error::new("lock", path, Errno::WOULDBLOCK)),
-            _ => {}
+            Ok(lock) if path.is_dir() => return Ok(TempDir { path, _lock: lock }),
+            // Before it was locked, another run has taken it for a stale one and removed it, or is about to.
+            Ok(_) | Err(Errno::NOENT | Errno::WOULDBLOCK) => {}
+            Err(e) => return Err(Error::new("lock", path, e)),
         }
     }
 }
 
-/// Opens and locks a directory. `None` if it is not a directory, or locked by another process.
-fn lock_dir(path: &Path) -> Option<File> {
+/// Opens and locks a directory. Fails with `ENOENT` or `ENOTDIR` if there is none, and with `EWOULDBLOCK` if another process
+/// has locked it.
+fn lock_dir(path: &Path) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-    flock(&dir, FlockOperation::NonBlockingLockExclusive).ok()?;
-    Some(dir.into())
+    let dir = rustix::fs::open(path, flags, Mode::empty())?;
+    flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(dir.into())
 }
 
 /// Removes a directory with all that is in it, directories that their owner may not write to included.
@@ -225,11 +224,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_stays() {
+    fn runs_at_the_same_time_have_a_directory_each() {
         let parent = tempfile::tempdir().unwrap();
-
-        let kept = temp_dir(parent.path(), ".run-").unwrap().keep();
-
-        assert!(kept.is_dir());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let made = temp_dir(parent.path(), ".run-").unwrap();
+                        fs::write(made.path().join("file"), "x").unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(names(parent.path()), [""; 0]);
     }
 }
