@@ -4,13 +4,13 @@
 //! build trixie's kernel while its system's apt does not know trixie. apt checks the signatures.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use support::{
-    cache::Cache,
+    cache::{Cache, Lock, hold},
     file::{self, write_atomically},
     hash::Hash,
     progress::Progress,
@@ -40,15 +40,18 @@ pub struct Offer {
     pub depends: Vec<String>,
 }
 
-/// apt restricted to a set of suites.
+/// apt restricted to a set of suites. Other runs wait until this one is dropped: apt itself fails where another one fetches
+/// the same lists, and finds no package while they are replaced.
 #[derive(Debug)]
 pub struct Apt {
     dir: PathBuf,
+    _lock: File,
 }
 
 impl Apt {
-    /// apt for these suites of Debian's archive; `None` if the system's apt has no mirror of Debian.
-    pub fn new(cache: &Cache, suites: &[String]) -> Result<Option<Self>> {
+    /// apt for these suites of Debian's archive; `None` if the system's apt has no mirror of Debian. Waiting for another run
+    /// is reported as a phase.
+    pub fn new(cache: &Cache, suites: &[String], progress: &dyn Progress) -> Result<Option<Self>> {
         let Some(mirrors) = Mirrors::of_system()? else { return Ok(None) };
         let sources: Vec<String> = suites.iter().filter_map(|suite| mirrors.stanza(suite)).collect();
         if sources.is_empty() {
@@ -58,12 +61,20 @@ impl Apt {
         let mut hash = Hash::new();
         hash.field(&sources);
         let dir = cache.dir(&format!("apt/{}", &hash.hex()[..16]))?;
+        Self::open(dir, &sources, progress).map(Some)
+    }
+
+    /// apt with its files in a directory.
+    fn open(dir: PathBuf, sources: &str, progress: &dyn Progress) -> Result<Self> {
+        let path = dir.join("apt.lock");
+        let lock = File::create(&path).map_err(|e| file::Error::new("open the lock", &path, e))?;
+        hold(&lock, &path, Lock::Exclusive, progress)?;
         for sub in ["lists/partial", "cache/archives/partial"] {
             let sub = dir.join(sub);
             fs::create_dir_all(&sub).map_err(|e| file::Error::new("create", &sub, e))?;
         }
         write_atomically(&dir.join("debian.sources"), sources.as_bytes())?;
-        Ok(Some(Self { dir }))
+        Ok(Self { dir, _lock: lock })
     }
 
     /// Fetches the package lists of the suites.
@@ -176,7 +187,43 @@ fn parse_offers(show: &str) -> Vec<Offer> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::mpsc::{SyncSender, sync_channel},
+        thread,
+    };
+
+    use support::progress::Quiet;
+
     use super::*;
+
+    /// Sends phases to a channel.
+    struct Reporter(SyncSender<String>);
+
+    impl Progress for Reporter {
+        fn phase(&self, what: &str) {
+            self.0.send(what.to_owned()).unwrap();
+        }
+        fn step(&self, _: u64, _: u64, _: &str) {}
+        fn note(&self, _: &str) {}
+    }
+
+    #[test]
+    fn runs_with_the_same_suites_take_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |progress: &dyn Progress| Apt::open(dir.path().to_owned(), "", progress).unwrap();
+        let (sender, phases) = sync_channel(1);
+        let reporter = Reporter(sender);
+        let first = open(&Quiet);
+        thread::scope(|scope| {
+            let second = scope.spawn(|| open(&reporter));
+
+            let said = phases.recv().unwrap();
+            drop(first);
+
+            assert!(said.contains("waiting for another run") && said.contains("apt.lock"), "{said}");
+            second.join().unwrap();
+        });
+    }
 
     #[test]
     fn offers_are_read_from_apt_cache_show() {

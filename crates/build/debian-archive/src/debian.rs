@@ -72,7 +72,7 @@ impl<'a> Debian<'a> {
         if let Some(dir) = newest_dir(&parent, &format!("{name}_"))? {
             return Ok(dir);
         }
-        let apt = Apt::new(self.cache, std::slice::from_ref(&self.suite))?
+        let apt = Apt::new(self.cache, std::slice::from_ref(&self.suite), self.progress)?
             .ok_or_else(|| self.unavailable(name, "the system's apt has no mirror of Debian"))?;
         self.progress.phase(&format!("looking for {name} in {}", self.suite));
         apt.update()?;
@@ -83,8 +83,8 @@ impl<'a> Debian<'a> {
             run::stdout(run::command("dpkg-deb").arg("--extract").arg(&deb).arg(temp.path()))?;
         }
         let dir = parent.join(format!("{name}_{}", offer.version));
-        let temp = temp.keep();
-        fs::rename(&temp, &dir).map_err(|e| file::Error::new("create", &dir, e))?;
+        // It is locked until it has its final name: another run would remove it.
+        fs::rename(temp.path(), &dir).map_err(|e| file::Error::new("create", &dir, e))?;
         Ok(dir)
     }
 

@@ -129,7 +129,7 @@ impl<'a> Setup<'a> {
     fn install_backports(&self, plan: &Plan) -> Result<()> {
         let codename = codename().unwrap_or_default();
         let suites = ["", "-updates", "-security", "-backports"].map(|suffix| format!("{codename}{suffix}"));
-        let apt = Apt::new(self.cache, &suites)?.ok_or_else(|| Error::NoMirror {
+        let apt = Apt::new(self.cache, &suites, self.progress)?.ok_or_else(|| Error::NoMirror {
             packages: plan.backports.iter().copied().collect::<Vec<_>>().join(", "),
             suite: format!("{codename}-backports"),
         })?;
@@ -172,7 +172,7 @@ impl<'a> Setup<'a> {
             .finder
             .rustc_version()
             .ok_or_else(|| unavailable("there is no rustc to match".to_owned()))?;
-        let apt = Apt::new(self.cache, suites)?.ok_or_else(|| {
+        let apt = Apt::new(self.cache, suites, self.progress)?.ok_or_else(|| {
             unavailable("rustup could not add the component, and apt has no Debian mirror".to_owned())
         })?;
         apt.update()?;

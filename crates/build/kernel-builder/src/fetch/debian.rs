@@ -12,7 +12,7 @@ use crate::fetch::{
 /// Debian.
 pub(crate) fn fetch(sources: &Sources<'_>, series: &str, wanted: Option<&Locked>) -> Result<Option<Locked>> {
     let suites = &sources.series.get(series)?.suites;
-    let Some(apt) = Apt::new(sources.cache, suites)? else { return Ok(None) };
+    let Some(apt) = Apt::new(sources.cache, suites, sources.progress)? else { return Ok(None) };
     sources.progress.phase(&format!("looking for linux-source-{series} in {}", suites.join(", ")));
     apt.update()?;
     let offers = apt.offers(&format!("linux-source-{series}"))?;
