@@ -84,6 +84,12 @@ impl NameLock {
 
     /// Takes a name in the given directory.
     pub fn in_directory(dir: &Path, name: &str) -> Result<Self> {
+        let _turn = turn(dir)?;
+        Self::take(dir, name)
+    }
+
+    /// Takes a name. The caller has the directory's lock.
+    fn take(dir: &Path, name: &str) -> Result<Self> {
         check_name(name)?;
         let (socket, lock) = (socket_path(dir, name), lock_path(dir, name));
         loop {
@@ -124,13 +130,22 @@ impl Drop for NameLock {
     }
 }
 
+/// Locks the directory, until the returned file is dropped, for taking names and trying whether they are taken: a name that
+/// is tried is held for that moment, and no VM must find it so.
+fn turn(dir: &Path) -> Result<File> {
+    let locked = File::open(dir).map_err(|e| Error::io("open", dir, e))?;
+    flock(&locked, FlockOperation::LockExclusive).map_err(|e| Error::io("lock", dir, e))?;
+    Ok(locked)
+}
+
 /// The names of the running VMs, sorted. Stale locks and sockets are removed.
 pub fn running(dir: &Path) -> Result<Vec<String>> {
+    let _turn = turn(dir)?;
     let entries = fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".lock").map(str::to_owned))
         // Taking a free name succeeds, and dropping it removes the stale files.
-        .filter(|name| matches!(NameLock::in_directory(dir, name), Err(Error::Taken { .. })))
+        .filter(|name| matches!(NameLock::take(dir, name), Err(Error::Taken { .. })))
         .collect();
     names.sort();
     Ok(names)
@@ -147,7 +162,11 @@ fn lock_path(dir: &Path, name: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::{
+        os::unix::fs::{PermissionsExt as _, symlink},
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
 
     use super::*;
 
@@ -171,6 +190,22 @@ mod tests {
         drop(lock);
         assert_eq!(running(dir.path()).unwrap(), ["b"]);
         drop(NameLock::in_directory(dir.path(), "a").unwrap());
+    }
+
+    #[test]
+    fn a_name_is_free_for_a_vm_while_others_ask_who_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let started = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !started.load(Ordering::Relaxed) {
+                    running(dir.path()).unwrap();
+                }
+            });
+            let taken = (0..1000).find_map(|_| NameLock::in_directory(dir.path(), "a").err());
+            started.store(true, Ordering::Relaxed);
+            assert!(taken.is_none(), "{taken:?}");
+        });
     }
 
     #[test]
