@@ -72,8 +72,8 @@ fn either_answer_of_7_9_serves(#[case] choice: &str) {
     sleeps(&ended);
 }
 
-/// Neither jiffies nor the date are counted by ticks, half of which a host of 100 Hz loses. Both are read by a process that a
-/// busy computer may stop between two readings, and jiffies are as old as the last tick: a tenth is allowed.
+/// Neither jiffies nor the date are counted by ticks, half of which a host of 100 Hz loses. Jiffies are as old as the last
+/// tick, which comes late on a busy computer: a tenth is allowed.
 #[rstest]
 #[case::oneshot("oneshot", "")]
 #[case::periodic("periodic", "nohz=off highres=off")]
