@@ -13,7 +13,7 @@ use guest_tests::{
 use rstest::rstest;
 
 /// Debian's packages of the programs.
-const PACKAGES: &str = "systemd-sysv,udev,kmod,procps,iproute2,login,passwd,iptables,nftables,ipset,ufw,ipvsadm,conntrack,\
+const PACKAGES: &str = "systemd-sysv,dbus,udev,kmod,procps,iproute2,login,passwd,iptables,nftables,ipset,ufw,ipvsadm,conntrack,\
     wireguard-tools,cryptsetup-bin,lvm2,mdadm,btrfs-progs,xfsprogs,e2fsprogs";
 
 /// Rules of iptables, each alone, in IPv4; the table is the first word.
