@@ -70,11 +70,12 @@ fn our_image_runs(#[values("7.7", "7.8", "7.9", "8.0")] host: &str) {
     }
 }
 
-/// Two processes that write to the disk; it says so when both have their files open.
+/// Two processes that write to the disk; the shell says so when both have their files open.
 const WRITERS: &str = "(trap '' HUP TERM; exec sleep 10000) > /root/held & \
-    (while echo line; do sleep 1; done) > /root/written & sleep 2; \
-    both=$(ls -l /proc/[0-9]*/fd/1 2>/dev/null | grep -c -e /root/held -e /root/written); \
-    [ $both -ge 2 ] && echo writers-${both:+good}\n";
+    (while echo line; do sleep 1; done) > /root/written & \
+    until ls -l /proc/[0-9]*/fd/1 > /tmp/open 2>/dev/null; \
+    grep -q /root/held /tmp/open && grep -q /root/written /tmp/open; do sleep 1; done; \
+    open=$(wc -l < /tmp/open); echo writers-${open:+good}\n";
 
 /// A process that heeds no signal but KILL holds a file open for writing, and another one a file that it goes on to write.
 #[test]
