@@ -74,6 +74,17 @@ fn debians_grub_gets_a_serial_console() {
 }
 
 #[test]
+fn the_kernel_that_runs_learns_to_reset() {
+    let guest = Guest::new(&["update-grub"]);
+    fs::create_dir_all(guest.path("root/sys/kernel/reboot")).unwrap();
+    fs::write(guest.path("root/sys/kernel/reboot/type"), "acpi\n").unwrap();
+
+    guest.boot();
+
+    assert_eq!(guest.read("root/sys/kernel/reboot/type"), "triple\n");
+}
+
+#[test]
 fn entries_of_grubby_get_a_serial_console() {
     let guest = Guest::new(&["grubby", "update-grub"]);
 
