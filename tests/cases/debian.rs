@@ -249,6 +249,7 @@ fn long_the_image_keeps_exact_time(#[values("7.8", "8.0")] host: &str) {
     let debian = Debian::install("trixie", &[build().to_str().unwrap()]);
     let mut run = debian.boot(host);
     let mut shell = Shell::log_in(&mut run, "guest");
+    assert_well(&mut run, &mut shell);
     assert_eq!(shell.ask(&mut run, FOLLOWED), DRIVER.followed);
 
     let said: Vec<String> = (0..6).map(|_| shell.ask(&mut run, HUNDRED_OFFSETS)).collect();
@@ -606,7 +607,7 @@ fn long_a_cloud_image_is_adopted() {
     assert_eq!(shell.ask(&mut run, "cat ~debian/.ssh/authorized_keys"), KEY);
     let parameters = shell.ask(&mut run, "cat /proc/cmdline");
     assert!(parameters.ends_with("console=ttyS0,115200 reboot=t quiet"), "{parameters}");
-    // By the reset that the parameter chooses: without it the kernel of Debian hangs.
+    // By the reset that the parameter chooses: without it Debian's kernel hangs.
     run.send(b"reboot\n");
     shell.log_in_again(&mut run, "web");
     run.send(b"poweroff\n");
