@@ -13,13 +13,14 @@ use std::{
 use disk_image::{Content, Finding};
 use serde_json::json;
 use support::file::temp_dir;
+use vmconf::SshKeys;
 use vmd_release::DiskFormat;
 
 use crate::{
     error::{Error, Result},
     identity::Identity,
     publish::{SCRATCH, check_output, directory, publish},
-    settings::{Hostname, SshKeys},
+    settings::Hostname,
     size::Size,
     tool::{Tools, name},
 };

@@ -33,7 +33,7 @@ pub use adopt::{Adopted, Adoption, adopt};
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use kernel::Kernel;
-pub use settings::{Hostname, Mirror, Net, Options, Parameters, RootFs, SshKeys};
+pub use settings::{Hostname, Mirror, Net, Options, Parameters, RootFs};
 pub use size::Size;
 pub use tool::Tools;
 

@@ -1,13 +1,9 @@
 //! What the user may choose, checked as it is parsed.
 
-use std::{
-    fmt, fs,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use url::Url;
+use vmconf::SshKeys;
 use vmd_release::DiskFormat;
 
 use crate::{
@@ -194,39 +190,6 @@ impl FromStr for Mirror {
         } else {
             Err(bad("it begins with https://, http:// or file:///"))
         }
-    }
-}
-
-/// Keys that may log in as root by SSH, in the form of `authorized_keys`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SshKeys(String);
-
-impl SshKeys {
-    /// Reads a public key file or an `authorized_keys` file. Every line must be a key, a comment or empty.
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-        // Users may append to the file in the guest.
-        if !text.ends_with('\n') {
-            text.push('\n');
-        }
-        let bad = |why: String| Error::setting("SSH public key file", &path.display().to_string(), why);
-        if text.contains("PRIVATE KEY-----") {
-            return Err(bad("this is a private key; give the file beside it that ends in .pub".into()));
-        }
-        let mut keys = 0;
-        for entry in ssh_key::AuthorizedKeys::new(&text) {
-            keys += 1;
-            entry.map_err(|e| bad(format!("its {keys}. entry is not a public key ({e})")))?;
-        }
-        if keys == 0 {
-            return Err(bad("there is no key in it".into()));
-        }
-        Ok(Self(text))
-    }
-
-    /// The keys, one on a line.
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 }
 
@@ -461,26 +424,5 @@ mod tests {
         }
         assert_eq!("qcow2".parse::<DiskFormat>().unwrap().extension(), "qcow2");
         assert!("vdi".parse::<DiskFormat>().is_err());
-    }
-
-    const KEY: &str =
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGB4fYfCEpGuvzTPVrFgjvQ4qM6qyYTT2rTe9JQpTbIL me@example\n";
-
-    #[test]
-    fn ssh_keys_are_checked() {
-        let dir = tempfile::tempdir().unwrap();
-        let read = |text: &str| {
-            let path = dir.path().join("key.pub");
-            fs::write(&path, text).unwrap();
-            SshKeys::read(&path).map_err(|e| e.to_string())
-        };
-        assert_eq!(read(KEY).unwrap().as_str(), KEY);
-        assert_eq!(read(KEY.trim_end()).unwrap().as_str(), KEY);
-        assert!(read(&format!("# mine\n\n{KEY}restrict {KEY}")).is_ok());
-        assert!(read("-----BEGIN OPENSSH PRIVATE KEY-----\n").unwrap_err().contains(".pub"));
-        assert!(read("\n# nothing\n").unwrap_err().contains("no key"));
-        assert!(read(&KEY.replace("C3Nz", "XXXX")).unwrap_err().contains("1. entry"));
-        assert!(read(&format!("{KEY}hello\n")).unwrap_err().contains("2. entry"));
-        assert!(matches!(SshKeys::read(&dir.path().join("none")), Err(Error::Io { .. })));
     }
 }

@@ -14,6 +14,7 @@ use fscommon::StreamSlice;
 use mbrman::MBR;
 use rstest::rstest;
 use tempfile::TempDir;
+use vmconf::SshKeys;
 
 use super::*;
 use crate::kernel::tests::header_only;

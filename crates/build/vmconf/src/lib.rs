@@ -24,6 +24,7 @@ mod script;
 mod shell;
 mod size;
 mod source;
+mod ssh_keys;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -41,6 +42,7 @@ pub use release::{NEWEST_GRAMMAR, notes};
 pub use shell::Unwritable;
 pub use size::{MAX_MEMORY, parse_size, show_size};
 pub use source::{Place, Source, Span, Spanned, printable};
+pub use ssh_keys::{SshKeys, SshKeysError};
 
 /// Disks that a VM can have (`VM_MAX_DISKS_PER_VM`).
 pub const MAX_DISKS: usize = 4;

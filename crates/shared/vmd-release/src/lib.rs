@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 pub use capabilities::{Capabilities, LineRegister, Unsettled};
-pub use media::{BootDevice, DiskFormat, UnknownDiskFormat};
+pub use media::{BootDevice, Disk, DiskFormat, UnknownDiskFormat};
 
 /// A generation of vmd(8) and vmm(4), named after the OpenBSD release that brought it.
 ///

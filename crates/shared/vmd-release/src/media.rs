@@ -1,6 +1,6 @@
 //! Disk formats and boot devices of vmd(8).
 
-use std::{fmt, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,17 @@ impl FromStr for DiskFormat {
             .find(|format| format.as_str() == text)
             .ok_or_else(|| UnknownDiskFormat(text.to_owned()))
     }
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// Path of the image.
+    pub path: PathBuf,
+    /// Format; `None` to detect it from the image when the VM is created.
+    #[serde(default)]
+    pub format: Option<DiskFormat>,
 }
 
 /// Boot device of a VM: `boot device` in vm.conf(5), `-B` of vmctl(8).

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use vmd_release::DiskFormat;
-use vmm::Disk;
+use vmd_release::{Disk, DiskFormat};
 
 /// Where the VM's KVM is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -12,8 +12,8 @@ use std::{
 use devices::virtio::disk;
 use helper_vm::{L1, Launch, Net};
 use parking_lot::Mutex;
-use vmd_release::DiskFormat;
-use vmm::{Boot, Config, Disk, NicBackendConfig};
+use vmd_release::{Disk, DiskFormat};
+use vmm::{Boot, Config, NicBackendConfig};
 use vmm_control::{Answer, Command, ExitReport, Vm, remote::RemoteVm};
 
 use crate::{

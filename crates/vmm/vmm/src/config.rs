@@ -7,7 +7,7 @@ use std::{
 
 use devices::{clock::HostTicks, virtio::disk};
 use serde::{Deserialize, Serialize};
-use vmd_release::{BootDevice, Capabilities, DiskFormat, Generation, Unsettled};
+use vmd_release::{BootDevice, Capabilities, Disk, Generation, Unsettled};
 
 use crate::error::Error;
 
@@ -98,17 +98,6 @@ pub enum Boot {
         #[serde(default)]
         command_line: String,
     },
-}
-
-/// A disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Disk {
-    /// Path of the image.
-    pub path: PathBuf,
-    /// Format; `None` to detect it from the image when the VM is created.
-    #[serde(default)]
-    pub format: Option<DiskFormat>,
 }
 
 /// A network interface.
@@ -247,6 +236,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use vmd_release::DiskFormat;
+
     use super::*;
 
     #[test]

@@ -22,11 +22,11 @@ use devices::{
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
-use vmd_release::{DiskFormat, Generation};
+use vmd_release::{Disk, DiskFormat, Generation};
 
 use crate::{
     board::{Board, BoardConfig, PortOutcome, nic::NicBackend},
-    config::{Boot, Config, Disk, Nic, NicBackendConfig},
+    config::{Boot, Config, Nic, NicBackendConfig},
     error::Error,
     irqchip::IrqChip,
     kvm::memory,

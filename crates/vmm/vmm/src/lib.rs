@@ -58,7 +58,7 @@ mod vcpu_thread;
 mod virtual_machine;
 
 pub use clock::SystemClock;
-pub use config::{Boot, Config, Disk, MAX_HOST_HZ, Nic, NicBackendConfig, OnReset, Vendor};
+pub use config::{Boot, Config, MAX_HOST_HZ, Nic, NicBackendConfig, OnReset, Vendor};
 pub use console::Console;
 pub use diagnosis::{DeviceFault, FirmwareHalt, GuestLocation, OutsideRam, StringIo, VcpuError};
 pub use error::Error;

@@ -3,7 +3,8 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use disk_image::word;
-use image::{Adoption, Error, Hostname, Identity, Size, SshKeys, Tools};
+use image::{Adoption, Error, Hostname, Identity, Size, Tools};
+use vmconf::SshKeys;
 use vmd_release::DiskFormat;
 
 /// Arguments of `vmmlinux adopt`.

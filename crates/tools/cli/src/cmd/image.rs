@@ -7,10 +7,9 @@ use std::{
 };
 
 use disk_image::word;
-use image::{
-    Error, Hostname, Identity, Kernel, Mirror, Net, Options, Parameters, RootFs, Size, SshKeys, Tools,
-};
+use image::{Error, Hostname, Identity, Kernel, Mirror, Net, Options, Parameters, RootFs, Size, Tools};
 use miette::miette;
+use vmconf::SshKeys;
 use vmd_release::DiskFormat;
 
 /// Arguments of `vmmlinux image`.

@@ -9,8 +9,8 @@ use std::{
 
 use miette::miette;
 use runner::{Detached, EXIT_STATUS_HELP, FAILED, Network, Outcome, RunConfig};
-use vmd_release::{BootDevice, Generation, Unsettled};
-use vmm::{Boot, Config, Disk, OnReset, Vendor};
+use vmd_release::{BootDevice, Disk, Generation, Unsettled};
+use vmm::{Boot, Config, OnReset, Vendor};
 use vmm_control::{ExitReport, runtime_dir::check_name};
 
 use crate::{

@@ -11,7 +11,7 @@ use disk_image::Content;
 use miette::{MietteHandler, MietteHandlerOpts, ReportHandler, miette};
 use serde_json::json;
 use vmconf::{Check, Config, Finding, Located, Network, NewSwitch, Owner, Proposal, Severity};
-use vmd_release::{DiskFormat, Generation};
+use vmd_release::{Disk, DiskFormat, Generation};
 
 use crate::{
     args::{disk, size},
@@ -83,7 +83,7 @@ impl From<Min> for Severity {
 struct WriteArgs {
     /// Disk image, with an optional format prefix raw: or qcow2:
     #[arg(required = true, value_parser = disk)]
-    image: Option<vmm::Disk>,
+    image: Option<Disk>,
     /// Name of the VM
     #[arg(long, default_value = "linux")]
     name: String,
@@ -176,7 +176,7 @@ impl WriteArgs {
             )
         })?;
         let disk = vmconf::Disk { path: path.to_owned(), format, on_host };
-        let ssh_keys = self.ssh_key.as_deref().map(image::SshKeys::read).transpose()?;
+        let ssh_keys = self.ssh_key.as_deref().map(vmconf::SshKeys::read).transpose()?;
         let proposal = Proposal {
             memory: self.memory.cast_signed(),
             data: self.data.map(u64::cast_signed),
