@@ -3,6 +3,7 @@
 # make help       all targets
 
 CARGO ?= cargo
+RUSTC ?= rustc
 # A build's name: `7.3` is the default selection of the default series.
 BUILD ?= 7.3
 # The packaged kernel's: all workloads but debug.
@@ -21,7 +22,7 @@ IMAGE = out/$(BUILD)/minimal.img
 NEXTEST = $(CARGO) nextest run --locked --workspace
 
 .DEFAULT_GOAL := guest
-.PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages release book nextest lint unit models check e2e test check-config check-series check-patches long-test fuzz bench boot-test
+.PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages release book nextest lint unit models check-openbsd check e2e test check-config check-series check-patches long-test fuzz bench boot-test
 
 # Without a terminal, the guest is stopped through vmmci once it is ready, and terminal control sequences of the firmware
 # and the boot loader are removed from the output.
@@ -98,6 +99,12 @@ unit: setup nextest ## Unit tests
 # A feature of one package, so that nothing else is compiled anew.
 models: bootstrap ## Check the vCPUs' run control in all interleavings of its threads, up to three preemptions
 	$(CARGO) test --locked --package run-control --features loom --test models
+
+# rustup has no standard library for OpenBSD: cargo makes it of the sources. Nothing is linked, so nothing of OpenBSD's is
+# needed. In a directory of its own: RUSTC_BOOTSTRAP has build scripts and procedural macros compiled anew.
+check-openbsd: bootstrap ## Type-check the host's half of the program for OpenBSD
+	@test -d "$$($(RUSTC) --print sysroot)/lib/rustlib/src/rust/library" || rustup component add rust-src
+	RUSTC_BOOTSTRAP=1 $(CARGO) check --locked -Zbuild-std --target x86_64-unknown-openbsd --target-dir target/openbsd --package vmmlinux
 
 check: lint unit models ## What to run before a commit: format, clippy, documentation, unit tests, models
 

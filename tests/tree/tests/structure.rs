@@ -52,8 +52,7 @@ fn crates_depend_only_on_groups_below_theirs() {
     for (package, _, manifest) in &manifests {
         let group = &group_of[package];
         let allowed = ARROWS.iter().find(|(name, _)| name == group).expect("every group is listed").1;
-        let dependencies = manifest.get("dependencies").and_then(toml::Value::as_table);
-        for dependency in dependencies.into_iter().flat_map(toml::Table::keys) {
+        for dependency in dependencies(manifest) {
             let Some(target) = group_of.get(dependency) else { continue };
             let excepted = EXCEPTIONS.contains(&(package.as_str(), dependency.as_str()));
             if target != group && !allowed.contains(&target.as_str()) && !excepted {
@@ -62,6 +61,17 @@ fn crates_depend_only_on_groups_below_theirs() {
         }
     }
     assert!(upwards.is_empty(), "{upwards:#?}");
+}
+
+/// The dependencies of a manifest, those for single platforms included.
+fn dependencies(manifest: &toml::Table) -> impl Iterator<Item = &String> {
+    let platforms = manifest.get("target").and_then(toml::Value::as_table);
+    let platforms = platforms.into_iter().flat_map(toml::Table::values).filter_map(toml::Value::as_table);
+    [manifest]
+        .into_iter()
+        .chain(platforms)
+        .filter_map(|table| table.get("dependencies")?.as_table())
+        .flat_map(toml::Table::keys)
 }
 
 #[test]

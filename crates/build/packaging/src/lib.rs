@@ -20,7 +20,6 @@ use support::hash::hash_file;
 pub use daemon::{DaemonPackages, package_daemon};
 pub use error::{Error, Result};
 pub use inputs::Inputs;
-pub use program::manuals;
 
 use files::{copy, names, write};
 

@@ -52,7 +52,7 @@ pub(crate) fn pack(inputs: &Inputs<'_>, scratch: &Path, to: &Path) -> Result<Str
         write(&installed, &fs::read(program).map_err(Error::io("read", program))?)?;
         set_mode(&installed, 0o755)?;
     }
-    manuals(inputs.command.clone(), &root.join("share/man/man1"))?;
+    manuals::write(inputs.command.clone(), &root.join("share/man/man1"))?;
     for (shell, path) in COMPLETIONS {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut inputs.command.clone(), "vmmlinux", &mut script);
@@ -66,14 +66,6 @@ pub(crate) fn pack(inputs: &Inputs<'_>, scratch: &Path, to: &Path) -> Result<Str
     set_modes(&root)?;
     support::archive::tarball(scratch, &name, inputs.epoch, &to.join(format!("{name}-x86_64.tar.xz")))?;
     Ok(own)
-}
-
-/// Writes the manual pages of a command and its subcommands: vmmlinux.1, vmmlinux-run.1 and so on.
-pub fn manuals(command: clap::Command, dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    // The pages of `help` would be empty.
-    clap_mangen::generate_to(command.disable_help_subcommand(true), dir)
-        .map_err(Error::io("write manual pages to", dir))
 }
 
 /// Makes files that are not programs readable for everyone, whatever the umask is.

@@ -7,8 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[cfg(target_os = "linux")]
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::{
-    fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, renameat_with},
+    fs::{FlockOperation, Mode, OFlags, flock},
     io::Errno,
 };
 use walkdir::{DirEntry, WalkDir};
@@ -156,7 +158,8 @@ pub fn write_script(path: &Path, variables: &[(&str, &str)], body: &str) -> Resu
     Ok(path.display().to_string())
 }
 
-/// Moves a directory to `place`. A directory that is there is exchanged with it and ends up at the path `new`.
+/// Linux only: moves a directory to `place`. A directory that is there is exchanged with it and ends up at the path `new`.
+#[cfg(target_os = "linux")]
 pub fn replace_dir(new: &Path, place: &Path) -> Result<()> {
     match renameat_with(CWD, new, CWD, place, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(()),

@@ -1,5 +1,5 @@
 //! What programs and libraries share: standard streams and, with the feature `files`, files, hashes, the cache, running
-//! programs, interrupts and reporting progress.
+//! programs, interrupts, reporting progress and, on OpenBSD, restricting the process.
 //!
 //! Programs for guests take the streams alone.
 
@@ -19,6 +19,8 @@ pub mod make;
 pub mod progress;
 #[cfg(feature = "files")]
 pub mod run;
+#[cfg(all(feature = "files", target_os = "openbsd"))]
+pub mod sandbox;
 mod streams;
 
 pub use crate::streams::{Error, note_line, print, write};

@@ -1,10 +1,12 @@
 //! Values of options that several subcommands take.
 
+#[cfg(target_os = "linux")]
 use std::time::Duration;
 
 use vmd_release::{Disk, DiskFormat};
 
 /// Where the VM's KVM is.
+#[cfg(target_os = "linux")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Accel {
     /// The host's KVM if it works, otherwise nested
@@ -15,6 +17,7 @@ pub(crate) enum Accel {
     Nested,
 }
 
+#[cfg(target_os = "linux")]
 impl From<Accel> for runner::Accel {
     fn from(accel: Accel) -> Self {
         match accel {
@@ -41,6 +44,7 @@ pub(crate) fn disk(text: &str) -> Result<Disk, String> {
 }
 
 /// Parses a duration such as 90s, 5m or 1h 30m.
+#[cfg(target_os = "linux")]
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write a duration as in 90s, 5m or 3h"))
 }

@@ -24,6 +24,7 @@ impl FileMagic {
         self.0.get(0x202..) == Some(b"HdrS")
     }
 
+    #[cfg(target_os = "linux")]
     pub(crate) fn is_elf(&self) -> bool {
         self.0.starts_with(b"\x7fELF")
     }

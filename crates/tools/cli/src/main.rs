@@ -4,8 +4,11 @@ mod args;
 mod cmd;
 mod disk_images;
 mod file_magic;
+#[cfg(target_os = "linux")]
 mod kernel_args;
+#[cfg(target_os = "linux")]
 mod progress_bar;
+#[cfg_attr(target_os = "openbsd", path = "welcome_openbsd.rs")]
 mod welcome;
 
 use std::process::ExitCode;
@@ -27,6 +30,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
     if runner::in_helper_vm() {
         runner::run_in_helper_vm();
     }
@@ -42,11 +46,19 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .log_internal_errors(false)
         .init();
-    let result = cli.command.map_or_else(welcome::run, |command| command.run(Cli::command, level));
-    result.unwrap_or_else(|report| {
+    run(cli.command, level).unwrap_or_else(|report| {
         support::note!("{report:?}");
         ExitCode::FAILURE
     })
+}
+
+fn run(command: Option<cmd::Command>, log_filter: &str) -> miette::Result<ExitCode> {
+    #[cfg(target_os = "openbsd")]
+    support::sandbox::enter(&match &command {
+        Some(command) => command.access(),
+        None => welcome::access(),
+    })?;
+    command.map_or_else(welcome::run, |command| command.run(Cli::command, log_filter))
 }
 
 #[cfg(test)]
@@ -61,7 +73,7 @@ mod tests {
     #[test]
     fn every_subcommand_has_a_manual_page() {
         let dir = tempfile::tempdir().unwrap();
-        packaging::manuals(Cli::command(), dir.path()).unwrap();
+        manuals::write(Cli::command(), dir.path()).unwrap();
         for subcommand in Cli::command().get_subcommands() {
             let page = dir.path().join(format!("vmmlinux-{}.1", subcommand.get_name()));
             assert!(page.is_file(), "{}", page.display());

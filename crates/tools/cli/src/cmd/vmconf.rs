@@ -10,6 +10,8 @@ use clap::{Subcommand, ValueEnum};
 use disk_image::Content;
 use miette::{MietteHandler, MietteHandlerOpts, ReportHandler, miette};
 use serde_json::json;
+#[cfg(target_os = "openbsd")]
+use support::sandbox::Access;
 use vmconf::{Check, Config, Finding, Located, Network, NewSwitch, Owner, Proposal, Severity};
 use vmd_release::{Disk, DiskFormat, Generation};
 
@@ -40,12 +42,14 @@ enum Command {
     /// not, and 1 if the file could not be read.
     Check {
         /// The vm.conf to check
+        #[cfg_attr(target_os = "openbsd", arg(default_value = "/etc/vm.conf"))]
         file: PathBuf,
         /// OpenBSD releases to check for, separated by commas
         #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
         host: Vec<Generation>,
         /// Host's root directory: look up includes, images and owners below it
         #[arg(long, value_name = "DIR")]
+        #[cfg_attr(target_os = "openbsd", arg(default_value = "/"))]
         root: Option<PathBuf>,
         /// Print the findings as JSON
         #[arg(long)]
@@ -127,6 +131,15 @@ struct WriteArgs {
 }
 
 impl Args {
+    /// The files that the subcommand reads: a vm.conf names others, and so does a qcow2 image.
+    #[cfg(target_os = "openbsd")]
+    pub(crate) fn access(&self) -> Access<'_> {
+        match self.command {
+            Some(Command::Releases) => Access::Streams,
+            Some(Command::Check { .. }) | None => Access::Read(vec![Path::new("/")]),
+        }
+    }
+
     /// Writes a stanza, checks a file, or lists the releases.
     pub(crate) fn run(self) -> miette::Result<ExitCode> {
         match self.command {
