@@ -22,7 +22,7 @@ IMAGE = out/$(BUILD)/minimal.img
 NEXTEST = $(CARGO) nextest run --locked --workspace
 
 .DEFAULT_GOAL := guest
-.PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages release book nextest lint unit models check-openbsd check e2e test check-config check-series check-patches long-test fuzz bench boot-test
+.PHONY: guest help bootstrap program setup kernel image vmmcid-deb doctor kernel-packages openbsd-port release book nextest lint unit models check-openbsd check e2e test check-config check-series check-patches long-test fuzz bench boot-test
 
 # Without a terminal, the guest is stopped through vmmci once it is ready, and terminal control sequences of the firmware
 # and the boot loader are removed from the output.
@@ -67,6 +67,9 @@ vmmcid-deb: program ## Pack the daemon for guests with stock kernels: out/vmmcid
 doctor: bootstrap ## The doctor as a small static program, to be copied into guests: out/vmmlinux-doctor
 	$(CARGO) build --locked --profile dist -p doctor
 	mkdir -p out && cp $(DIST)/vmmlinux-doctor out/vmmlinux-doctor.new && mv out/vmmlinux-doctor.new out/vmmlinux-doctor
+
+openbsd-port: program ## The directory of a port for OpenBSD: out/openbsd-port
+	$(PROGRAM) package openbsd-port
 
 # All that is in it bears the time of the newest commit.
 release: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)

@@ -11,11 +11,17 @@ const GENERATED: &str = "reference/configuration-reference.md";
 /// Every page that people read.
 fn pages() -> Vec<PathBuf> {
     let root = root();
-    let mut pages: Vec<_> =
-        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "kernel/README.md", "guests/README.md"]
-            .iter()
-            .map(|page| root.join(page))
-            .collect();
+    let mut pages: Vec<_> = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "kernel/README.md",
+        "guests/README.md",
+        "packaging/openbsd/README.md",
+    ]
+    .iter()
+    .map(|page| root.join(page))
+    .collect();
     pages.extend(files("docs", "md").into_iter().filter(|page| !page.ends_with("SUMMARY.md")));
     pages
 }

@@ -80,7 +80,14 @@ fn sources_name_their_actors() {
 fn pages_name_their_actors() {
     let mut pages = files("docs", "md");
     pages.extend(
-        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "kernel/README.md"].map(|page| root().join(page)),
+        [
+            "README.md",
+            "ARCHITECTURE.md",
+            "CONTRIBUTING.md",
+            "kernel/README.md",
+            "packaging/openbsd/README.md",
+        ]
+        .map(|page| root().join(page)),
     );
 
     let found = refused_in(&pages, &EVERYWHERE);

@@ -24,12 +24,14 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
-    /// The output directory exists and is not a release.
-    #[error("refusing to replace {}: it exists and is not a release", path.display())]
+    /// The output directory exists and was not made by the same command.
+    #[error("refusing to replace {}: it exists and is not {what}", path.display())]
     #[diagnostic(help("name another directory with --out, or remove it"))]
-    NotARelease {
+    Taken {
         /// The directory.
         path: PathBuf,
+        /// What is made: "a release", …
+        what: &'static str,
     },
     /// A file was changed after its build.
     #[error("{} was changed after its build: its hash differs from the manifest's", path.display())]

@@ -1,18 +1,20 @@
 //! Packages: a release with the program, its manual pages and completions, the guests' daemon, kernels, images, bills of
-//! materials (CycloneDX) and checksums, and the daemon's packages by themselves.
+//! materials (CycloneDX) and checksums; the daemon's packages by themselves; the port for OpenBSD.
 //!
-//! All are reproducible: [`assemble`] and [`package_daemon`] make the same bytes from the same inputs.
+//! All are reproducible: [`assemble`], [`package_daemon`] and [`openbsd_port()`] make the same bytes from the same inputs.
 
 mod daemon;
 mod error;
 mod files;
 mod inputs;
+mod lock;
+mod openbsd_port;
 mod program;
 mod sbom;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use kernel_builder::Manifest;
 use support::hash::hash_file;
@@ -20,33 +22,22 @@ use support::hash::hash_file;
 pub use daemon::{DaemonPackages, package_daemon};
 pub use error::{Error, Result};
 pub use inputs::Inputs;
+pub use openbsd_port::openbsd_port;
 
-use files::{copy, names, write};
+use files::{Output, copy, names, write};
 
 /// The file with the checksums.
 pub const SUMS: &str = "SHA256SUMS";
 
 /// Makes a release in the directory `to`, replacing an older one, and returns the names of its files.
 pub fn assemble(inputs: &Inputs<'_>, to: &Path, step: &dyn Fn(&str)) -> Result<Vec<String>> {
-    let parent = match to.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    if to.exists() && !to.join(SUMS).is_file() {
-        return Err(Error::NotARelease { path: to.to_owned() });
-    }
-    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    let scratch = tempfile::Builder::new()
-        .prefix(".release-")
-        .tempdir_in(parent)
-        .map_err(Error::io("create a directory in", parent))?;
-    let made = scratch.path().join("release");
-    fs::create_dir(&made).map_err(Error::io("create", &made))?;
+    let output = Output::new(to, "a release", SUMS)?;
+    let made = output.dir();
 
     step("vmmlinux");
-    let version = program::pack(inputs, scratch.path(), &made)?;
+    let version = program::pack(inputs, output.scratch(), made)?;
     step("vmmcid");
-    daemon::package_daemon(inputs.daemon, inputs.epoch, &made)?;
+    daemon::package_daemon(inputs.daemon, inputs.epoch, made)?;
     step("bills of materials");
     for package in ["vmmlinux", "vmmcid"] {
         let bom = sbom::of_package(inputs.checkout, package)?;
@@ -55,7 +46,7 @@ pub fn assemble(inputs: &Inputs<'_>, to: &Path, step: &dyn Fn(&str)) -> Result<V
     let mut kernels: BTreeMap<String, Manifest> = BTreeMap::new();
     for kernel in inputs.kernels {
         step(&format!("kernel {}", kernel.display()));
-        let manifest = take_kernel(kernel, &made)?;
+        let manifest = take_kernel(kernel, made)?;
         match kernels.get_mut(&manifest.release) {
             // The same kernel in another format: a build makes one format.
             Some(known) => known.files.extend(manifest.files),
@@ -67,17 +58,13 @@ pub fn assemble(inputs: &Inputs<'_>, to: &Path, step: &dyn Fn(&str)) -> Result<V
     }
 
     step("checksums");
-    let names = names(&made)?;
+    let names = names(made)?;
     let mut sums = String::new();
     for name in &names {
         let _ = writeln!(sums, "{}  {name}", hash_file(&made.join(name))?);
     }
     write(&made.join(SUMS), sums.as_bytes())?;
-    if to.exists() {
-        let old = scratch.path().join("old");
-        fs::rename(to, &old).map_err(Error::io("move away the old", to))?;
-    }
-    fs::rename(&made, to).map_err(Error::io("create", to))?;
+    output.publish()?;
     Ok(names.into_iter().chain([SUMS.to_owned()]).collect())
 }
 

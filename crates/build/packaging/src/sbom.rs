@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::Path,
 };
 
@@ -20,27 +19,16 @@ use cyclonedx_bom::{
     },
 };
 use kernel_builder::Manifest;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use support::run;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    lock::Lock,
+};
 
 /// The platform that programs are built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// The part of Cargo.lock that is used here.
-#[derive(Deserialize)]
-struct Lock {
-    package: Vec<Locked>,
-}
-
-#[derive(Deserialize)]
-struct Locked {
-    name: String,
-    version: String,
-    checksum: Option<String>,
-}
 
 /// The bill of materials of a program of the workspace: crates that are linked into it or make its code (procedural
 /// macros).
@@ -50,7 +38,7 @@ pub(crate) fn of_package(checkout: &Path, package: &str) -> Result<Vec<u8>> {
         .features(CargoOpt::SomeFeatures(Vec::new()))
         .other_options(vec!["--locked".to_owned(), "--filter-platform".to_owned(), TARGET.to_owned()])
         .exec()?;
-    let checksums = checksums(&checkout.join("Cargo.lock"))?;
+    let checksums = checksums(checkout)?;
     let linked = linked(checkout, package)?;
     let malformed = |problem: String| Error::Malformed { what: checkout.display().to_string(), problem };
     let packages: BTreeMap<&PackageId, _> =
@@ -109,11 +97,8 @@ pub(crate) fn of_package(checkout: &Path, package: &str) -> Result<Vec<u8>> {
 }
 
 /// The hashes in Cargo.lock, by name and version: cargo's metadata do not contain them.
-fn checksums(lock: &Path) -> Result<BTreeMap<(String, String), String>> {
-    let text = fs::read_to_string(lock).map_err(Error::io("read", lock))?;
-    let locked: Lock = toml::from_str(&text)
-        .map_err(|e| Error::Malformed { what: lock.display().to_string(), problem: e.to_string() })?;
-    let packages = locked.package.into_iter();
+fn checksums(checkout: &Path) -> Result<BTreeMap<(String, String), String>> {
+    let packages = Lock::read(checkout)?.package.into_iter();
     Ok(packages.filter_map(|package| Some(((package.name, package.version), package.checksum?))).collect())
 }
 

@@ -1,6 +1,7 @@
 //! A whole release of things that stand in for large ones, made twice.
 
 use std::{
+    fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -175,7 +176,7 @@ fn bills_name_what_is_in_it() {
 fn what_does_not_fit_is_refused_and_nothing_is_left() {
     let place = Place::new();
     fs::create_dir(place.path("mine")).unwrap();
-    assert!(matches!(place.make("mine"), Err(Error::NotARelease { .. })));
+    assert!(matches!(place.make("mine"), Err(Error::Taken { .. })));
     fs::write(place.path("kernel/config"), "CONFIG_X=n\n").unwrap();
     assert!(matches!(place.make("new"), Err(Error::Changed { .. })));
     script(&place.path("vmmlinux"), "echo vmmlinux 1.2.2");
@@ -185,4 +186,50 @@ fn what_does_not_fit_is_refused_and_nothing_is_left() {
         .unwrap()
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
     assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_port_has_the_crates_of_the_lock_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = dir.path().join("port");
+
+    openbsd_port(&checkout(), &port).unwrap();
+
+    let list = fs::read_to_string(port.join("crates.inc")).unwrap();
+    let listed: Vec<_> = list.lines().map(|line| line.split('\t').collect::<Vec<_>>()).collect();
+    let lock = fs::read_to_string(checkout().join("Cargo.lock")).unwrap();
+    let value = |package: &str, key: &str| {
+        let line = package.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+        line.map(|value| value.trim_matches('"').to_owned())
+    };
+    let locked: Vec<_> = lock
+        .split("[[package]]")
+        .filter(|package| value(package, "source").is_some())
+        .map(|package| {
+            [
+                "MODCARGO_CRATES +=".to_owned(),
+                value(package, "name").unwrap(),
+                value(package, "version").unwrap(),
+            ]
+        })
+        .collect();
+    assert_eq!(listed, locked);
+    assert!(listed.iter().any(|line| line[1] == "pledge"), "{list}");
+}
+
+#[test]
+fn a_port_names_the_version_and_replaces_a_port_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = dir.path().join("port");
+
+    let names = openbsd_port(&checkout(), &port).unwrap();
+    openbsd_port(&checkout(), &port).unwrap();
+    fs::remove_file(port.join("crates.inc")).unwrap();
+    let refused = openbsd_port(&checkout(), &port).unwrap_err();
+
+    assert_eq!(names, ["Makefile", "pkg/DESCR", "pkg/PLIST", "pkg/README", "crates.inc"]);
+    let makefile = fs::read_to_string(port.join("Makefile")).unwrap();
+    assert!(makefile.contains(&format!("V =\t\t{}\n", env!("CARGO_PKG_VERSION"))), "{makefile}");
+    assert!(matches!(refused, Error::Taken { .. }), "{refused}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

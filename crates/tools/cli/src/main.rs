@@ -81,4 +81,17 @@ mod tests {
         let page = std::fs::read_to_string(dir.path().join("vmmlinux-run.1")).unwrap();
         assert!(page.contains("Exit status:") && page.contains(".SH OPTIONS"), "{page}");
     }
+
+    #[test]
+    fn the_port_for_openbsd_lists_manual_pages_that_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        manuals::write(Cli::command(), dir.path()).unwrap();
+        let list = include_str!("../../../../packaging/openbsd/pkg/PLIST");
+
+        let listed: Vec<_> = list.lines().filter_map(|line| line.strip_prefix("@man man/man1/")).collect();
+        let missing: Vec<_> = listed.iter().filter(|page| !dir.path().join(page).is_file()).collect();
+
+        assert!(listed.contains(&"vmmlinux-vmconf-check.1"), "{list}");
+        assert!(missing.is_empty(), "{missing:?}");
+    }
 }

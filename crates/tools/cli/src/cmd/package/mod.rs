@@ -33,6 +33,9 @@ enum What {
     /// `make release` builds its inputs first.
     #[cfg(target_os = "linux")]
     Release(packages::ReleaseArgs),
+    /// Create the directory of a port for OpenBSD: packaging/openbsd of the checkout, with the crates of its Cargo.lock
+    #[cfg(target_os = "linux")]
+    OpenbsdPort(packages::PortArgs),
 }
 
 impl Args {
@@ -51,6 +54,8 @@ impl Args {
             What::Man { dir } => manuals::write(command, &dir)?,
             #[cfg(target_os = "linux")]
             What::Release(args) => args.run(command)?,
+            #[cfg(target_os = "linux")]
+            What::OpenbsdPort(args) => args.run()?,
         }
         Ok(ExitCode::SUCCESS)
     }

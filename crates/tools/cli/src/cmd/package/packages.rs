@@ -1,4 +1,4 @@
-//! `vmmlinux package vmmcid` and `release`: what is published.
+//! `vmmlinux package vmmcid`, `release` and `openbsd-port`: what is published.
 
 use std::{
     env,
@@ -47,6 +47,17 @@ pub(super) struct ReleaseArgs {
     out: PathBuf,
 }
 
+/// Arguments of `vmmlinux package openbsd-port`.
+#[derive(clap::Args)]
+pub(super) struct PortArgs {
+    /// Checkout to port
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    checkout: PathBuf,
+    /// Directory to create
+    #[arg(long, value_name = "DIR", default_value = "out/openbsd-port")]
+    out: PathBuf,
+}
+
 impl VmmcidArgs {
     /// Creates the packages and prints their paths.
     pub(super) fn run(self) -> miette::Result<()> {
@@ -78,6 +89,16 @@ impl ReleaseArgs {
         };
         for name in packaging::assemble(&inputs, &out, &|step| support::note!("{step}"))? {
             support::print(&format!("{}\n", out.join(name).display()))?;
+        }
+        Ok(())
+    }
+}
+
+impl PortArgs {
+    /// Creates the port's directory and prints the paths of its files.
+    pub(super) fn run(self) -> miette::Result<()> {
+        for name in packaging::openbsd_port(&self.checkout, &self.out)? {
+            support::print(&format!("{}\n", self.out.join(name).display()))?;
         }
         Ok(())
     }
