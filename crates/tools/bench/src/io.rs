@@ -15,9 +15,10 @@ const DISK: [&str; 2] = [
 ];
 const NET: [&str; 2] = [
     "200 requests of 64 bytes over one TCP connection to the echo service of vmd's local interface, each after the \
-     answer to the one before.",
-    "Exits between two marks of the guest's, less what a mark costs, per request with its answer. Medians with the \
-     range of all rounds.",
+     answer to the one before; then 16 MiB from its generator, and 16 MiB to its discard service, over one connection each.",
+    "Exits between two marks of the guest's, less what a mark costs, per request with its answer or per MiB. Medians \
+     with the range of all rounds. Failed outputs are frames lost because the queue of the host's tap, 256 frames, was \
+     full.",
 ];
 
 /// A piece of work.
@@ -44,7 +45,12 @@ pub fn disk(runner: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) 
 /// Talks over TCP.
 pub fn net(runner: &Runner, kernels: &[Kernel], host: Generation, rounds: u32) -> Result<Report> {
     let machine = Machine { net: true, ..Machine::new(host, "net") };
-    run(runner, kernels, rounds, &machine, "net", &[("tcp-rr", "TCP request and response")], &NET)
+    let works = [
+        ("tcp-rr", "TCP request and response"),
+        ("tcp-receive", "MiB received by TCP"),
+        ("tcp-send", "MiB sent by TCP"),
+    ];
+    run(runner, kernels, rounds, &machine, "net", &works, &NET)
 }
 
 fn run(
@@ -67,12 +73,14 @@ fn run(
         works.iter().map(work).collect::<Result<Vec<_>>>()
     })?;
     let reference = format!("of {}", found.reference());
-    let columns = ["work", "kernel", "exits", &reference, "interrupts", "accesses by device"];
+    let columns =
+        ["work", "kernel", "exits", &reference, "interrupts", "accesses by device", "failed outputs"];
     let mut table = Table::new(format!("Exits per operation on vmd {}", machine.generation), &columns);
     for (place, (_, title)) in works.iter().enumerate() {
         for (index, kernel) in found.kernels.iter().enumerate() {
             let exits = |works: &Vec<Work>| works[place].per_operation(works[place].window.exits);
             let interrupts = |works: &Vec<Work>| works[place].per_operation(works[place].window.interrupts);
+            let failed = |works: &Vec<Work>| number(works[place].window.failed_outputs);
             let first = &found.first(index)[place];
             let mut devices: Vec<_> = first.window.devices.iter().collect();
             devices.sort_by_key(|(_, count)| -**count);
@@ -87,6 +95,7 @@ fn run(
                 found.ratio(index, exits).show(2),
                 found.spread(index, interrupts).show(1),
                 devices.join(", "),
+                found.spread(index, failed).show(0),
             ]);
         }
     }

@@ -81,6 +81,8 @@ pub struct Window {
     pub devices: BTreeMap<String, i64>,
     /// Interrupts that were injected.
     pub interrupts: i64,
+    /// Frames for the guest that were lost in front of its network interface.
+    pub failed_outputs: i64,
 }
 
 impl Window {
@@ -95,6 +97,7 @@ impl Window {
             phases: difference(phases(start), phases(end)),
             devices: difference(devices(start), devices(end)),
             interrupts: injected(end) - injected(start),
+            failed_outputs: end.failed_outputs.cast_signed() - start.failed_outputs.cast_signed(),
         }
     }
 

@@ -341,13 +341,19 @@ impl<'a> VcpuThread<'a> {
     /// Has the board handle `access`, counts and records it. Returns the exit reason if it ends the
     /// guest.
     fn port_access(&mut self, access: &mut PortAccess, rip: u64, tsc: u64) -> Option<ExitReason> {
-        let outcome = self.instance.event_loop.with(|board| board.port_access(access, rip));
+        let (outcome, failed_outputs) = self.instance.event_loop.with(|board| {
+            let outcome = board.port_access(access, rip);
+            (outcome, board.failed_outputs())
+        });
         let (device, fault) = match outcome {
             PortOutcome::Answered(device) => (device, None),
             PortOutcome::Fault(device, fault) => (device, Some(fault)),
             PortOutcome::Reset => return Some(ExitReason::Reset),
         };
-        self.instance.count(|counters| counters.port(access.port, access.direction, device));
+        self.instance.count(|counters| {
+            counters.port(access.port, access.direction, device);
+            counters.failed_outputs(failed_outputs);
+        });
         if let Some(trace) = &self.instance.trace {
             let ticks = tsc.wrapping_sub(self.instance.started);
             let record = trace::Record::Access { ticks, vcpu: self.number, access: *access };

@@ -18,6 +18,11 @@ pub(super) fn tell(event: &Event) {
     let _ = SENDER.send(event);
 }
 
+/// Waits until the console has sent what was written to it.
+pub(super) fn quiet() {
+    thread::sleep(QUIET);
+}
+
 /// The names of the marks that were made.
 #[derive(Default)]
 pub(super) struct Marks(Vec<String>);
@@ -26,7 +31,7 @@ impl Marks {
     /// Makes a mark and waits until it is sent.
     pub(super) fn mark(&mut self, name: &str) -> io::Result<()> {
         self.mark_now(name)?;
-        thread::sleep(QUIET);
+        quiet();
         Ok(())
     }
 

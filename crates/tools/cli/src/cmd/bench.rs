@@ -78,7 +78,7 @@ enum What {
     Idle,
     /// Exits per disk read
     Disk,
-    /// Exits per TCP request
+    /// Exits per TCP request and per MiB received and sent
     Net,
     /// Sizes of kernels and modules in bytes
     Size,

@@ -256,7 +256,8 @@ impl Board {
         let vmmci = self.pci.function(self.vmmci).deadline();
         let apic = self.irqchip.apic().and_then(SharedApic::deadline);
         let deadlines = [self.pit.deadline(), self.rtc.deadline(), self.uart.deadline(), vmmci, apic];
-        deadlines.into_iter().flatten().min()
+        let nics = self.nics.iter().map(|&nic| self.pci.function(nic).deadline());
+        deadlines.into_iter().chain(nics).flatten().min()
     }
 
     /// Fires all timers that are due, and has the devices do a part of their deferred work.
@@ -269,6 +270,9 @@ impl Board {
         }
         self.uart.expire();
         self.vmmci().expire();
+        for &nic in &self.nics {
+            self.pci.function_mut(nic).expire();
+        }
         if let Some(apic) = self.irqchip.apic() {
             apic.expire();
         }
@@ -310,6 +314,11 @@ impl Board {
     /// Whether the network of NIC `index` is closed for good.
     pub(crate) fn nic_is_closed(&self, index: usize) -> bool {
         self.pci.function(self.nics[index]).is_closed()
+    }
+
+    /// Number of frames for the guest that were lost in front of its receive queues.
+    pub(crate) fn failed_outputs(&self) -> u64 {
+        self.nics.iter().map(|&nic| self.pci.function(nic).failed_outputs()).sum()
     }
 
     /// vmd's control device.

@@ -126,6 +126,18 @@ impl FrameBackend for SharedBackend {
     fn is_closed(&self) -> bool {
         self.backend.lock().is_closed()
     }
+
+    fn deadline(&self) -> Option<u64> {
+        self.backend.lock().deadline()
+    }
+
+    fn expire(&mut self) {
+        self.backend.lock().expire();
+    }
+
+    fn failed_outputs(&self) -> u64 {
+        self.backend.lock().failed_outputs()
+    }
 }
 
 #[cfg(test)]

@@ -187,6 +187,10 @@ pub struct Statistics {
     pub other_msrs: Accesses,
     /// Interrupts injected, by vector.
     pub interrupts: BTreeMap<u8, u64>,
+    /// Frames for the guest that were lost because the queue in front of its network interface was
+    /// full, up to its latest port access: failed outputs of the host's tap.
+    #[serde(default)]
+    pub failed_outputs: u64,
     /// Bytes that the guest wrote to the console.
     pub console_bytes: u64,
     /// The guest's first 512 marks, if marks are enabled.
@@ -259,6 +263,11 @@ impl Counters {
     /// Counts an injected interrupt.
     pub(crate) fn interrupt(&mut self, vector: u8) {
         *self.statistics.interrupts.entry(vector).or_default() += 1;
+    }
+
+    /// Notes the number of failed outputs up to now.
+    pub(crate) const fn failed_outputs(&mut self, total: u64) {
+        self.statistics.failed_outputs = total;
     }
 
     /// Counts a byte of console output at `tsc`; `ready` if the text that means "ready" ends with

@@ -18,6 +18,9 @@ impl Display for Table<'_> {
         let s = self.0;
         let total = s.total_exits();
         writeln!(f, "starts {}, console bytes {}, exits {total}", s.starts, s.console_bytes)?;
+        if s.failed_outputs > 0 {
+            writeln!(f, "frames lost in front of the guest's network interfaces {}", s.failed_outputs)?;
+        }
         for (what, ticks) in [("first byte", s.first_byte), ("ready", s.ready)] {
             if let Some(ticks) = ticks {
                 writeln!(f, "{what} after {}", Time(s, ticks))?;

@@ -31,6 +31,21 @@ pub trait FrameBackend: Send {
     fn is_closed(&self) -> bool {
         false
     }
+
+    /// When a backend without file descriptor has work to do, on its clock in nanoseconds; `None`
+    /// if it has none.
+    fn deadline(&self) -> Option<u64> {
+        None
+    }
+
+    /// Does the work whose [`FrameBackend::deadline`] has come, if it has; the deadline changes then.
+    fn expire(&mut self) {}
+
+    /// Number of frames for the guest that were lost because the queue in front of it was full.
+    /// Backends whose queue belongs to the host's kernel cannot tell and return 0.
+    fn failed_outputs(&self) -> u64 {
+        0
+    }
 }
 
 /// No connection: a tap that is not part of any switch.

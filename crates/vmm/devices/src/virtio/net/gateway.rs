@@ -1,5 +1,5 @@
-//! A user-space gateway for a local interface: answers ARP and ping and echoes TCP. It gives a
-//! guest a network round trip without the privilege to open a tap.
+//! A user-space gateway for a local interface: answers ARP and ping, and has TCP services that echo,
+//! discard and generate. It gives a guest a network without the privilege to open a tap.
 
 use std::{collections::VecDeque, fmt, io, sync::Arc};
 
@@ -11,26 +11,82 @@ use smoltcp::{
     wire::{EthernetAddress, HardwareAddress, IpCidr},
 };
 
-use super::{backend::FrameBackend, local::LocalLink};
-use crate::clock::Clock;
+use super::{backend::FrameBackend, local::LocalLink, output_queue::OutputQueue};
+use crate::clock::{Clock, NANOS_PER_SEC};
 
-/// The echo service's port (RFC 862).
-pub(super) const ECHO_PORT: u16 = 7;
 /// Largest number of simultaneous connections of the echo service.
 const CONNECTIONS: usize = 8;
-/// Buffer size of a connection in bytes.
-const WINDOW: usize = 16 * 1024;
-/// Largest number of frames that wait for the guest; further frames are dropped.
-const MAX_WAITING: usize = 256;
 /// Length of the network mask in bits.
 const PREFIX: u8 = 31;
+/// Time until the gateway works again while it has something to send, in nanoseconds: a tick of
+/// OpenBSD.
+const TICK: u64 = NANOS_PER_SEC / 100;
+
+/// What is done with a connection.
+#[derive(Clone, Copy, Debug)]
+enum Service {
+    /// What comes goes back (RFC 862).
+    Echo,
+    /// What comes is forgotten (RFC 863).
+    Discard,
+    /// Bytes are sent until the other end has enough (RFC 864).
+    Generate,
+}
+
+impl Service {
+    const fn port(self) -> u16 {
+        match self {
+            Self::Echo => 7,
+            Self::Discard => 9,
+            Self::Generate => 19,
+        }
+    }
+
+    /// Sizes of the receive and the send buffer in bytes. The generator's is the largest to which
+    /// OpenBSD lets one grow (`sb_max`).
+    const fn buffers(self) -> (usize, usize) {
+        match self {
+            Self::Echo => (16 << 10, 16 << 10),
+            Self::Discard => (256 << 10, 1 << 10),
+            Self::Generate => (1 << 10, 2 << 20),
+        }
+    }
+
+    fn socket(self) -> tcp::Socket<'static> {
+        let (receive, send) = self.buffers();
+        let buffer = |size| tcp::SocketBuffer::new(vec![0; size]);
+        let mut socket = tcp::Socket::new(buffer(receive), buffer(send));
+        socket.set_ack_delay(None);
+        socket
+    }
+
+    /// Moves bytes. Returns whether anything changed.
+    fn serve(self, socket: &mut tcp::Socket<'static>) -> bool {
+        if !socket.is_open() {
+            // Listening can fail only for port 0.
+            return socket.listen(self.port()).is_ok();
+        }
+        let moved = match self {
+            Self::Echo => echo(socket),
+            Self::Discard => socket.recv(|bytes| (bytes.len(), bytes.len())).is_ok_and(|taken| taken > 0),
+            Self::Generate => socket.send(|room| (room.len(), room.len())).is_ok_and(|sent| sent > 0),
+        };
+        if !moved && socket.may_send() && !socket.may_recv() && socket.state() == tcp::State::CloseWait {
+            socket.close();
+            return true;
+        }
+        moved
+    }
+}
 
 /// A gateway in user space at [`LocalLink::host`]. It forwards nothing.
 pub struct Gateway {
     interface: Interface,
     sockets: SocketSet<'static>,
-    echoes: Vec<SocketHandle>,
+    services: Vec<(Service, SocketHandle)>,
     frames: FrameQueues,
+    /// When to work next without a frame from the guest, on the clock in nanoseconds.
+    deadline: Option<u64>,
     clock: Arc<dyn Clock>,
 }
 
@@ -45,29 +101,29 @@ impl Gateway {
             let _ = addresses.push(IpCidr::new(link.host.into(), PREFIX));
         });
         let mut sockets = SocketSet::new(Vec::new());
-        let echoes = (0..CONNECTIONS)
-            .map(|_| {
-                let buffer = || tcp::SocketBuffer::new(vec![0; WINDOW]);
-                let mut socket = tcp::Socket::new(buffer(), buffer());
-                socket.set_ack_delay(None);
-                sockets.add(socket)
-            })
-            .collect();
-        Self { interface, sockets, echoes, frames, clock }
+        let services = [Service::Echo; CONNECTIONS].into_iter().chain([Service::Discard, Service::Generate]);
+        let services = services.map(|service| (service, sockets.add(service.socket()))).collect();
+        Self { interface, sockets, services, frames, deadline: None, clock }
     }
 
     /// Runs the stack until it has nothing more to send.
     fn work(&mut self) {
-        let now = now(&*self.clock);
+        let time = now(&*self.clock);
+        self.frames.to_guest.resume();
         loop {
-            let mut busy = self.interface.poll(now, &mut self.frames, &mut self.sockets) != phy_idle();
-            for &handle in &self.echoes {
-                busy |= echo(self.sockets.get_mut(handle));
+            let mut busy = self.interface.poll(time, &mut self.frames, &mut self.sockets) != phy_idle();
+            for &(service, handle) in &self.services {
+                busy |= service.serve(self.sockets.get_mut(handle));
             }
             if !busy {
                 break;
             }
         }
+        let tick = self.clock.monotonic() + TICK;
+        let timer = self.interface.poll_at(time, &self.sockets);
+        let timer = timer.map(|at| u64::try_from(at.total_micros()).unwrap_or(0) * 1000);
+        let waiting = (!self.frames.to_guest.is_empty()).then_some(tick);
+        self.deadline = [timer.map(|at| at.max(tick)), waiting].into_iter().flatten().min();
     }
 }
 
@@ -76,23 +132,15 @@ const fn phy_idle() -> smoltcp::iface::PollResult {
     smoltcp::iface::PollResult::None
 }
 
-/// Echoes received bytes. Returns whether anything changed.
+/// Sends received bytes back. Returns whether anything changed.
 fn echo(socket: &mut tcp::Socket<'static>) -> bool {
-    if !socket.is_open() {
-        // Listening can fail only for port 0.
-        return socket.listen(ECHO_PORT).is_ok();
-    }
     let room = socket.send_capacity() - socket.send_queue();
-    if room > 0 && socket.can_recv() && socket.can_send() {
-        let mut bytes = vec![0; room];
-        let length = socket.recv_slice(&mut bytes).unwrap_or(0);
-        return socket.send_slice(&bytes[..length]).is_ok_and(|sent| sent > 0);
+    if room == 0 || !socket.can_recv() || !socket.can_send() {
+        return false;
     }
-    if socket.may_send() && !socket.may_recv() && socket.state() == tcp::State::CloseWait {
-        socket.close();
-        return true;
-    }
-    false
+    let mut bytes = vec![0; room];
+    let length = socket.recv_slice(&mut bytes).unwrap_or(0);
+    socket.send_slice(&bytes[..length]).is_ok_and(|sent| sent > 0)
 }
 
 fn now(clock: &dyn Clock) -> Instant {
@@ -107,15 +155,25 @@ impl FrameBackend for Gateway {
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        if self.frames.to_guest.is_empty() {
-            // A retransmission timer may have expired.
-            self.work();
-        }
-        Ok(self.frames.to_guest.pop_front().map(|frame| {
+        Ok(self.frames.to_guest.pop().map(|frame| {
             let length = frame.len().min(buffer.len());
             buffer[..length].copy_from_slice(&frame[..length]);
             length
         }))
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        self.deadline
+    }
+
+    fn expire(&mut self) {
+        if self.deadline.is_some_and(|deadline| deadline <= self.clock.monotonic()) {
+            self.work();
+        }
+    }
+
+    fn failed_outputs(&self) -> u64 {
+        self.frames.to_guest.failed()
     }
 }
 
@@ -129,7 +187,7 @@ impl fmt::Debug for Gateway {
 #[derive(Default)]
 struct FrameQueues {
     to_gateway: VecDeque<Vec<u8>>,
-    to_guest: VecDeque<Vec<u8>>,
+    to_guest: OutputQueue,
 }
 
 impl phy::Device for FrameQueues {
@@ -142,7 +200,7 @@ impl phy::Device for FrameQueues {
     }
 
     fn transmit(&mut self, _timestamp: Instant) -> Option<Sending<'_>> {
-        (self.to_guest.len() < MAX_WAITING).then_some(Sending(&mut self.to_guest))
+        self.to_guest.accepts().then_some(Sending(&mut self.to_guest))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -161,15 +219,13 @@ impl phy::RxToken for Received {
     }
 }
 
-struct Sending<'a>(&'a mut VecDeque<Vec<u8>>);
+struct Sending<'a>(&'a mut OutputQueue);
 
 impl phy::TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
         let mut frame = vec![0; length];
         let result = f(&mut frame);
-        if self.0.len() < MAX_WAITING {
-            self.0.push_back(frame);
-        }
+        self.0.push(frame);
         result
     }
 }

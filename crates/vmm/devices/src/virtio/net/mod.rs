@@ -8,6 +8,7 @@ mod gateway;
 mod local;
 mod mac;
 mod nic;
+mod output_queue;
 
 pub use self::{
     backend::{FrameBackend, StreamBackend, TapBackend, Unplugged},

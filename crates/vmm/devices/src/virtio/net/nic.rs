@@ -427,6 +427,26 @@ impl VirtioPci<Net> {
         self.model().backend.fd()
     }
 
+    /// When the backend has work to do, on its clock in nanoseconds; `None` if it has none.
+    pub fn deadline(&self) -> Option<u64> {
+        self.model().backend.deadline()
+    }
+
+    /// Does the backend's work that is due, and receives frames for the guest.
+    pub fn expire(&mut self) {
+        let before = self.deadline();
+        self.model_mut().backend.expire();
+        if before != self.deadline() {
+            self.receive();
+        }
+    }
+
+    /// Number of frames for the guest that were lost in front of its receive queue
+    /// ([`FrameBackend::failed_outputs`]).
+    pub fn failed_outputs(&self) -> u64 {
+        self.model().backend.failed_outputs()
+    }
+
     /// Whether the backend's other end is closed for good.
     pub fn is_closed(&self) -> bool {
         self.model().backend.is_closed()

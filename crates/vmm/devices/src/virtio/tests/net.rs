@@ -597,7 +597,8 @@ fn to_gateway(protocol: EthernetProtocol, length: usize) -> Vec<u8> {
     bytes
 }
 
-fn arp(guest: &mut GuestDriver<Net>, generation: Generation) {
+/// The guest's question for the gateway's MAC address.
+fn arp_request() -> Vec<u8> {
     let request = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
         source_hardware_addr: EthernetAddress(MAC.0),
@@ -607,7 +608,11 @@ fn arp(guest: &mut GuestDriver<Net>, generation: Generation) {
     };
     let mut bytes = to_gateway(EthernetProtocol::Arp, request.buffer_len());
     request.emit(&mut ArpPacket::new_unchecked(&mut bytes[14..]));
-    let answer = exchange(guest, generation, &bytes);
+    bytes
+}
+
+fn arp(guest: &mut GuestDriver<Net>, generation: Generation) {
+    let answer = exchange(guest, generation, &arp_request());
     let ArpRepr::EthernetIpv4 { operation, source_hardware_addr, source_protocol_addr, .. } =
         ArpRepr::parse(&ArpPacket::new_checked(&answer[14..]).unwrap()).unwrap()
     else {
@@ -654,9 +659,21 @@ fn the_gateway_answers_arp_ping_and_dhcp() {
 
 /// A segment from the guest's port `port` to the echo service.
 fn segment(port: u16, control: TcpControl, seq: i32, ack: Option<i32>, payload: &[u8]) -> Vec<u8> {
+    segment_to(7, port, control, seq, ack, payload)
+}
+
+/// A segment from the guest's port `port` to the gateway's port `to`.
+fn segment_to(
+    to: u16,
+    port: u16,
+    control: TcpControl,
+    seq: i32,
+    ack: Option<i32>,
+    payload: &[u8],
+) -> Vec<u8> {
     let tcp = TcpRepr {
         src_port: port,
-        dst_port: 7,
+        dst_port: to,
         control,
         seq_number: TcpSeqNumber(seq),
         ack_number: ack.map(TcpSeqNumber),
@@ -716,6 +733,46 @@ fn tcp_is_echoed() {
         send(&mut guest, generation, &segment(port, TcpControl::None, mine + 7, Some(theirs + 7), b""));
         segments(&mut guest);
     }
+}
+
+/// Connects port 40000 of a guest to the gateway's port `port`, and returns the gateway's next sequence number.
+fn connected(guest: &mut GuestDriver<Net>, port: u16) -> i32 {
+    arp(guest, Generation::V7_8);
+    offer(guest, 16);
+    send(guest, Generation::V7_8, &segment_to(port, 40000, TcpControl::Syn, 1000, None, b""));
+    segments(guest).0 + 1
+}
+
+#[test]
+fn the_generator_sends_as_soon_as_it_is_connected() {
+    let mut guest = local_guest(Generation::V7_8);
+    let theirs = connected(&mut guest, 19);
+    send(&mut guest, Generation::V7_8, &segment_to(19, 40000, TcpControl::None, 1001, Some(theirs), b""));
+    let (.., data, _) = segments(&mut guest);
+    assert!(!data.is_empty());
+}
+
+#[test]
+fn what_is_discarded_is_acknowledged() {
+    let mut guest = local_guest(Generation::V7_8);
+    let theirs = connected(&mut guest, 9);
+    let hello = segment_to(9, 40000, TcpControl::Psh, 1001, Some(theirs), b"hello");
+    send(&mut guest, Generation::V7_8, &hello);
+    let (_, ack, data, _) = segments(&mut guest);
+    assert_eq!((ack, data), (1006, vec![]));
+}
+
+#[test]
+fn a_gateway_has_a_deadline_while_frames_wait() {
+    let clock = Arc::new(ManualClock::new(5_000_000_000, 0));
+    let mut gateway = Gateway::new(&link(), clock.clone());
+    assert_eq!(gateway.deadline(), None);
+    gateway.send(&arp_request()).unwrap();
+    assert_eq!(gateway.deadline(), Some(5_010_000_000));
+    assert!(gateway.receive(&mut [0; 64]).unwrap().is_some());
+    clock.advance(10_000_000);
+    gateway.expire();
+    assert_eq!(gateway.deadline(), None);
 }
 
 // ---- real file descriptors ----
