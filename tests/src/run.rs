@@ -193,7 +193,10 @@ impl Run {
             self.console.wait_for(PATIENCE, |seen| matching(seen) >= count || seen.failure().is_some());
         if matching(&seen) < count {
             let why = seen.failure().unwrap_or("it did not come");
-            panic!("event {count} of its kind: {why}, in:\n{}\n{}", seen.text, self.errors.seen().text);
+            // What runs, and who answers: the program, the helper VM, the machine.
+            let (_, status) = self.ctl(&["status", "--json"]);
+            let errors = self.errors.seen().text;
+            panic!("event {count} of its kind: {why}, in:\n{}\n{errors}\n{status}", seen.text);
         }
     }
 
