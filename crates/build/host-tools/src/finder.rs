@@ -60,11 +60,15 @@ impl Finder {
 
     /// Standard output and then standard error of a program; `None` if it is absent or fails.
     pub fn says(&self, program: &str, args: &[&str]) -> Option<String> {
+        self.output(program, args).map(|output| output.concat())
+    }
+
+    /// Standard output and standard error of a program; `None` if it is absent or fails.
+    fn output(&self, program: &str, args: &[&str]) -> Option<[String; 2]> {
         self.find(program)?;
         let output = self.command(program).args(args).output().ok()?;
-        let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
-        said.push_str(&String::from_utf8_lossy(&output.stderr));
-        output.status.success().then_some(said)
+        let texts = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        output.status.success().then_some(texts)
     }
 
     /// Looks for a tool.
@@ -141,8 +145,9 @@ impl Finder {
     /// The kernel's RUST_LIB_SRC: the directory of the environment variable, of rustup, or of `vmmlinux setup`.
     pub fn rust_src(&self) -> Option<PathBuf> {
         let user = std::env::var_os("RUST_LIB_SRC").map(PathBuf::from);
-        let sysroot = || self.says("rustc", &["--print", "sysroot"]).map(|s| PathBuf::from(s.trim()));
-        let rustup = || Some(sysroot()?.join("lib/rustlib/src/rust/library"));
+        // Below a make with several jobs rustc warns that it finds no job server.
+        let sysroot = || self.output("rustc", &["--print", "sysroot"]).map(|[sysroot, _]| sysroot);
+        let rustup = || Some(Path::new(sysroot()?.trim()).join("lib/rustlib/src/rust/library"));
         let ours = || Some(rust_src_dir(&self.cache).join(self.rustc_version()?).join("library"));
         let whole = |dir: &PathBuf| dir.join("core/src/lib.rs").is_file();
         user.filter(whole).or_else(|| rustup().filter(whole)).or_else(|| ours().filter(whole))
@@ -194,6 +199,8 @@ fn at_least_version(version: &str, min: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
     use super::*;
 
     #[test]
@@ -207,6 +214,21 @@ mod tests {
         ] {
             assert_eq!(version_in(said).as_deref(), Some(version), "{said}");
         }
+    }
+
+    #[test]
+    fn the_source_of_rusts_library_is_found_beside_a_compiler_that_warns() {
+        let dir = tempfile::tempdir().unwrap();
+        let library = dir.path().join("lib/rustlib/src/rust/library");
+        fs::create_dir_all(library.join("core/src")).unwrap();
+        fs::write(library.join("core/src/lib.rs"), "").unwrap();
+        let rustc = dir.path().join("rustc");
+        fs::write(&rustc, "#!/bin/sh\ndirname \"$0\"\necho 'warning: no job server' >&2\n").unwrap();
+        fs::set_permissions(&rustc, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = std::env::join_paths([dir.path(), Path::new("/usr/bin"), Path::new("/bin")]).unwrap();
+        let finder = Finder::new(Some(&path), &Cache::at(dir.path().join("cache")));
+
+        assert_eq!(finder.rust_src(), Some(library));
     }
 
     #[test]
