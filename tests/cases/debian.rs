@@ -20,7 +20,7 @@ const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGB4fYfCEpGuvzTPVrFgjvQ4qM6qyYTT2rTe9JQpTbIL me@example";
 
 /// Warnings of a guest that are expected, with the reason.
-const WARNINGS: [(&str, &str); 13] = [
+const WARNINGS: [(&str, &str); 14] = [
     ("TSC doesn't count with P0 frequency", "vmm shows an AMD processor without the bit that says so"),
     (
         "A valid RSDP was not found",
@@ -39,6 +39,10 @@ const WARNINGS: [(&str, &str); 13] = [
     (
         "APIC calibration not consistent with PM-Timer",
         "8.0's ticks come when the host has time; Linux then believes the PM timer",
+    ),
+    (
+        "ACPI: setting ELCR to",
+        "8.0's IOAPIC is left alone, so ACPI sets how its interrupt comes to the 8259s",
     ),
     (BUS_MSR, "Linux asks AMD processors for a bridge's register; recorded on a real vmd"),
     ("Forward time jump detected!", "chronyd sees the driver set the clock after the host has slept"),
